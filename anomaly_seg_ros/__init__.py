@@ -1,0 +1,1 @@
+"""Open-set semantic segmentation for ROS 2."""

@@ -1,0 +1,35 @@
+"""The package's exceptions: each message names the file, topic, key or parameter at fault."""
+
+from __future__ import annotations
+
+
+class AnomalySegError(Exception):
+    """Base of all errors that a user can cause and understand; tools print it and exit 1."""
+
+
+class CheckpointError(AnomalySegError):
+    """Weights that are missing, unreadable, unsafe or do not fit the network."""
+
+
+class DeviceError(AnomalySegError):
+    """A compute device that does not exist or cannot be used."""
+
+
+class ImageError(AnomalySegError):
+    """An image, mask or message that cannot be read, or that does not fit its partner."""
+
+
+class DatasetError(AnomalySegError):
+    """A data set folder that has not the expected shape."""
+
+
+class BagError(AnomalySegError):
+    """A bag that is missing, empty, truncated or without the needed topics."""
+
+
+class ParameterError(AnomalySegError):
+    """A parameter or option of the wrong type or out of range."""
+
+
+class OutputError(AnomalySegError):
+    """An output folder or file that cannot be written."""

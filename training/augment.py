@@ -1,0 +1,151 @@
+"""Random views of a labelled image: scale, aspect, crop, flip, light, blur.
+
+Each view is a pure function of (image, label, generator), so a sample depends on its seed alone
+and not on worker, rank or resumption.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from training.corpora import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What a training view looks like.
+
+    Attributes:
+        crop: (height, width) of the view, in pixels.
+        height_range: The whole frame is resized to a height in this range (log-uniform), so that
+            the network meets every inference size from 256 rows to 1024.
+        max_enlargement: Bounds that height for small frames, in multiples of the stored height:
+            beyond it there is only blur to learn.
+        aspect_jitter: Width is multiplied by a factor in [1 / jitter, jitter] (log-uniform).
+        squeeze_probability: A frame stored squeezed stays squeezed with this probability.
+        photometric: Strength of brightness, contrast, saturation and hue changes, 0 = off.
+        blur_probability: Gaussian blur of sigma up to 1.2 pixels.
+    """
+
+    crop: tuple[int, int] = (256, 384)
+    height_range: tuple[int, int] = (240, 1024)
+    max_enlargement: float = 2.5
+    aspect_jitter: float = 1.25
+    squeeze_probability: float = 0.25
+    photometric: float = 0.3
+    blur_probability: float = 0.15
+
+
+def random_view(
+    image: np.ndarray,
+    label: np.ndarray,
+    options: ViewOptions,
+    rng: np.random.Generator,
+    aspect: float = 0.0,
+    focus_class: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one training view.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8 trainIds.
+        options: See :class:`ViewOptions`.
+        rng: Source of all randomness.
+        aspect: True width / height if the frame is stored squeezed, else 0.
+        focus_class: Crop around a random pixel of this class.
+
+    Returns:
+        (h, w, 3) uint8 and (h, w) uint8 of ``options.crop``; pixels outside the frame are 0 and
+        ignore.
+    """
+    height, width = _draw_size(image.shape[:2], options, rng, aspect)
+    crop_h, crop_w = options.crop
+    top, left = _draw_corner(label, (height, width), options.crop, rng, focus_class)
+    # Only the crop is resampled: the affine map takes view pixels to stored pixels.
+    sy, sx = image.shape[0] / height, image.shape[1] / width
+    flip = rng.random() < 0.5
+    x0, x_step = (left + crop_w - 1, -1) if flip else (left, 1)
+    to_stored = np.array(
+        [[sx * x_step, 0, sx * (x0 + 0.5) - 0.5], [0, sy, sy * (top + 0.5) - 0.5]], np.float64
+    )
+    view = _warp(_prefiltered(image, sy, sx), to_stored, (crop_h, crop_w), cv2.INTER_LINEAR, 0)
+    target = _warp(label, to_stored, (crop_h, crop_w), cv2.INTER_NEAREST, IGNORE_INDEX)
+    return _photometric(view, options, rng), target
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _draw_size(
+    stored: tuple[int, int], options: ViewOptions, rng: np.random.Generator, aspect: float
+) -> tuple[int, int]:
+    ratio = stored[1] / stored[0]
+    if aspect and rng.random() >= options.squeeze_probability:
+        ratio = aspect
+    low, high = options.height_range
+    height = _log_uniform(rng, low, max(low, min(high, stored[0] * options.max_enlargement)))
+    ratio *= _log_uniform(rng, 1 / options.aspect_jitter, options.aspect_jitter)
+    return round(height), round(height * ratio)
+
+
+def _draw_corner(
+    label: np.ndarray,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    rng: np.random.Generator,
+    focus_class: int | None,
+) -> tuple[int, int]:
+    slack = [s - c for s, c in zip(size, crop, strict=True)]
+    corner = [int(rng.integers(min(0, s), max(0, s) + 1)) for s in slack]
+    if focus_class is not None:
+        hits = np.flatnonzero(label == focus_class)
+        if hits.size:
+            pixel = np.unravel_index(hits[rng.integers(hits.size)], label.shape)
+            for axis in (0, 1):
+                centre = (pixel[axis] + 0.5) * size[axis] / label.shape[axis]
+                wanted = int(centre - crop[axis] * rng.uniform(0.25, 0.75))
+                corner[axis] = min(max(wanted, min(0, slack[axis])), max(0, slack[axis]))
+    return corner[0], corner[1]
+
+
+def _prefiltered(image: np.ndarray, sy: float, sx: float) -> np.ndarray:
+    """Low-pass before shrinking, as area interpolation would, else sampling aliases."""
+    if max(sy, sx) < 1.5:
+        return image
+    kernel = (max(1, round(sx)), max(1, round(sy)))
+    return cv2.blur(image, kernel)
+
+
+def _warp(
+    array: np.ndarray, to_source: np.ndarray, size: tuple[int, int], method: int, border: int
+) -> np.ndarray:
+    return cv2.warpAffine(
+        array,
+        to_source,
+        size[::-1],
+        flags=method | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(border,) * 3,
+    )
+
+
+def _photometric(view: np.ndarray, options: ViewOptions, rng: np.random.Generator) -> np.ndarray:
+    strength = options.photometric
+    if strength > 0:
+        gain, saturation = rng.uniform(1 - strength, 1 + strength, size=2)
+        bias = 255 * strength * rng.uniform(-0.5, 0.5)
+        tint = rng.uniform(1 - strength / 4, 1 + strength / 4, size=3)
+        # One affine map of the colour vector: grey mixing, then gain and tint per channel.
+        grey = np.array([0.299, 0.587, 0.114])
+        mix = saturation * np.eye(3) + (1 - saturation) * grey[None, :]
+        matrix = (gain * tint)[:, None] * mix
+        offset = 127.5 * (1 - gain) + bias
+        view = cv2.transform(view, np.column_stack([matrix, np.full(3, offset)]))
+    if rng.random() < options.blur_probability:
+        view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.3, 1.2))
+    return view

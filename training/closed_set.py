@@ -1,0 +1,188 @@
+"""Closed-set training of the default model.
+
+    python -m training.closed_set --run-dir runs/lite0
+    torchrun --nproc-per-node 4 -m training.closed_set --run-dir runs/lite0
+
+Continues from ``last.pt`` in the run folder; writes ``model.safetensors`` at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
+from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
+from training.augment import ViewOptions
+from training.corpora import IGNORE_INDEX, Corpus
+from training.depthwise import use_float32_backward
+from training.loop import Batch, Distributed, LoopOptions, Trainer
+from training.road_scenes import cityscapes256_val, training_corpora
+from training.sampling import StepSampler, ViewDataset
+
+# EfficientNet-Lite's own input scaling: (x - 127) / 128 on 0..255.
+MEAN = (127 / 255,) * 3
+STD = (128 / 255,) * 3
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 RGB to float32, as the shipped metadata says."""
+    return (images.float() - 127.0) / 128.0
+
+
+def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the upsampled logits over labelled pixels; 0 if there are none."""
+    images, targets = batch
+    inputs = normalise(images).contiguous(memory_format=torch.channels_last)
+    logits = network(inputs).logits.float()
+    logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module, corpus: Corpus, size: tuple[int, int], device: torch.device
+) -> ConfusionMatrix:
+    """Predicts every image at inference size ``size`` and counts at the label's size."""
+    matrix = ConfusionMatrix(model.num_classes)
+    for image, label in zip(corpus.images, corpus.labels, strict=True):
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+        tensor = normalise(tensor)
+        if tensor.shape[-2:] != size:
+            tensor = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(tensor).logits
+        logits = F.interpolate(logits.float(), size=label.shape, mode="bilinear")
+        matrix.update(label, logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
+    return matrix
+
+
+def parameter_groups(model: DeepLabV3PlusLite, config: dict) -> list[dict]:
+    """Trunk and decoder with their own rates; no weight decay on norms and biases."""
+    groups = []
+    for name, lr in (("backbone", config["backbone_lr"]), ("decoder", config["decoder_lr"])):
+        chosen = [
+            p
+            for key, p in model.named_parameters()
+            if key.startswith("backbone.") == (name == "backbone")
+        ]
+        decayed = [p for p in chosen if p.ndim > 1]
+        plain = [p for p in chosen if p.ndim <= 1]
+        groups.append({"params": decayed, "lr": lr, "weight_decay": config["weight_decay"]})
+        groups.append({"params": plain, "lr": lr, "weight_decay": 0.0})
+    return groups
+
+
+def batches(
+    dataset: ViewDataset, config: dict, start: int, steps: int, distributed: Distributed
+) -> Iterator[Batch]:
+    """This rank's batches from step ``start`` on."""
+    local = config["batch_size"] // distributed.world_size
+    sampler = StepSampler(local, start, steps, distributed.rank, distributed.world_size)
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=local,
+            sampler=sampler,
+            num_workers=config["workers"],
+            pin_memory=torch.cuda.is_available(),
+            drop_last=True,
+        )
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default_config = Path(__file__).parent / "configs" / "closed_set.yaml"
+    parser.add_argument("--config", type=Path, default=default_config)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    data = os.environ.get("ANOMALY_SEG_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="override configuration values"
+    )
+    args = parser.parse_args(arguments)
+    config = yaml.safe_load(args.config.read_text())
+    for item in args.set:
+        key, _, value = item.partition("=")
+        if key not in config:
+            parser.error(f"unknown configuration key {key!r}; known: {sorted(config)}")
+        config[key] = yaml.safe_load(value)
+    torch.manual_seed(config["seed"])
+    device = torch.device(args.device)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed = Distributed(device)
+    if config["batch_size"] % distributed.world_size:
+        parser.error(f"batch_size {config['batch_size']} does not split over the processes")
+
+    model = DeepLabV3PlusLite(num_classes=19, backbone=config["backbone"])
+    model.backbone = load_imagenet_backbone(config["backbone"])
+    model.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        use_float32_backward(model)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), betas=(0.9, 0.99))
+    options = ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"]))
+    loop = LoopOptions(
+        steps=config["steps"],
+        validate_every=config["validate_every"],
+        precision=config["precision"],
+    )
+    validation = cityscapes256_val(args.data)
+    every_fifth = Corpus("val", 1.0, validation.images[::5], validation.labels[::5], 2.0)
+
+    def quick_validation(average: nn.Module) -> dict[str, float]:
+        matrix = validate(average, every_fifth, (256, 512), device)
+        return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
+
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        loss_fn=cross_entropy,
+        options=loop,
+        run_dir=args.run_dir,
+        device=device,
+        distributed=distributed,
+        validate=quick_validation,
+        config={**config, "views": str(asdict(options))},
+    )
+    resumed = trainer.resume()
+    corpora = training_corpora(args.data)
+    if distributed.is_main:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        print(f"{'resumes at' if resumed else 'starts at'} step {trainer.step} of {loop.steps}")
+        print(f"trains all {trained / 1e6:.2f} M parameters, BatchNorm in training mode")
+        for corpus in corpora:
+            print(f"  {corpus.name}: {len(corpus.images)} images, weight {corpus.weight}")
+    dataset = ViewDataset(
+        corpora, options, seed=config["seed"], class_uniform=config["class_uniform"]
+    )
+    average = trainer.run(batches(dataset, config, trainer.step, loop.steps, distributed))
+    if distributed.is_main:
+        torch.save(average.state_dict(), args.run_dir / "average.pt")
+        for size in ((256, 256), (256, 512), (512, 1024)):
+            matrix = validate(average, validation, size, device)
+            print(f"Cityscapes-256 val at {size}: mIoU {matrix.mean_iou():.4f}, "
+                  f"pixel accuracy {matrix.pixel_accuracy():.4f}")
+            print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
+    distributed.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The labelled road scenes of ``../shared/data`` as training and validation corpora."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from training.corpora import (
+    CAMVID11,
+    CAMVID32,
+    CITYSCAPES_IDS,
+    Corpus,
+    cityscapes_pairs,
+    folder_pairs,
+    load_corpus,
+    lookup_table,
+)
+
+# Every sixth BDD100K frame is kept back for calibration.
+BDD_HELD_OUT = 6
+
+
+def _camvid32_table(root: Path) -> dict[int, int]:
+    names = json.loads((root / "classes.json").read_text())
+    return {int(i): CAMVID32[name] for i, name in names.items() if name in CAMVID32}
+
+
+def training_corpora(data: Path) -> list[Corpus]:
+    """All frames that the default model learns from.
+
+    ``camvid/val`` (one continuous drive), ``cityscapes256/val`` and every sixth BDD100K frame are
+    kept back, also where ``camvid960`` shows the same frame in full size.
+
+    Args:
+        data: The shared data folder.
+    """
+    camvid_val = frozenset(p.stem for p in (data / "camvid/val/images").glob("*"))
+    bdd = list(folder_pairs(data / "bdd100k"))
+    bdd_train = [pair for i, pair in enumerate(bdd) if i % BDD_HELD_OUT]
+    identity = lookup_table(None)
+    camvid11 = lookup_table(CAMVID11)
+    camvid_pairs = [p for s in ("train", "test") for p in folder_pairs(data / "camvid" / s)]
+    camvid960 = data / "camvid960"
+    return [
+        load_corpus("cityscapes256", folder_pairs(data / "cityscapes256/train"), identity, 12, 2.0),
+        load_corpus(
+            "cityscapes",
+            cityscapes_pairs(data / "cityscapes", "train"),
+            lookup_table(CITYSCAPES_IDS),
+            1.5,
+        ),
+        load_corpus("camvid", iter(camvid_pairs), camvid11, 1.0),
+        load_corpus(
+            "camvid960",
+            folder_pairs(camvid960, camvid_val),
+            lookup_table(_camvid32_table(camvid960)),
+            1.0,
+        ),
+        load_corpus("bdd100k", iter(bdd_train), identity, 1.5),
+    ]
+
+
+def cityscapes256_val(data: Path) -> Corpus:
+    """The 500 validation frames, squeezed to 256x256."""
+    return load_corpus(
+        "cityscapes256/val", folder_pairs(data / "cityscapes256/val"), lookup_table(None), 1, 2.0
+    )
