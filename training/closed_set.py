@@ -178,8 +178,10 @@ def main(arguments: list[str] | None = None) -> None:
         torch.save(average.state_dict(), args.run_dir / "average.pt")
         for size in ((256, 256), (256, 512), (512, 1024)):
             matrix = validate(average, validation, size, device)
-            print(f"Cityscapes-256 val at {size}: mIoU {matrix.mean_iou():.4f}, "
-                  f"pixel accuracy {matrix.pixel_accuracy():.4f}")
+            print(
+                f"Cityscapes-256 val at {size}: mIoU {matrix.mean_iou():.4f}, "
+                f"pixel accuracy {matrix.pixel_accuracy():.4f}"
+            )
             print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
     distributed.close()
 

@@ -21,6 +21,8 @@ CAMVID32 = {
     "Pedestrian": 11, "Child": 11, "Car": 13, "SUVPickupTruck": 13, "Train": 16,
     "MotorcycleScooter": 17,
 }  # fmt: skip
+# CamVid classes that belong to no Cityscapes class: natural unknowns.
+CAMVID_UNKNOWN = frozenset({"Animal", "TrafficCone", "CartLuggagePram", "OtherMoving"})
 # Cityscapes labelIds -> trainIds.
 CITYSCAPES_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
@@ -59,7 +61,10 @@ class Corpus:
     def by_class(self, num_classes: int, min_pixels: int = 32) -> list[np.ndarray]:
         """Indices of the images that show each class with at least ``min_pixels`` pixels."""
         present = np.array(
-            [np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels for x in self.labels]
+            [
+                np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels
+                for x in self.labels
+            ]
         )
         return [np.flatnonzero(present[:, c]) for c in range(num_classes)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from training.corpora import (
     CAMVID11,
     CAMVID32,
+    CAMVID_UNKNOWN,
     CITYSCAPES_IDS,
     Corpus,
     cityscapes_pairs,
@@ -42,7 +43,9 @@ def training_corpora(data: Path) -> list[Corpus]:
     camvid_pairs = [p for s in ("train", "test") for p in folder_pairs(data / "camvid" / s)]
     camvid960 = data / "camvid960"
     return [
-        load_corpus("cityscapes256", folder_pairs(data / "cityscapes256/train"), identity, 12, 2.0),
+        load_corpus(
+            "cityscapes256", folder_pairs(data / "cityscapes256/train"), identity, 12, 2.0
+        ),
         load_corpus(
             "cityscapes",
             cityscapes_pairs(data / "cityscapes", "train"),
@@ -58,6 +61,32 @@ def training_corpora(data: Path) -> list[Corpus]:
         ),
         load_corpus("bdd100k", iter(bdd_train), identity, 1.5),
     ]
+
+
+def calibration_corpora(data: Path) -> list[Corpus]:
+    """In-distribution frames that no training saw: every fifth of Cityscapes-256 val, the others
+    in full.
+    """
+    identity = lookup_table(None)
+    city = list(folder_pairs(data / "cityscapes256/val"))[::5]
+    bdd = list(folder_pairs(data / "bdd100k"))[::BDD_HELD_OUT]
+    camvid = folder_pairs(data / "camvid/val")
+    return [
+        load_corpus("cityscapes256/val", iter(city), identity),
+        load_corpus("bdd100k", iter(bdd), identity),
+        load_corpus("camvid/val", camvid, lookup_table(CAMVID11)),
+    ]
+
+
+def unknown_corpus(data: Path) -> Corpus:
+    """CamVid frames in full size; label 1 where a thing belongs to no Cityscapes class.
+
+    These pixels carry no label in training. Some of the frames around them were trained on.
+    """
+    root = data / "camvid960"
+    names = json.loads((root / "classes.json").read_text())
+    table = {int(i): 1 if name in CAMVID_UNKNOWN else 0 for i, name in names.items()}
+    return load_corpus("camvid960 unknowns", folder_pairs(root), lookup_table(table))
 
 
 def cityscapes256_val(data: Path) -> Corpus:

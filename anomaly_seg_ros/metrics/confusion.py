@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from anomaly_seg_ros.errors import ImageError
+
 
 class ConfusionMatrix:
     """Counts of (ground truth, prediction) over any number of label images.
@@ -18,18 +20,20 @@ class ConfusionMatrix:
         # The extra column holds predictions that are no class.
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
-    def update(self, target: np.ndarray, prediction: np.ndarray) -> None:
+    def update(self, target: np.ndarray, prediction: np.ndarray, name: str = "") -> None:
         """Adds one image.
 
         Args:
             target: (H, W) integer labels.
             prediction: (H, W) integer labels.
+            name: The frame's name, for error messages.
 
         Raises:
-            ValueError: The shapes differ.
+            ImageError: The shapes differ.
         """
         if target.shape != prediction.shape:
-            raise ValueError(f"target is {target.shape}, prediction is {prediction.shape}")
+            frame = f"frame {name!r}" if name else "frame"
+            raise ImageError(f"{frame}: target is {target.shape}, prediction {prediction.shape}")
         k = self.num_classes
         valid = (target >= 0) & (target < k)
         predicted = prediction[valid].astype(np.int64)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class NetworkOutput(NamedTuple):
-    """Dense outputs before the last upsampling, all on one grid of size (h, w).
+    """Dense outputs before the last (parameter-free) upsampling.
 
     Attributes:
-        pre_logits: (N, C, h, w), the features that the classifier reads.
+        pre_logits: (N, C, h', w'), the features that the classifier reads; (h', w') = (h, w)
+            unless the classifier itself upsamples.
         logits: (N, K, h, w), one channel a class; a softmax over K gives class probabilities.
         ood_logits: (N, 2, h, w) of the outlier head (channel 1 = outlier), or None without one.
     """
@@ -26,7 +27,8 @@ class SegmentationNetwork(Protocol):
 
     num_classes: int
     output_stride: int
+    size_multiple: int
 
     def __call__(self, images: Tensor) -> NetworkOutput:
-        """Runs the network; any H and W that are multiples of ``size_multiple``."""
+        """Runs the network; H and W must be multiples of ``size_multiple``."""
         ...

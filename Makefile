@@ -1,0 +1,77 @@
+# make help lists the targets. The first run of any of them installs what it needs into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+MODEL ?= default
+RUN_DIR ?= runs/closed_set
+SHELL := /bin/bash
+PY := $(VENV)/bin/python
+
+# Nodes of two runs on one network must not hear each other, and nothing leaves this machine.
+ifndef ROS_DOMAIN_ID
+ROS_DOMAIN_ID := $(shell shuf -i 1-101 -n 1)
+endif
+ifeq ($(ROS_DISTRO),humble)
+export ROS_LOCALHOST_ONLY ?= 1
+else
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+endif
+# Idle OpenMP threads that spin take the cores which DDS and the replay need.
+export OMP_WAIT_POLICY ?= PASSIVE
+export ROS_DOMAIN_ID PYTHON VENV TORCH_INDEX
+
+# Said before anything is installed.
+ifneq ($(filter evaluate,$(MAKECMDGOALS)),)
+ifeq ($(and $(DATA),$(OUT)),)
+$(error DATA or OUT is missing: make evaluate DATA=folder MODEL=default OUT=folder)
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test evaluate lint format train colcon clean distclean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.12  VENV=folder  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+
+demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out/demo/ [DATA=folder]
+	@$(PY) -m anomaly_seg_ros.cli.demo \
+		--out "$(or $(OUT),out/demo)" $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.dev ## Run the whole test suite [TESTS="test/metrics -k ap"]
+	@$(PY) -m pytest $(TESTS)
+
+evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL=default into OUT=folder
+	@$(PY) -m anomaly_seg_ros.cli.evaluate_folder \
+		--data "$(DATA)" --model "$(MODEL)" --out "$(OUT)"
+
+lint: $(VENV)/.dev ## Check style and formatting
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev ## Put the code into the project's format
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+train: $(VENV)/.dev ## Train the default model, or resume it, in RUN_DIR=folder [DATA=folder ARGS=...]
+	@$(PY) -m training.closed_set \
+		--run-dir "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+colcon: $(VENV)/.runtime ## Build as a ROS package and run an executable of it
+	@tools/check_colcon.sh
+
+clean: ## Remove builds, caches and outputs; keep the virtual environments
+	rm -rf build install log out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environments, too
+	rm -rf $(VENV) .venv-colcon
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/ros.txt
+	@tools/set_up.sh runtime
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@tools/set_up.sh dev
+	@touch $@

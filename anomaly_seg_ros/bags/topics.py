@@ -1,0 +1,20 @@
+"""Topics and metadata keys of an evaluation bag (docs/architecture.md)."""
+
+from __future__ import annotations
+
+IMAGE = "/camera/image_raw"
+COMPRESSED_IMAGE = "/camera/image_raw/compressed"
+CAMERA_INFO = "/camera/camera_info"
+DISPARITY = "/camera/disparity"
+ANOMALY_MASK = "/ground_truth/anomaly_mask"
+LABELS = "/ground_truth/labels"
+
+IMAGE_TYPE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+
+# Keys of custom_data in metadata.yaml. SAMPLES holds a JSON list, one object a frame:
+# {"name": str, "stamp_ns": int, "baseline_m": float | null}.
+DATASET_KEY = "anomaly_seg_ros.dataset"
+FRAME_RATE_KEY = "anomaly_seg_ros.frame_rate"
+SAMPLES_KEY = "anomaly_seg_ros.samples"

@@ -1,0 +1,83 @@
+"""Data sets: one small adapter each, all yielding :class:`~.base.Sample`."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from anomaly_seg_ros.datasets.base import Camera, Dataset, LoadedSample, Sample
+from anomaly_seg_ros.datasets.camvid import CamVidDataset
+from anomaly_seg_ros.datasets.cityscapes import CityscapesDataset
+from anomaly_seg_ros.datasets.clip import ClipDataset
+from anomaly_seg_ros.datasets.fishyscapes import FishyscapesDataset
+from anomaly_seg_ros.datasets.folder import FolderDataset
+from anomaly_seg_ros.datasets.lost_and_found import LostAndFoundDataset
+from anomaly_seg_ros.errors import DatasetError, ParameterError
+
+__all__ = [
+    "DATASETS",
+    "Camera",
+    "Dataset",
+    "LoadedSample",
+    "Sample",
+    "detect_dataset",
+    "open_dataset",
+]
+
+# Ordered from the most to the least specific tree: detect_dataset takes the first that matches.
+DATASETS: dict[str, type[Dataset]] = {
+    adapter.name: adapter
+    for adapter in (
+        ClipDataset,
+        FishyscapesDataset,
+        LostAndFoundDataset,
+        CityscapesDataset,
+        CamVidDataset,
+        FolderDataset,
+    )
+}
+
+
+def detect_dataset(root: str | Path) -> str:
+    """The name of the first data set whose tree a folder has.
+
+    Raises:
+        DatasetError: Not a folder, or no known tree.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    for name, adapter in DATASETS.items():
+        if adapter.matches(root):
+            return name
+    trees = "\n".join(f"{name}:\n{adapter.tree}" for name, adapter in DATASETS.items())
+    raise DatasetError(f"{root}: no known data set; expected one of\n{trees}")
+
+
+def open_dataset(name: str, root: str | Path, **options: object) -> Dataset:
+    """Opens a data set.
+
+    Args:
+        name: A key of ``DATASETS``, or "auto" to find it out from the folder tree.
+        root: Its folder.
+        **options: Of the adapter, such as ``split``; None means the adapter's default.
+
+    Raises:
+        DatasetError: The folder is missing or has another shape.
+        ParameterError: An unknown data set, or an option that it does not have.
+    """
+    if name == "auto":
+        name = detect_dataset(root)
+    if name not in DATASETS:
+        raise ParameterError(f"no data set '{name}'; expected auto, {', '.join(DATASETS)}")
+    if not Path(root).is_dir():
+        raise DatasetError(f"{root}: no such folder")
+    given = {key: value for key, value in options.items() if value is not None}
+    allowed = [key for key in inspect.signature(DATASETS[name]).parameters if key != "root"]
+    for key in given:
+        if key not in allowed:
+            raise ParameterError(
+                f"{key}: data set '{name}' has no such option (it has: "
+                f"{', '.join(allowed) or 'none'})"
+            )
+    return DATASETS[name](root, **given)

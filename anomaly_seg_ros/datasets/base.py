@@ -1,0 +1,227 @@
+"""What all data sets yield: samples that name their files and read them when asked."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_seg_ros.datasets.label_maps import ANOMALY_MASK, INVALID
+from anomaly_seg_ros.errors import DatasetError, ImageError
+from anomaly_seg_ros.images import (
+    IMAGE_SUFFIXES,
+    check_same_size,
+    read_disparity,
+    read_image,
+    read_label,
+)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of a rectified pinhole camera, in pixels of the stored image.
+
+    Attributes:
+        fx: Horizontal focal length.
+        fy: Vertical focal length.
+        cx: Column of the principal point.
+        cy: Row of the principal point.
+        baseline_m: Distance to the right camera of the stereo pair in metres; None if unknown.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    baseline_m: float | None = None
+
+
+@dataclass(frozen=True)
+class LoadedSample:
+    """The arrays of one sample, all of the image's height and width.
+
+    Attributes:
+        name: Unique in its data set.
+        image: (H, W, 3) uint8 RGB.
+        anomaly_mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
+        labels: (H, W) uint8 trainIds, 255 = ignore.
+        disparity: (H, W) uint16, 256 * pixels, 0 = not measured.
+        camera: Intrinsics.
+    """
+
+    name: str
+    image: np.ndarray = field(repr=False)
+    anomaly_mask: np.ndarray | None = field(default=None, repr=False)
+    labels: np.ndarray | None = field(default=None, repr=False)
+    disparity: np.ndarray | None = field(default=None, repr=False)
+    camera: Camera | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set and what is known about it; nothing is read before it is asked for.
+
+    Attributes:
+        name: Unique in its data set.
+        image_path: The colour image.
+        anomaly_mask_path: File with the anomaly mask, if there is one.
+        anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255; None if those are
+            stored.
+        labels_path: File with the class labels, if there is one.
+        labels_table: (256,) uint8 map from stored value to trainId; None keeps the values.
+        disparity_path: File with the disparity, if there is one.
+        camera: Intrinsics, if known.
+    """
+
+    name: str
+    image_path: Path
+    anomaly_mask_path: Path | None = None
+    anomaly_mask_table: np.ndarray | None = field(default=None, repr=False, compare=False)
+    labels_path: Path | None = None
+    labels_table: np.ndarray | None = field(default=None, repr=False, compare=False)
+    disparity_path: Path | None = None
+    camera: Camera | None = None
+
+    def read_image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        return read_image(self.image_path)
+
+    def read_anomaly_mask(self) -> np.ndarray | None:
+        """(H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore; None without a file.
+
+        Raises:
+            ImageError: Unreadable, or a stored value that the data set does not define.
+        """
+        if self.anomaly_mask_path is None:
+            return None
+        stored = read_label(self.anomaly_mask_path)
+        table = ANOMALY_MASK if self.anomaly_mask_table is None else self.anomaly_mask_table
+        mask = table[stored]
+        invalid = mask == INVALID
+        if invalid.any():
+            raise ImageError(
+                f"{self.anomaly_mask_path}: holds the value {stored[invalid][0]}, which is no "
+                "anomaly mask value (0 in-distribution, 1 anomaly, 255 ignore); "
+                "if these are class labels, say so (labels='classes')"
+            )
+        return mask
+
+    def read_labels(self) -> np.ndarray | None:
+        """(H, W) uint8 trainIds, 255 = ignore; None without a file."""
+        if self.labels_path is None:
+            return None
+        stored = read_label(self.labels_path)
+        return stored if self.labels_table is None else self.labels_table[stored]
+
+    def read_disparity(self) -> np.ndarray | None:
+        """(H, W) uint16, 256 * pixels, 0 = not measured; None without a file."""
+        return None if self.disparity_path is None else read_disparity(self.disparity_path)
+
+    def load(self) -> LoadedSample:
+        """Reads everything that the sample has.
+
+        Raises:
+            ImageError: A file is missing, damaged, or its size differs from the image's.
+        """
+        image = self.read_image()
+        mask, labels, disparity = (
+            self.read_anomaly_mask(),
+            self.read_labels(),
+            self.read_disparity(),
+        )
+        for array, path in (
+            (mask, self.anomaly_mask_path),
+            (labels, self.labels_path),
+            (disparity, self.disparity_path),
+        ):
+            if array is not None and path is not None:
+                check_same_size(image, array, self.image_path, path)
+        return LoadedSample(self.name, image, mask, labels, disparity, self.camera)
+
+
+class Dataset(ABC):
+    """A sequence of samples in a fixed order.
+
+    Attributes:
+        name: Key in the registry ``DATASETS``.
+        tree: The expected folder tree, for error messages.
+        taxonomy: What the labels mean, one sentence.
+        frame_rate: Images a second where the data set is a film; None otherwise.
+    """
+
+    name: str
+    tree: str
+    taxonomy: str
+    frame_rate: float | None = None
+
+    def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
+        self.root = root
+        self._samples = tuple(samples)
+        if not self._samples:
+            raise self.wrong_tree("found no image")
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder looks like this data set."""
+
+    def wrong_tree(self, fault: str) -> DatasetError:
+        """An error that says what is wrong and shows the tree that was expected."""
+        return DatasetError(f"{self.root}: {fault}; data set '{self.name}' expects\n{self.tree}")
+
+    def check_split(self, split: str, available: Iterable[str]) -> str:
+        """Returns ``split``, or raises DatasetError naming the available ones."""
+        available = sorted(available)
+        if split not in available:
+            raise self.wrong_tree(f"no split '{split}' (found: {', '.join(available) or 'none'})")
+        return split
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def read_json(path: Path) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+        DatasetError: Missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: expected a JSON object")
+    return value
+
+
+def number(value: object, key: str, path: Path) -> float:
+    """A number out of a JSON file.
+
+    Raises:
+        DatasetError: Something else stands there.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DatasetError(f"{path}: key '{key}' must be a number, got {value!r}")
+    return float(value)

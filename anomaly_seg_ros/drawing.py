@@ -1,0 +1,289 @@
+"""Pictures for people: class colours, overlay, heat map, masks, legends, grids.
+
+Pictures are ``(H, W, 3)`` uint8 RGB in C order; inputs may have any strides. OpenCV and NumPy
+only, fast enough for a live node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from anomaly_seg_ros.errors import ImageError
+
+# Farther from every Cityscapes colour than those are from each other, and rare on streets.
+UNKNOWN_COLOUR = (0, 255, 255)
+_OUTLINE_COLOUR = (255, 255, 255)
+_UNKNOWN_OPACITY = 0.65
+# What each image value becomes inside an unknown region, 256 x 1 x RGB.
+_UNKNOWN_TINT = (
+    np.arange(256)[:, None, None] * (1 - _UNKNOWN_OPACITY)
+    + np.array(UNKNOWN_COLOUR) * _UNKNOWN_OPACITY
+).astype(np.uint8)
+
+_KNOWN_GREY = (58, 58, 66)
+_IGNORED_GREY = (0, 0, 0)
+
+_INK = (32, 34, 40)
+_PAPER = (255, 255, 255)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+# 256 x RGB; perceptually uniform, so that equal steps of the score look equal.
+_HEAT_COLOURS = cv2.applyColorMap(
+    np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO
+).reshape(256, 3)[:, ::-1]
+
+
+def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Paints each label in its palette colour.
+
+    Args:
+        labels: (H, W) uint8.
+        palette: (K, 3) uint8 RGB, K <= 256; labels from K on (255 = unlabelled) become black.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: The arrays have not these shapes and types.
+    """
+    labels = _plane(labels, "labels", np.uint8)
+    palette = np.asarray(palette)
+    if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) > 256:
+        raise ImageError(f"palette is {palette.shape}; it must be (K, 3) with K <= 256")
+    table = np.zeros((256, 1, 3), np.uint8)
+    table[: len(palette), 0] = palette
+    return cv2.LUT(cv2.merge([labels, labels, labels]), table)
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: np.ndarray,
+    alpha: float,
+    unknown: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lays class colours over the image, and unknown regions in cyan with a white outline on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 trainIds.
+        palette: (K, 3) uint8 RGB.
+        alpha: Opacity of the class colours in [0, 1]; unknown regions do not depend on it.
+        unknown: (H, W) bool or uint8, non-zero where the score passes the threshold.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: Shapes or types that do not fit.
+    """
+    image = _picture(image, "image")
+    colours = colourise(labels, palette)
+    _same_size(image, colours, "image", "labels")
+    blended = cv2.addWeighted(image, 1.0 - alpha, colours, alpha, 0.0)
+    if unknown is not None:
+        _mark_unknown(blended, image, unknown)
+    return blended
+
+
+def heat_map(unit_score: np.ndarray) -> np.ndarray:
+    """Paints an anomaly score from black (0) over red (0.5) to pale yellow (1).
+
+    The range is fixed, so that colours mean the same in every frame. Values outside it are
+    clipped; NaN is drawn as 1, because a fault must not look safe.
+
+    Args:
+        unit_score: (H, W) floating point, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: Not a plane of floating-point numbers.
+    """
+    score = np.asarray(unit_score)
+    if not np.issubdtype(score.dtype, np.floating):
+        raise ImageError(f"score is {score.dtype}; it must be floating point")
+    score = _plane(score.astype(np.float32), "score", np.float32)
+    cv2.patchNaNs(score, 1.0)
+    np.clip(score, 0.0, 1.0, out=score)
+    return colourise(cv2.convertScaleAbs(score, alpha=255.0), _HEAT_COLOURS)
+
+
+def anomaly_mask(mask: np.ndarray) -> np.ndarray:
+    """Paints a ground-truth mask: in-distribution grey, anomaly cyan, everything else black.
+
+    Args:
+        mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: Not a plane of uint8.
+    """
+    mask = _plane(mask, "mask", np.uint8)
+    palette = np.full((256, 3), _IGNORED_GREY, np.uint8)
+    palette[0], palette[1] = _KNOWN_GREY, UNKNOWN_COLOUR
+    return colourise(mask, palette)
+
+
+def beside(*pictures: np.ndarray) -> np.ndarray:
+    """Puts pictures of the same size side by side.
+
+    Raises:
+        ImageError: Not pictures, or their sizes differ.
+    """
+    checked = [_picture(picture, "picture") for picture in pictures]
+    for picture in checked[1:]:
+        _same_size(checked[0], picture, "the first picture", "another")
+    return np.hstack(checked)
+
+
+def legend(names: Sequence[str], palette: np.ndarray, width: int = 960) -> np.ndarray:
+    """Draws colour swatches with class names, and "unknown" last, in as many rows as needed.
+
+    Args:
+        names: K class names.
+        palette: (K, 3) uint8 RGB.
+        width: Width of the picture in pixels.
+
+    Returns:
+        (H, width, 3) uint8 RGB.
+    """
+    entries = [*zip(names, np.asarray(palette).tolist(), strict=True), ("unknown", UNKNOWN_COLOUR)]
+    swatch, row_height, scale = 16, 26, 0.45
+    text_widths = [cv2.getTextSize(name, _FONT, scale, 1)[0][0] for name, _ in entries]
+    cell = swatch + 8 + max(text_widths) + 16
+    columns = max(1, (width - 8) // cell)
+    canvas = np.full((row_height * -(-len(entries) // columns) + 8, width, 3), _PAPER, np.uint8)
+    for index, (name, colour) in enumerate(entries):
+        row, column = divmod(index, columns)
+        x, y = 8 + column * cell, 8 + row * row_height
+        cv2.rectangle(canvas, (x, y), (x + swatch, y + swatch), tuple(colour), cv2.FILLED)
+        cv2.rectangle(canvas, (x, y), (x + swatch, y + swatch), _INK, 1)
+        at = (x + swatch + 8, y + swatch - 3)
+        cv2.putText(canvas, name, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
+    return canvas
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+    cell_width: int = 480,
+    gap: int = 6,
+) -> np.ndarray:
+    """Arranges pictures in a table on white, with a title over each column.
+
+    Args:
+        rows: Rows of pictures, (H, W, 3) uint8 RGB of any size. Each is scaled to the cell's
+            width; a row is as tall as its tallest picture. Short rows stay empty at the end.
+        titles: Column titles; none leaves no room for them.
+        cell_width: Width of a column in pixels.
+        gap: Space between cells and around them in pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: There is no picture, or one is not (H, W, 3) uint8.
+    """
+    scaled = [[fit_width(picture, cell_width) for picture in row] for row in rows if len(row)]
+    if not scaled:
+        raise ImageError("a grid needs at least one picture")
+    columns = max(len(titles), max(len(row) for row in scaled))
+    heights = [max(picture.shape[0] for picture in row) for row in scaled]
+    title_height = 28 if titles else 0
+    canvas = np.full(
+        (
+            title_height + gap + sum(height + gap for height in heights),
+            gap + columns * (cell_width + gap),
+            3,
+        ),
+        _PAPER,
+        np.uint8,
+    )
+    for column, title in enumerate(titles):
+        at = (gap + column * (cell_width + gap), 22)
+        cv2.putText(canvas, title, at, _FONT, 0.55, _INK, 1, cv2.LINE_AA)
+    top = title_height + gap
+    for row, height in zip(scaled, heights, strict=True):
+        for column, picture in enumerate(row):
+            left = gap + column * (cell_width + gap)
+            canvas[top : top + picture.shape[0], left : left + cell_width] = picture
+        top += height + gap
+    return canvas
+
+
+def fit_width(picture: np.ndarray, width: int) -> np.ndarray:
+    """Scales a picture to a width, keeping its shape.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        width: New width in pixels.
+
+    Returns:
+        (H', width, 3) uint8 RGB, H' at least 1.
+
+    Raises:
+        ImageError: Not a picture.
+    """
+    picture = _picture(picture, "picture")
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    shrinks = width < picture.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=method)
+
+
+def _mark_unknown(canvas: np.ndarray, image: np.ndarray, unknown: np.ndarray) -> None:
+    """Draws unknown regions into ``canvas``: tinted image inside, an outline around them.
+
+    The outline is a dilation, not a contour search: its cost does not grow with the number of
+    regions, and it lies outside, so that an object of a few pixels stays visible in it.
+    """
+    inside = (np.asarray(unknown) != 0).view(np.uint8)
+    inside = _plane(inside, "unknown mask", np.uint8)
+    _same_size(canvas, inside, "image", "unknown mask")
+    if not cv2.countNonZero(inside):
+        return
+    thickness = max(1, round(min(inside.shape) / 400))
+    box = _grown_box(inside, thickness)
+    canvas, image, inside = canvas[box], image[box], inside[box]
+    outline = cv2.dilate(inside, np.ones((2 * thickness + 1,) * 2, np.uint8)) - inside
+    cv2.copyTo(cv2.LUT(image, _UNKNOWN_TINT), inside, canvas)
+    cv2.copyTo(np.full_like(image, _OUTLINE_COLOUR), outline, canvas)
+
+
+def _grown_box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rows and columns that hold the mask's non-zero pixels, and a margin around them."""
+    left, top, width, height = cv2.boundingRect(mask)
+    rows = slice(max(0, top - margin), top + height + margin)
+    return rows, slice(max(0, left - margin), left + width + margin)
+
+
+def _plane(array: np.ndarray, what: str, dtype: type) -> np.ndarray:
+    """Returns a non-empty (H, W) array of ``dtype`` in C order, as OpenCV needs it."""
+    array = np.asarray(array)
+    if array.ndim != 2 or array.size == 0 or array.dtype != dtype:
+        raise ImageError(
+            f"{what}: {array.shape} {array.dtype}; needs (H, W) {np.dtype(dtype)}, not empty"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _picture(array: np.ndarray, what: str) -> np.ndarray:
+    """Returns a non-empty (H, W, 3) uint8 array in C order."""
+    array = np.asarray(array)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype != np.uint8:
+        raise ImageError(f"{what}: {array.shape} {array.dtype}; needs (H, W, 3) uint8, not empty")
+    return np.ascontiguousarray(array)
+
+
+def _same_size(first: np.ndarray, second: np.ndarray, first_name: str, second_name: str) -> None:
+    if first.shape[:2] != second.shape[:2]:
+        raise ImageError(
+            f"{first_name} is {first.shape[:2]}, {second_name} is {second.shape[:2]} (H, W)"
+        )

@@ -1,0 +1,176 @@
+"""Gathers everything an evaluation reports, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_seg_ros import drawing
+from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.evaluation.gallery import WorstFrames
+from anomaly_seg_ros.evaluation.report import ScoreCurves, write_report
+from anomaly_seg_ros.evaluation.results import (
+    EvaluationResult,
+    FrameCounts,
+    LatencySummary,
+    NodeFigures,
+    ScoreFigures,
+    SegmentationFigures,
+    write_metrics,
+)
+from anomaly_seg_ros.evaluation.video import OverlayVideo
+from anomaly_seg_ros.inference import Prediction
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+
+
+class Collector:
+    """Pools pixels, counts frames, keeps the worst pictures, and writes the results.
+
+    Args:
+        metadata: Of the model.
+        score: Name of the score that the node publishes and the pictures show.
+        threshold: On the unit scale.
+        video: Where to write the overlay video, or None.
+        frame_rate: Of the video.
+    """
+
+    def __init__(
+        self,
+        metadata: ModelMetadata,
+        score: str,
+        threshold: float = 0.5,
+        video: Path | None = None,
+        frame_rate: float = 10.0,
+    ) -> None:
+        self.counts = FrameCounts()
+        self.latencies: list[float] = []
+        self._metadata = metadata
+        self._score = score
+        self._threshold = threshold
+        self._in_process: dict[str, PixelScores] = {}
+        self._from_node = PixelScores()
+        self._difference = float("nan")
+        self._confusion = ConfusionMatrix(len(metadata.classes))
+        self._worst = WorstFrames(threshold, metadata.palette)
+        self._video_path = video
+        self._frame_rate = frame_rate
+        self._video: OverlayVideo | None = None
+
+    def add(
+        self,
+        name: str,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        target: np.ndarray | None,
+        labels: np.ndarray,
+        unit_score: np.ndarray,
+        in_process: Prediction | None,
+    ) -> None:
+        """Adds one scored frame.
+
+        Args:
+            name: The frame's name.
+            image: (H, W, 3) uint8 RGB.
+            mask: (H, W) uint8 ground truth, 0 / 1 / 255, or None.
+            target: (H, W) uint8 ground-truth trainIds, or None.
+            labels: (H, W) uint8 predicted trainIds, the node's where a node takes part.
+            unit_score: (H, W) float32 in [0, 1], likewise.
+            in_process: Raw scores of the same frame without a node, or None.
+
+        Raises:
+            ImageError: Sizes that differ.
+        """
+        for what, array in (("anomaly mask", mask), ("class labels", target)):
+            if array is not None and array.shape != image.shape[:2]:
+                raise ImageError(
+                    f"frame {name}: its {what} are {array.shape}, its image {image.shape[:2]}"
+                )
+        self.counts.scored += 1
+        if mask is not None:
+            self._from_node.update(unit_score, mask, name)
+        if in_process is not None:
+            for score, raw in in_process.scores.items():
+                if mask is not None:
+                    self._in_process.setdefault(score, PixelScores()).update(raw, mask, name)
+            expected = self._metadata.calibration[self._score].to_unit(
+                in_process.scores[self._score]
+            )
+            difference = float(np.abs(expected - unit_score).max())
+            self._difference = np.nanmax([self._difference, difference])
+        if target is not None:
+            self._confusion.update(target, labels)
+        self._worst.consider(name, image, labels, unit_score, mask)
+        if self._video_path is not None:
+            self._add_to_video(image, labels, unit_score)
+
+    def _add_to_video(self, image: np.ndarray, labels: np.ndarray, score: np.ndarray) -> None:
+        unknown = score >= self._threshold
+        overlay = drawing.overlay(image, labels, self._metadata.palette, 0.45, unknown)
+        picture = drawing.fit_width(drawing.beside(image, overlay, drawing.heat_map(score)), 1920)
+        if self._video is None:
+            size = picture.shape[:2]
+            self._video = OverlayVideo(self._video_path, size, self._frame_rate).__enter__()
+        self._video.write(picture)
+
+    def close(self, failed: bool = False) -> None:
+        """Finishes the video, or discards it after a failure."""
+        if self._video is not None:
+            error = RuntimeError("evaluation failed") if failed else None
+            self._video.__exit__(type(error) if error else None, error, None)
+            self._video = None
+
+    def result(self, dataset: str, configuration: dict, with_node: bool) -> EvaluationResult:
+        """The figures so far."""
+        # Without an in-process run (real time), the messages are all there is.
+        pooled = self._in_process or {self._score: self._from_node}
+        metrics = {name: pixels.compute() for name, pixels in pooled.items()}
+        first = next(iter(metrics.values()))
+        node = None
+        if with_node:
+            from_node = ScoreFigures.from_metrics(self._from_node.compute())
+            node = NodeFigures(
+                self._score, self._difference, from_node.AP, from_node.AUROC, from_node.FPR95
+            )
+        has_labels = bool(self._confusion.counts.any())
+        return EvaluationResult(
+            model=self._metadata.name,
+            frames=self.counts,
+            scores={name: ScoreFigures.from_metrics(m) for name, m in metrics.items()},
+            dataset=dataset,
+            pixels={"anomaly": first.positives, "in_distribution": first.negatives},
+            segmentation=SegmentationFigures.from_confusion(
+                self._confusion, self._metadata.classes
+            )
+            if has_labels
+            else None,
+            node=node,
+            latency_ms=LatencySummary.from_samples(self.latencies) if self.latencies else None,
+            notes=[first.note] if first.note else [],
+            configuration=configuration,
+        )
+
+    def write(self, result: EvaluationResult, folder: Path) -> None:
+        """Writes ``metrics.json`` and ``report.html``.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        pooled = self._in_process or {self._score: self._from_node}
+        curves = {name: ScoreCurves.from_scores(pixels) for name, pixels in pooled.items()}
+        colours: dict[str, Sequence[int]] = {
+            name: colour.tolist()
+            for name, colour in zip(self._metadata.classes, self._metadata.palette, strict=True)
+        }
+        write_metrics(result, folder / "metrics.json")
+        write_report(
+            result,
+            curves,
+            self._worst.pictures(),
+            self.latencies,
+            folder / "report.html",
+            class_colours=colours,
+        )

@@ -1,0 +1,207 @@
+"""Picks the frames that a reader of a report should see: the worst false alarms and misses."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomaly_seg_ros import drawing
+from anomaly_seg_ros.errors import ImageError
+
+FALSE_ALARMS = "Worst false alarms"
+MISSES = "Worst misses"
+EXAMPLES = "Frames"
+
+THUMBNAIL_WIDTH = 640
+
+
+@dataclass
+class FramePictures:
+    """One row of pictures in a report; all are (H, W, 3) uint8 RGB of the same shape.
+
+    Attributes:
+        name: The frame's name.
+        image: The input.
+        overlay: Class colours and unknown regions over the input.
+        heat_map: The anomaly score.
+        mask: Ground truth as drawn by :func:`drawing.anomaly_mask`; None without ground truth.
+        reason: Heading under which the row stands, such as :data:`FALSE_ALARMS`.
+        figure: What is wrong and how much, as a phrase.
+    """
+
+    name: str
+    image: np.ndarray
+    overlay: np.ndarray
+    heat_map: np.ndarray
+    mask: np.ndarray | None
+    reason: str
+    figure: str
+
+
+class WorstFrames:
+    """Sees every frame once and keeps small pictures of the worst.
+
+    A frame's false alarms are its in-distribution pixels at or above the threshold, its misses
+    the anomalous pixels below it. A miss is shown enlarged, around its largest missed object:
+    a distant object is a few pixels wide. Without any ground truth, the frames with the largest
+    flagged area are kept instead.
+
+    Args:
+        threshold: On the unit score; 0.5 is the calibrated threshold.
+        palette: (K, 3) uint8 RGB class colours.
+        alpha: Opacity of the class colours in the overlay.
+        keep: Number of frames to keep for each reason.
+    """
+
+    def __init__(
+        self, threshold: float, palette: np.ndarray, alpha: float = 0.45, keep: int = 3
+    ) -> None:
+        self._threshold = threshold
+        self._palette = palette
+        self._alpha = alpha
+        self._keep = keep
+        # Heaps of (pixels, -order, pictures): the least bad first; the order breaks ties.
+        self._heaps: dict[str, list[tuple[int, int, FramePictures]]] = {
+            FALSE_ALARMS: [],
+            MISSES: [],
+            EXAMPLES: [],
+        }
+        self._seen = 0
+
+    def consider(
+        self,
+        name: str,
+        image: np.ndarray,
+        labels: np.ndarray,
+        unit_score: np.ndarray,
+        mask: np.ndarray | None,
+    ) -> None:
+        """Looks at one frame; its arrays are not kept.
+
+        Args:
+            name: The frame's name.
+            image: (H, W, 3) uint8 RGB.
+            labels: (H, W) uint8 predicted trainIds.
+            unit_score: (H, W) float32 in [0, 1].
+            mask: (H, W) uint8 ground truth, 0 / 1 / 255, or None.
+
+        Raises:
+            ImageError: Shapes that do not fit.
+        """
+        self._seen += 1
+        flagged = unit_score >= self._threshold
+        draw = _Drawer(name, image, labels, unit_score, mask, flagged, self._palette, self._alpha)
+        if mask is None:
+            area = int(flagged.sum())
+            self._offer(EXAMPLES, area, lambda: draw.whole(EXAMPLES, f"{area:,} pixels flagged"))
+            return
+        if mask.shape != unit_score.shape:
+            raise ImageError(
+                f"frame {name!r}: score is {unit_score.shape}, mask is {mask.shape} (H, W)"
+            )
+        known, anomalous = mask == 0, mask == 1
+        alarms = int((flagged & known).sum())
+        phrase = f"{alarms:,} in-distribution pixels flagged ({_share(alarms, known)})"
+        self._offer(FALSE_ALARMS, alarms, lambda: draw.whole(FALSE_ALARMS, phrase))
+        missed = anomalous & ~flagged
+        misses = int(missed.sum())
+        text = f"{misses:,} anomalous pixels missed ({_share(misses, anomalous)}); enlarged"
+        self._offer(MISSES, misses, lambda: draw.enlarged(MISSES, text, missed))
+
+    def pictures(self) -> list[FramePictures]:
+        """Rows for the report, worst first, false alarms before misses."""
+        return [
+            row
+            for heap in self._heaps.values()
+            for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True)
+        ]
+
+    def _offer(self, reason: str, pixels: int, draw: Callable[[], FramePictures]) -> None:
+        """Draws and keeps the frame if it is among the worst so far."""
+        heap = self._heaps[reason]
+        rank = (pixels, -self._seen)
+        if pixels and len(heap) < self._keep:
+            heapq.heappush(heap, (*rank, draw()))
+        elif heap and rank > heap[0][:2]:
+            heapq.heapreplace(heap, (*rank, draw()))
+
+
+@dataclass
+class _Drawer:
+    """One frame's arrays, and its rows of thumbnails on demand."""
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray
+    unit_score: np.ndarray
+    mask: np.ndarray | None
+    flagged: np.ndarray
+    palette: np.ndarray
+    alpha: float
+
+    def whole(self, reason: str, figure: str) -> FramePictures:
+        height, width = self.labels.shape
+        return self._row(reason, figure, (slice(0, height), slice(0, width)))
+
+    def enlarged(self, reason: str, figure: str, pixels: np.ndarray) -> FramePictures:
+        """A row of the region around the largest connected group of ``pixels``."""
+        return self._row(reason, figure, window_around(largest_component(pixels), pixels.shape))
+
+    def _row(self, reason: str, figure: str, window: tuple[slice, slice]) -> FramePictures:
+        image, labels = self.image[window], self.labels[window]
+        scene = drawing.overlay(image, labels, self.palette, self.alpha, self.flagged[window])
+        truth = None if self.mask is None else drawing.anomaly_mask(self.mask[window])
+        return FramePictures(
+            name=self.name,
+            image=_thumbnail(image),
+            overlay=_thumbnail(scene),
+            heat_map=_thumbnail(drawing.heat_map(self.unit_score[window])),
+            mask=None if truth is None else _thumbnail(truth),
+            reason=reason,
+            figure=figure,
+        )
+
+
+def largest_component(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Bounding box (left, top, width, height) of the largest 8-connected group of True pixels.
+
+    Args:
+        pixels: (H, W) bool with at least one True.
+    """
+    _, _, stats, _ = cv2.connectedComponentsWithStats(pixels.astype(np.uint8), connectivity=8)
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    left, top, width, height = stats[largest, : cv2.CC_STAT_AREA].tolist()
+    return left, top, width, height
+
+
+def window_around(
+    box: tuple[int, int, int, int], size: tuple[int, int], zoom: float = 4.0
+) -> tuple[slice, slice]:
+    """A window of the frame's shape around a box, moved inside the frame.
+
+    Args:
+        box: (left, top, width, height).
+        size: (height, width) of the frame.
+        zoom: The window is the frame's size divided by this, or larger where the box needs it.
+    """
+    left, top, width, height = box
+    share = min(1.0, max(1 / zoom, 1.5 * width / size[1], 1.5 * height / size[0]))
+    slices = []
+    for start, extent, full in ((top, height, size[0]), (left, width, size[1])):
+        length = max(1, round(full * share))
+        first = min(max(0, start + extent // 2 - length // 2), full - length)
+        slices.append(slice(first, first + length))
+    return slices[0], slices[1]
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    return drawing.fit_width(picture, THUMBNAIL_WIDTH)
+
+
+def _share(count: int, pixels: np.ndarray) -> str:
+    total = int(pixels.sum())
+    return f"{100 * count / total:.1f} %" if total else "none labelled"

@@ -1,0 +1,214 @@
+"""A film of the evaluation: H.264 in MP4, which browsers and players read.
+
+OpenCV's wheels carry no H.264 encoder, so the frames go through a pipe to ffmpeg: the one of the
+imageio-ffmpeg wheel, or where that is not installed the one on the PATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import cv2
+import numpy as np
+
+from anomaly_seg_ros import drawing
+from anomaly_seg_ros.errors import ImageError, OutputError
+
+# Near-lossless to the eye, about 1 MB for ten seconds of street at 1536 x 256.
+_QUALITY = "21"
+_FINISH_TIMEOUT_S = 120.0
+
+
+class OverlayVideo:
+    """Writes an MP4 file frame by frame; a context manager.
+
+    The file appears under its name when the block ends without an error, and not otherwise.
+
+    Args:
+        path: The target, ``*.mp4``; folders above it are made.
+        size: (height, width) of the frames; odd sizes are padded to even ones, as the format's
+            colour subsampling needs.
+        fps: Frames per second.
+    """
+
+    def __init__(self, path: str | Path, size: tuple[int, int], fps: float) -> None:
+        height, width = size
+        if height < 1 or width < 1:
+            raise ImageError(f"{path}: a film needs a size of at least 1 x 1, got {size}")
+        if not 0 < fps <= 1000:
+            raise OutputError(f"{path}: frames per second must be in (0, 1000], got {fps}")
+        self._path = Path(path)
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        self._size = height, width
+        self._fps = fps
+        self._encoder: subprocess.Popen[bytes] | None = None
+        self._messages: IO[bytes] | None = None
+        self.frames = 0
+
+    def __enter__(self) -> OverlayVideo:
+        """Starts the encoder.
+
+        Raises:
+            OutputError: There is no ffmpeg, or the folder cannot be made.
+        """
+        command = self._command()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A file, not a pipe: nobody reads a pipe while frames are written, so a talkative
+            # encoder would block on it.
+            self._messages = tempfile.TemporaryFile()
+            self._encoder = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._messages,
+            )
+        except OSError as error:
+            self._close_messages()
+            raise OutputError(f"cannot write {self._path}: {error.strerror or error}") from error
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Adds a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB of the film's size, any strides.
+
+        Raises:
+            ImageError: Another shape or type.
+            OutputError: The encoder stopped, for example on a full disk.
+        """
+        if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
+            raise ImageError(
+                f"frame {self.frames} of {self._path}: {frame.shape} {frame.dtype}; "
+                f"needs {(*self._size, 3)} uint8"
+            )
+        if self._encoder is None:
+            raise OutputError(f"{self._path} is not open; write frames inside its with block")
+        height, width = self._size
+        padded = cv2.copyMakeBorder(
+            np.ascontiguousarray(frame), 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE
+        )
+        try:
+            self._encoder.stdin.write(padded.data)
+        except OSError as error:
+            reason = self._stop()
+            raise OutputError(f"cannot write {self._path}: {reason or error}") from error
+        self.frames += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finishes the file and gives it its name, or removes it after an error.
+
+        Raises:
+            OutputError: There was no frame, or the encoder failed.
+        """
+        if kind is not None:
+            self._stop()
+            return
+        if not self.frames:
+            self._stop()
+            raise OutputError(f"cannot write {self._path}: a film needs at least one frame")
+        assert self._encoder is not None  # noqa: S101 - set by __enter__
+        try:
+            self._encoder.communicate(timeout=_FINISH_TIMEOUT_S)
+            if self._encoder.returncode:
+                raise OutputError(f"cannot write {self._path}: {self._complaint()}")
+            self._partial.replace(self._path)
+        except (OSError, subprocess.TimeoutExpired) as failure:
+            raise OutputError(f"cannot write {self._path}: {failure}") from failure
+        finally:
+            self._stop()
+
+    def _command(self) -> list[str]:
+        height, width = (length + length % 2 for length in self._size)
+        return [
+            *(find_ffmpeg(), "-loglevel", "error", "-nostdin", "-y"),
+            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
+            *("-r", f"{self._fps:g}", "-i", "pipe:0"),
+            *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "fast", "-crf", _QUALITY),
+            # So that a browser can start before it has the whole file.
+            *("-movflags", "+faststart", "-f", "mp4", str(self._partial.absolute())),
+        ]
+
+    def _stop(self) -> str:
+        """Ends the encoder, removes an unfinished file; returns what the encoder complained of."""
+        if self._encoder is not None:
+            self._encoder.kill()
+            # What a dead encoder has not taken cannot be flushed into its pipe, and need not be.
+            with contextlib.suppress(BrokenPipeError):
+                self._encoder.stdin.close()
+            self._encoder.wait()
+            self._encoder = None
+        message = self._complaint()
+        self._close_messages()
+        self._partial.unlink(missing_ok=True)
+        return message
+
+    def _complaint(self) -> str:
+        """The encoder's first message: the cause; those after it are consequences."""
+        if self._messages is None:
+            return ""
+        self._messages.seek(0)
+        lines = self._messages.read().decode(errors="replace").strip().splitlines()
+        # Without the part of the encoder that speaks, "[out#0/mp4 @ 0x7f...] ".
+        return re.sub(r"^(\[[^]]*\] )+", "", lines[0]) if lines else ""
+
+    def _close_messages(self) -> None:
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
+
+
+def find_ffmpeg() -> str:
+    """Path of an ffmpeg executable.
+
+    Raises:
+        OutputError: There is none.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        found = shutil.which("ffmpeg")
+    else:
+        try:
+            found = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError:
+            found = None
+    if found is None:
+        raise OutputError("no ffmpeg: pip install imageio-ffmpeg, or apt install ffmpeg")
+    return found
+
+
+def compose_frame(
+    image: np.ndarray, overlay: np.ndarray, heat_map: np.ndarray, width: int = 1920
+) -> np.ndarray:
+    """One frame of the film: input, overlay and heat map side by side.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        overlay: (H, W, 3) uint8 RGB.
+        heat_map: (H, W, 3) uint8 RGB.
+        width: Width of the whole; each panel gets a third of it.
+
+    Returns:
+        (H', 3 * (width // 3), 3) uint8 RGB; the same size for every frame of a stream whose
+        frames have one size.
+
+    Raises:
+        ImageError: The three have not one size.
+    """
+    panels = (image, overlay, heat_map)
+    return drawing.beside(*(drawing.fit_width(panel, width // len(panels)) for panel in panels))

@@ -1,0 +1,196 @@
+"""Reading image, label and disparity files: complete, of the right kind, or a clear error.
+
+OpenCV decodes; what it would let pass silently is checked here first. It returns a half-grey
+picture for a truncated JPEG, spreads 1-bit masks to 0 / 255 and turns palette indices into
+colours.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomaly_seg_ros.errors import ImageError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".bmp", ".tif", ".tiff")
+)
+LABEL_SUFFIXES = IMAGE_SUFFIXES - {".jpg", ".jpeg"}
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_PALETTE = 3
+_BINARY_PNM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s")
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads a colour or grey image.
+
+    The orientation that a camera noted in the EXIF data is applied, transparency is dropped.
+
+    Args:
+        path: JPEG, PNG, WebP, PNM, BMP or TIFF file.
+
+    Returns:
+        (H, W, 3) uint8 RGB in C order; grey images have three equal channels.
+
+    Raises:
+        ImageError: Missing, empty, truncated, not an image, or not 8 bits a channel.
+    """
+    path = Path(path)
+    array = _decode(_read_complete(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    if array.dtype != np.uint8:
+        raise ImageError(f"{path}: {array.dtype} image; only 8 bits a channel are supported")
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Reads a label image or mask; the stored values are returned unchanged.
+
+    Args:
+        path: A lossless image with one 8-bit channel, or with equal channels.
+
+    Returns:
+        (H, W) uint8 in C order.
+
+    Raises:
+        ImageError: As for :func:`read_image`, or the file does not hold one 8-bit label a pixel.
+    """
+    path = Path(path)
+    data = _read_complete(path)
+    if data.startswith(_JPEG_MAGIC):
+        raise ImageError(f"{path}: a JPEG cannot hold labels (lossy); use PNG")
+    if data.startswith(_PNG_MAGIC):
+        bit_depth, colour_type = data[24], data[25]
+        if colour_type == _PNG_PALETTE:
+            raise ImageError(f"{path}: palette PNG; store the label values as 8-bit grey")
+        if bit_depth < 8:
+            raise ImageError(f"{path}: {bit_depth}-bit PNG; store the label values as 8-bit grey")
+    array = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    if array.dtype != np.uint8:
+        raise ImageError(f"{path}: {array.dtype} label image; expected one 8-bit channel")
+    if array.ndim == 3:
+        colours = array[..., :3]  # a fourth channel is transparency
+        if (colours != colours[..., :1]).any():
+            raise ImageError(f"{path}: colour image; expected label values in one 8-bit channel")
+        array = colours[..., 0]
+    return np.ascontiguousarray(array)
+
+
+def read_disparity(path: str | Path) -> np.ndarray:
+    """Reads a disparity image as stored (Cityscapes, Lost and Found: 256 * pixels, 0 = none).
+
+    Args:
+        path: An image with one 16-bit channel.
+
+    Returns:
+        (H, W) uint16.
+
+    Raises:
+        ImageError: As for :func:`read_image`, or the file has not one 16-bit channel.
+    """
+    path = Path(path)
+    array = _decode(_read_complete(path), cv2.IMREAD_UNCHANGED, path)
+    if array.ndim != 2 or array.dtype != np.uint16:
+        channels = 1 if array.ndim == 2 else array.shape[2]
+        raise ImageError(
+            f"{path}: expected one 16-bit channel of disparity, got {channels} of {array.dtype}"
+        )
+    return array
+
+
+def check_same_size(
+    image: np.ndarray, other: np.ndarray, image_path: str | Path, other_path: str | Path
+) -> None:
+    """Raises ImageError naming both files unless two arrays have the same height and width."""
+    if image.shape[:2] != other.shape[:2]:
+        raise ImageError(
+            f"{other_path}: {other.shape[1]}x{other.shape[0]} pixels, "
+            f"but {image_path} has {image.shape[1]}x{image.shape[0]}"
+        )
+
+
+def _decode(data: bytes, flags: int, path: Path) -> np.ndarray:
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{path}: not a readable image ({error.err or error})") from error
+    if array is None or array.size == 0:
+        raise ImageError(f"{path}: not a readable image")
+    return array
+
+
+def _read_complete(path: Path) -> bytes:
+    """The bytes of an image file, after a check that nothing is missing at its end."""
+    if not path.exists():
+        raise ImageError(f"{path}: no such file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    if not data:
+        raise ImageError(f"{path}: empty file")
+    fault = image_fault(data)
+    if fault:
+        raise ImageError(f"{path}: {fault}")
+    return data
+
+
+def image_fault(data: bytes) -> str | None:
+    """Says what is missing or damaged in an encoded image; None if nothing was found.
+
+    Knows JPEG, PNG (with checksums), WebP and binary PNM; for others it trusts the decoder.
+    """
+    if data.startswith(_JPEG_MAGIC):
+        return _jpeg_fault(data)
+    if data.startswith(_PNG_MAGIC):
+        return _png_fault(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        if len(data) < int.from_bytes(data[4:8], "little") + 8:
+            return "truncated WebP"
+    elif match := _BINARY_PNM.match(data):
+        kind, width, height, largest = (int(group) for group in match.groups())
+        channels, depth = (3 if kind == 6 else 1), (2 if largest > 255 else 1)
+        if len(data) - match.end() < width * height * channels * depth:
+            return "truncated PNM"
+    return None
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    """Looks for the end marker behind the first scan (an EXIF thumbnail has its own before)."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return "damaged JPEG (no marker where a segment should start)"
+        marker = data[position + 1]
+        if marker == 0xDA:  # start of scan: compressed data follow, 0xFF in them is escaped
+            complete = data.find(b"\xff\xd9", position) >= 0
+            return None if complete else "truncated JPEG (no end marker)"
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a segment
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return "truncated JPEG (no image data)"
+
+
+def _png_fault(data: bytes) -> str | None:
+    position = len(_PNG_MAGIC)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            break
+        kind = data[position + 4 : position + 8]
+        checksum = int.from_bytes(data[end - 4 : end], "big")
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
+            return f"damaged PNG (checksum of chunk {kind.decode('latin-1')!r})"
+        if kind == b"IEND":
+            return None
+        position = end
+    return "truncated PNG (no end chunk)"

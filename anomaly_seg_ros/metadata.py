@@ -1,0 +1,156 @@
+"""Everything that travels with weights: classes, input scaling, calibration, provenance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.scores import ClassStatistics
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Describes a model; stored as JSON in the safetensors header.
+
+    Attributes:
+        name: For people, diagnostics and reports.
+        architecture: Key of the network registry.
+        arguments: The network's constructor arguments.
+        classes: Names in trainId order.
+        palette: (K, 3) uint8 RGB.
+        mean, std: Input scaling per RGB channel, on [0, 1]: ``(x / 255 - mean) / std``.
+        inference_size: Default (height, width) of the network input.
+        default_score: Used for ``score_method: auto``.
+        calibration: By score name.
+        statistics: Of the maximum logit by class, for ``sml``.
+        provenance: Free-form: data, commands, figures, licence.
+    """
+
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    inference_size: tuple[int, int]
+    default_score: str = "max_logit"
+    calibration: dict[str, ScoreCalibration] = field(default_factory=dict)
+    statistics: ClassStatistics | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Serialises; :meth:`from_json` restores an equal object."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "architecture": self.architecture,
+                "arguments": self.arguments,
+                "classes": list(self.classes),
+                "palette": self.palette.tolist(),
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "inference_size": list(self.inference_size),
+                "default_score": self.default_score,
+                "calibration": {k: _calibration_json(v) for k, v in self.calibration.items()},
+                "statistics": None
+                if self.statistics is None
+                else {
+                    "mean": self.statistics.mean.tolist(),
+                    "std": self.statistics.std.tolist(),
+                },
+                "provenance": self.provenance,
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "metadata") -> ModelMetadata:
+        """Parses and checks.
+
+        Args:
+            text: JSON.
+            source: File name for errors.
+
+        Raises:
+            CheckpointError: Not our JSON, of another format version, or inconsistent.
+        """
+        try:
+            raw = json.loads(text)
+            if raw["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{source}: metadata format {raw['format']}, this version reads {FORMAT}"
+                )
+            statistics = raw["statistics"]
+            metadata = cls(
+                name=str(raw["name"]),
+                architecture=str(raw["architecture"]),
+                arguments=dict(raw["arguments"]),
+                classes=tuple(str(c) for c in raw["classes"]),
+                palette=np.array(raw["palette"], np.uint8).reshape(-1, 3),
+                mean=_triple(raw["mean"]),
+                std=_triple(raw["std"]),
+                inference_size=(int(raw["inference_size"][0]), int(raw["inference_size"][1])),
+                default_score=str(raw["default_score"]),
+                calibration={k: _parse_calibration(v) for k, v in raw["calibration"].items()},
+                statistics=None
+                if statistics is None
+                else ClassStatistics(
+                    torch.tensor(statistics["mean"], dtype=torch.float32),
+                    torch.tensor(statistics["std"], dtype=torch.float32),
+                ),
+                provenance=dict(raw["provenance"]),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{source}: unreadable model metadata: {error!r}") from error
+        if len(metadata.classes) != len(metadata.palette):
+            raise CheckpointError(
+                f"{source}: {len(metadata.classes)} classes but {len(metadata.palette)} colours"
+            )
+        if metadata.statistics is not None:
+            for name in ("mean", "std"):
+                if len(getattr(metadata.statistics, name)) != len(metadata.classes):
+                    raise CheckpointError(f"{source}: statistics.{name} has the wrong length")
+        return metadata
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _calibration_json(calibration: ScoreCalibration) -> dict[str, Any]:
+    def table(rates: RateTable | None) -> dict[str, list[float]] | None:
+        if rates is None:
+            return None
+        return {"thresholds": list(rates.thresholds), "rates": list(rates.rates)}
+
+    return {
+        "threshold": calibration.threshold,
+        "scale": calibration.scale,
+        "inlier_rates": table(calibration.inlier_rates),
+        "outlier_rates": table(calibration.outlier_rates),
+    }
+
+
+def _parse_calibration(raw: dict[str, Any]) -> ScoreCalibration:
+    def table(rates: dict[str, list[float]] | None) -> RateTable | None:
+        if rates is None:
+            return None
+        return RateTable(tuple(rates["thresholds"]), tuple(rates["rates"]))
+
+    inlier_rates = table(raw["inlier_rates"])
+    if inlier_rates is None:
+        raise KeyError("inlier_rates")
+    return ScoreCalibration(
+        float(raw["threshold"]), float(raw["scale"]), inlier_rates, table(raw["outlier_rates"])
+    )

@@ -1,0 +1,280 @@
+"""Replays a bag through a detector, scores its answers, and writes the results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import rclpy
+import torch
+from tqdm import tqdm
+
+from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError
+from anomaly_seg_ros.evaluation.collector import Collector
+from anomaly_seg_ros.evaluation.results import EvaluationResult
+from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.ros.node_process import NodeProcess
+from anomaly_seg_ros.ros.replay import Answer, Replayer
+
+LOCK_STEP, REAL_TIME, IN_PROCESS = "lock-step", "real-time", "in-process"
+MODES = (LOCK_STEP, REAL_TIME, IN_PROCESS)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to evaluate.
+
+    Attributes:
+        model, device, precision, inference_size: See :meth:`Segmenter.load`.
+        score: The score that the node publishes; ``auto`` is the model's default.
+        mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
+            own rate, drops and latency; ``in-process``: without a node.
+        node: Fully qualified name of a running detector; None starts one.
+        image_topic: Of the bag, and of a running detector; None finds it in the bag.
+        timeout: Seconds to wait for one frame.
+        start_timeout: Seconds to wait for the node to become active.
+        video: Whether to write ``overlay.mp4``.
+    """
+
+    model: str = "default"
+    device: str = "auto"
+    precision: str = "auto"
+    inference_size: tuple[int, int] | None = None
+    score: str = "auto"
+    mode: str = LOCK_STEP
+    node: str | None = None
+    image_topic: str | None = None
+    timeout: float = 60.0
+    start_timeout: float = 180.0
+    video: bool = False
+
+
+@dataclass
+class _Link:
+    """A detector and the way to it; all None without a node."""
+
+    replayer: Replayer | None = None
+    process: NodeProcess | None = None
+    check: Callable[[], None] = field(default=lambda: None)
+
+
+def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
+    """Evaluates one bag.
+
+    Args:
+        bag: A rosbag2 with or without ground truth.
+        out: Folder for ``metrics.json``, ``report.html``, ``node.log`` and ``overlay.mp4``.
+        options: See :class:`RunOptions`.
+
+    Raises:
+        AnomalySegError: Whatever the user can put right; nothing half-written remains.
+    """
+    if options.mode not in MODES:
+        raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
+    _make_folder(out)
+    with BagReader(bag, options.image_topic) as reader:
+        segmenter = Segmenter.load(
+            options.model, options.device, options.precision, options.inference_size
+        )
+        score = _chosen_score(segmenter, options.score)
+        frame_rate = reader.frame_rate or 10.0
+        collector = Collector(
+            segmenter.metadata,
+            score,
+            video=out / "overlay.mp4" if options.video else None,
+            frame_rate=frame_rate,
+        )
+        failed = True
+        try:
+            with _detector(reader, out, score, options) as link:
+                if options.mode == REAL_TIME:
+                    _real_time(reader, link, collector, frame_rate)
+                else:
+                    _one_by_one(reader, link, segmenter, score, collector, options)
+            failed = False
+        finally:
+            collector.close(failed)
+        result = collector.result(
+            reader.dataset or reader.path.name,
+            _configuration(bag, options, segmenter, score),
+            with_node=options.mode != IN_PROCESS,
+        )
+    if link.replayer is not None and link.replayer.surplus:
+        result.notes.append(
+            f"{link.replayer.surplus} surplus output messages after frames were sent again"
+        )
+    if options.mode == REAL_TIME:
+        result.dropped = {"node (real time)": result.frames.lost}
+    collector.write(result, out)
+    return result
+
+
+def _one_by_one(
+    reader: BagReader,
+    link: _Link,
+    segmenter: Segmenter,
+    score: str,
+    collector: Collector,
+    options: RunOptions,
+) -> None:
+    calibration = segmenter.metadata.calibration[score]
+    for frame in tqdm(reader.frames(), "evaluating", len(reader), unit="frame", file=sys.stderr):
+        image = frame.to_rgb()
+        collector.counts.sent += 1
+        answer = None
+        if link.replayer is not None:
+            answer = link.replayer.ask(frame, options.timeout, link.check)
+            if answer is None:
+                collector.counts.lost += 1
+                continue
+            collector.latencies.append(answer.latency_ms)
+        in_process = segmenter.predict(image, segmenter.available_scores, confidence=False)
+        if answer is None:
+            labels, unit = in_process.labels, calibration.to_unit(in_process.scores[score])
+        else:
+            labels, unit = answer.labels, answer.unit_score
+        _add(collector, frame, image, labels, unit, in_process)
+
+
+def _real_time(reader: BagReader, link: _Link, collector: Collector, frame_rate: float) -> None:
+    """Plays at the recorded pace; frames wait in memory for their answers, then are scored."""
+    waiting: dict[int, Frame] = {}
+
+    def take(answers: dict[int, Answer]) -> None:
+        for stamp, answer in answers.items():
+            frame = waiting.pop(stamp)
+            collector.latencies.append(answer.latency_ms)
+            _add(collector, frame, frame.to_rgb(), answer.labels, answer.unit_score, None)
+
+    collected: dict[int, Answer] = {}
+    started, first = time.monotonic(), None
+    for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
+        first = frame.stamp_ns if first is None else first
+        due = started + (frame.stamp_ns - first) / 1e9
+        collected |= link.replayer.collect(max(0.0, due - time.monotonic()))
+        waiting[frame.stamp_ns] = frame
+        collector.counts.sent += 1
+        link.replayer.send(frame)
+        link.check()
+    collected |= link.replayer.collect(5.0 + 2.0 / frame_rate)
+    take(collected)
+    collector.counts.lost = len(waiting)
+
+
+def _add(
+    collector: Collector,
+    frame: Frame,
+    image: np.ndarray,
+    labels: np.ndarray,
+    unit_score: np.ndarray,
+    in_process: Prediction | None,
+) -> None:
+    name = frame.name or f"{frame.stamp_ns / 1e9:.9f}"
+    collector.add(name, image, frame.anomaly_mask, frame.labels, labels, unit_score, in_process)
+
+
+@contextmanager
+def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> Iterator[_Link]:
+    """A connection to a running detector, or to one started for the purpose."""
+    if options.mode == IN_PROCESS:
+        yield _Link()
+        return
+    compressed = reader.topics[reader.image_topic][0].endswith("CompressedImage")
+    topic = reader.image_topic.removesuffix("/compressed")
+    process = None
+    if options.node is None:
+        log = out / "node.log"
+        log.unlink(missing_ok=True)
+        namespace = f"/evaluation_{os.getpid()}"
+        topic = f"{namespace}/image"
+        height, width = options.inference_size or (0, 0)
+        process = NodeProcess(
+            namespace,
+            {
+                "model": str(options.model),
+                "device": options.device,
+                "precision": options.precision,
+                "inference_height": height,
+                "inference_width": width,
+                "score_method": score,
+                "image_transport": "compressed" if compressed else "raw",
+                # Nothing may be lost on the way that the node did not drop.
+                "qos_reliability": "reliable",
+            },
+            log,
+        )
+
+    def check() -> None:
+        if process is not None:
+            process.check_alive()
+            if (reason := process.failure()) is not None:
+                raise CheckpointError(f"the node could not start: {reason}")
+
+    rclpy.init()
+    replayer = None
+    try:
+        if process is not None:
+            process.start()
+        replayer = Replayer(
+            process.name if process else options.node, topic, compressed=compressed
+        )
+        replayer.wait_for_detector(options.start_timeout, check)
+        yield _Link(replayer, process, process.check_alive if process else (lambda: None))
+    finally:
+        if replayer is not None:
+            replayer.close()
+        rclpy.try_shutdown()
+        if process is not None:
+            process.stop()
+
+
+def _chosen_score(segmenter: Segmenter, name: str) -> str:
+    score = segmenter.metadata.default_score if name == "auto" else name
+    if score not in segmenter.available_scores:
+        raise ParameterError(
+            f"score {score!r}: model {segmenter.metadata.name!r} offers "
+            f"{', '.join(segmenter.available_scores)}"
+        )
+    return score
+
+
+def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: str) -> dict:
+    calibration = segmenter.metadata.calibration[score]
+    return {
+        "bag": str(bag),
+        "options": asdict(options),
+        "model": {
+            "name": segmenter.metadata.name,
+            "architecture": segmenter.metadata.architecture,
+            "device": str(segmenter.device),
+            "precision": segmenter.precision,
+            "inference_size": list(segmenter.inference_size),
+            "score": score,
+            "raw_threshold": calibration.threshold,
+            "unit_scale": calibration.scale,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),  # a str subclass that YAML refuses
+            "numpy": np.__version__,
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error

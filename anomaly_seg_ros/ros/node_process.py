@@ -1,0 +1,89 @@
+"""A detector in a process of its own, for tools that bring their own node."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from anomaly_seg_ros.errors import AnomalySegError
+
+STOP_TIMEOUT_S = 30.0
+
+
+class NodeProcess:
+    """Starts ``detector`` and ends it with SIGINT, as a context manager.
+
+    Args:
+        namespace: Of the node, so that several do not meet: the node is ``<namespace>/detector``.
+        parameters: Overrides of ``config/detector.yaml``.
+        log: Receives the node's output.
+    """
+
+    def __init__(self, namespace: str, parameters: Mapping[str, object], log: Path) -> None:
+        self.name = f"{namespace}/detector"
+        self.log = log
+        self._command = [sys.executable, "-m", "anomaly_seg_ros.ros.detector", "--ros-args"]
+        self._command += ["-r", f"__ns:={namespace}"]
+        for key, value in parameters.items():
+            # Quoted, or a model called "1" would arrive as a number.
+            text = f'"{value}"' if isinstance(value, str) else str(value).lower()
+            self._command += ["-p", f"{key}:={text}"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> NodeProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the node; it configures and activates itself."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+
+    def stop(self) -> int | None:
+        """Interrupts the node and waits; returns its exit code, None if it never ran."""
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.returncode
+
+    def kill(self) -> None:
+        """Ends the process at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def check_alive(self) -> None:
+        """Raises AnomalySegError with the last lines of the log if the process has ended."""
+        if self._process is None or self._process.poll() is None:
+            return
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise AnomalySegError(
+            f"the node ended with code {self._process.returncode}: {' | '.join(lines[-3:])}"
+        )
+
+    def failure(self) -> str | None:
+        """The reason for which ``configure`` failed, if the log tells of one."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        for line in reversed(text.splitlines()):
+            if "configure failed: " in line:
+                return line.split("configure failed: ", 1)[1]
+        return None

@@ -1,0 +1,242 @@
+"""The detector's parameters: names, types, ranges and when they may change.
+
+Defaults are not here: they stand in ``config/detector.yaml`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+
+from anomaly_seg_ros.devices import PRECISIONS
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.scores import SCORE_NAMES
+
+ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"
+# Lifecycle states in which a parameter of each kind may change.
+CHANGEABLE_IN = {
+    ALWAYS: ("unconfigured", "inactive", "active"),
+    INACTIVE: ("unconfigured", "inactive"),
+    UNCONFIGURED: ("unconfigured",),
+}
+HOW_TO_CHANGE = {
+    INACTIVE: "deactivate the node first",
+    UNCONFIGURED: "deactivate and clean up the node first",
+}
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter: what it accepts, and in which lifecycle states it may change."""
+
+    kind: type
+    description: str
+    changes: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        """The same for ROS tools: ``ros2 param describe``, rqt_reconfigure."""
+        descriptor = ParameterDescriptor(description=self.description)
+        if self.choices:
+            descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
+        if self.kind is int:
+            limits = IntegerRange(from_value=self.minimum, to_value=self.maximum, step=1)
+            descriptor.integer_range = [limits]
+        elif self.kind is float:
+            limits = FloatingPointRange(from_value=self.minimum, to_value=self.maximum, step=0.0)
+            descriptor.floating_point_range = [limits]
+        return descriptor
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ParameterError, naming the parameter, if it does not accept ``value``."""
+        if type(value) is not self.kind:  # not isinstance: a bool must not pass as an int
+            raise ParameterError(
+                f"parameter '{name}' must be of type {self.kind.__name__}, not {value!r}"
+            )
+        if self.choices and value not in self.choices:
+            raise ParameterError(
+                f"parameter '{name}' must be one of {', '.join(self.choices)}, not '{value}'"
+            )
+        # NaN would slip through rclpy's own range check, which only compares.
+        if self.minimum is not None and not self.minimum <= value <= self.maximum:
+            raise ParameterError(
+                f"parameter '{name}' must be in [{self.minimum}, {self.maximum}], not {value}"
+            )
+
+
+PARAMETERS: dict[str, ParameterSpec] = {
+    "model": ParameterSpec(str, "model name, or path of a weights file", UNCONFIGURED),
+    "device": ParameterSpec(str, "auto, cpu, cuda or cuda:N", UNCONFIGURED),
+    "precision": ParameterSpec(str, "arithmetic of the network", UNCONFIGURED, choices=PRECISIONS),
+    "inference_height": ParameterSpec(
+        int, "rows at which the network runs, 0 = the model's own", UNCONFIGURED, 0, 8192
+    ),
+    "inference_width": ParameterSpec(
+        int, "columns at which the network runs, 0 = the model's own", UNCONFIGURED, 0, 8192
+    ),
+    "num_threads": ParameterSpec(
+        int, "CPU threads of the network, 0 = torch decides", UNCONFIGURED, 0, 1024
+    ),
+    "score_method": ParameterSpec(
+        str, "anomaly score, auto = the model's own", ALWAYS, choices=("auto", *SCORE_NAMES)
+    ),
+    "threshold": ParameterSpec(
+        float, "a pixel is unknown from this score on, on the 0..1 scale", ALWAYS, 0.0, 1.0
+    ),
+    "target_tpr": ParameterSpec(
+        float,
+        "share of unknown pixels to find, takes the threshold's place; 0 = off",
+        ALWAYS,
+        0.0,
+        1.0,
+    ),
+    "overlay_alpha": ParameterSpec(
+        float, "weight of the class colours in the overlay", ALWAYS, 0.0, 1.0
+    ),
+    "jpeg_quality": ParameterSpec(int, "quality of compressed outputs", ALWAYS, 1, 100),
+    "max_rate": ParameterSpec(
+        float, "most frames a second to process (Hz), 0 = no limit", ALWAYS, 0.0, 1000.0
+    ),
+    "image_transport": ParameterSpec(
+        str, "transport of the input image", INACTIVE, choices=("raw", "compressed")
+    ),
+    "qos_reliability": ParameterSpec(
+        str, "QoS reliability of the input", INACTIVE, choices=("best_effort", "reliable")
+    ),
+    "qos_depth": ParameterSpec(int, "QoS queue depth of the input", INACTIVE, 1, 1000),
+    "diagnostics_period": ParameterSpec(
+        float, "seconds between messages on /diagnostics", INACTIVE, 0.05, 3600.0
+    ),
+    "autostart": ParameterSpec(bool, "configure and activate when the node starts", INACTIVE),
+}
+
+
+def read_defaults(path: Path | None = None) -> dict[str, Any]:
+    """The defaults in ``path`` (default: the package's own ``detector.yaml``).
+
+    Raises:
+        ParameterError: the file cannot be read, or its names differ from ``PARAMETERS``, or a
+            value is not accepted.
+    """
+    path = config_path("detector.yaml") if path is None else path
+    try:
+        defaults = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path}: no readable '/**: ros__parameters:' ({error})") from error
+    if set(defaults) != set(PARAMETERS):
+        names = ", ".join(sorted(set(defaults) ^ set(PARAMETERS)))
+        raise ParameterError(f"{path}: missing or unknown parameters: {names}")
+    for name, value in defaults.items():
+        PARAMETERS[name].check(name, value)
+    return defaults
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter on ``node``; overrides (files, command line) are checked.
+
+    Raises:
+        ParameterError: an override is out of range or of the wrong type.
+    """
+    for name, default in read_defaults().items():
+        try:
+            value = node.declare_parameter(name, default, PARAMETERS[name].descriptor()).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ParameterError(f"parameter '{name}': {error}") from error
+        PARAMETERS[name].check(name, value)
+    # rclpy ignores names that nobody declares, so a misspelt one would change nothing silently.
+    known = (*PARAMETERS, "use_sim_time", "start_type_description_service")
+    for name in getattr(node, "_parameter_overrides", {}):
+        if name not in known and not name.startswith("qos_overrides."):
+            node.get_logger().warning(f"unknown parameter '{name}' is ignored")
+
+
+def values_of(node: Node) -> dict[str, Any]:
+    """The current value of every parameter."""
+    return {name: node.get_parameter(name).value for name in PARAMETERS}
+
+
+def check_change(name: str, value: Any, state: str) -> None:
+    """Raise ParameterError if ``name`` may not become ``value`` in this lifecycle state."""
+    spec = PARAMETERS.get(name)
+    if spec is None:  # rclpy's own: use_sim_time
+        return
+    spec.check(name, value)
+    if state not in CHANGEABLE_IN[spec.changes]:
+        raise ParameterError(
+            f"parameter '{name}' cannot change while the node is {state}: "
+            f"{HOW_TO_CHANGE[spec.changes]}"
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One consistent set of the parameters that may change between two frames.
+
+    ``threshold`` is the one in force: ``target_tpr`` and ``auto`` are resolved already.
+    """
+
+    score_method: str
+    threshold: float
+    overlay_alpha: float
+    jpeg_quality: int
+    max_rate: float
+
+
+def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Settings:
+    """What the dynamic parameters mean for this model.
+
+    Raises:
+        ParameterError: the model cannot compute that score, or has no calibration for it.
+    """
+    metadata = segmenter.metadata
+    score = values["score_method"]
+    if score == "auto":
+        score = metadata.default_score
+    if score not in segmenter.available_scores:
+        raise ParameterError(
+            f"parameter 'score_method': model '{metadata.name}' has no '{score}'; it has "
+            + ", ".join(segmenter.available_scores)
+        )
+    if score not in metadata.calibration:
+        raise ParameterError(
+            f"parameter 'score_method': model '{metadata.name}' has no calibration for '{score}'"
+        )
+    threshold = values["threshold"]
+    if values["target_tpr"] > 0:
+        try:
+            threshold = metadata.calibration[score].threshold_for_tpr(values["target_tpr"])
+        except ParameterError as error:
+            raise ParameterError(f"parameter 'target_tpr': {error}") from error
+    return Settings(
+        score_method=score,
+        threshold=float(threshold),
+        overlay_alpha=values["overlay_alpha"],
+        jpeg_quality=values["jpeg_quality"],
+        max_rate=values["max_rate"],
+    )
+
+
+def inference_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """``(height, width)``, or None for the model's own size.
+
+    Raises:
+        ParameterError: only one of the two is set.
+    """
+    size = values["inference_height"], values["inference_width"]
+    if (size[0] == 0) != (size[1] == 0):
+        raise ParameterError(
+            "parameters 'inference_height' and 'inference_width' must both be 0 or both be set, "
+            f"not {size[0]} and {size[1]}"
+        )
+    return size if size[0] else None

@@ -1,0 +1,59 @@
+"""Quality of service: the input's profile, and partners that do not match."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from rclpy.logging import RcutilsLogger
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+
+def input_profile(reliability: str, depth: int) -> QoSProfile:
+    """The profile of the input's subscription, from the parameters of the same names."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
+
+
+class QosEvents:
+    """Counts partners of incompatible QoS by topic, and logs each.
+
+    The middleware connects nobody in that case and both sides stay silent, the commonest reason
+    for "no images arrive".
+    """
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        self._logger = logger
+        self._partners: Counter[str] = Counter()
+        self._policies: dict[str, str] = {}
+
+    def of_subscription(self, topic: str) -> SubscriptionEventCallbacks:
+        """Callbacks for the subscription of ``topic``."""
+        return SubscriptionEventCallbacks(incompatible_qos=self._counter(topic, "publisher"))
+
+    def of_publisher(self, topic: str) -> PublisherEventCallbacks:
+        """Callbacks for the publisher of ``topic``."""
+        return PublisherEventCallbacks(incompatible_qos=self._counter(topic, "subscriber"))
+
+    def summary(self) -> dict[str, str]:
+        """Topic -> how many partners could not be connected, and the policy at fault."""
+        return {
+            topic: f"{count} incompatible, last: {self._policies[topic]}"
+            for topic, count in self._partners.items()
+        }
+
+    def _counter(self, topic: str, partner: str) -> Callable[[object], None]:
+        def count(event: object) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            self._partners[topic] += event.total_count_change
+            self._policies[topic] = f"{partner}'s {policy}"
+            self._logger.warning(
+                f"a {partner} of {topic} asks for an incompatible QoS ({policy}); "
+                "no messages will pass between us"
+            )
+
+        return count

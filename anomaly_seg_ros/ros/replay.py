@@ -1,0 +1,220 @@
+"""Plays frames through a running detector and matches its answers by stamp."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from anomaly_seg_ros.bags.messages import RawImage
+from anomaly_seg_ros.bags.reader import Frame
+from anomaly_seg_ros.errors import AnomalySegError, ImageError
+
+# An unanswered frame is published again after this time: best effort may have lost it, and a
+# restarted node has never seen it.
+RESEND_AFTER_S = 15.0
+_OUTPUTS = ("labels", "ood_score", "open_set_mask")
+
+
+@dataclass
+class Answer:
+    """What the node published about one frame.
+
+    Attributes:
+        labels: (H, W) uint8 trainIds.
+        unit_score: (H, W) float32 in [0, 1].
+        mask: (H, W) uint8, 255 = unknown.
+        latency_ms: From publishing the frame to holding the last of its outputs.
+        sent: How often the frame was published until then.
+    """
+
+    labels: np.ndarray
+    unit_score: np.ndarray
+    mask: np.ndarray
+    latency_ms: float
+    sent: int = 1
+
+
+class _Pending:
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.sent = 0
+        self.outputs: dict[str, np.ndarray] = {}
+
+
+class Replayer:
+    """The client of one detector.
+
+    Args:
+        detector: Fully qualified name of the node, such as ``/detector``.
+        image_topic: The raw image topic that it listens on; for compressed frames
+            ``/compressed`` is appended.
+        compressed: Whether the frames are compressed.
+        context: Of rclpy, already initialised; None takes the default one.
+        resend_after: Seconds until an unanswered frame is published again.
+    """
+
+    def __init__(
+        self,
+        detector: str,
+        image_topic: str,
+        compressed: bool = False,
+        context: Context | None = None,
+        resend_after: float = RESEND_AFTER_S,
+    ) -> None:
+        self._node = Node("replay", context=context)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self._node)
+        self._resend_after = resend_after
+        self._pending: dict[int, _Pending] = {}
+        self._answers: dict[int, Answer] = {}
+        self.surplus = 0
+        profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        self._topic = f"{image_topic}/compressed" if compressed else image_topic
+        self._publisher = self._node.create_publisher(
+            CompressedImage if compressed else Image, self._topic, profile
+        )
+        self._subscriptions = [
+            self._node.create_subscription(
+                Image, f"{detector}/{name}", self._receiver(name), profile
+            )
+            for name in _OUTPUTS
+        ]
+
+    def close(self) -> None:
+        """Leaves the graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def wait_for_detector(self, timeout: float, check: Callable[[], None]) -> None:
+        """Waits until a detector listens and publishes.
+
+        Args:
+            timeout: Seconds.
+            check: Called between waits; raises if waiting is in vain.
+
+        Raises:
+            AnomalySegError: Nobody appeared in time.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._is_connected():
+            check()
+            if time.monotonic() > deadline:
+                raise AnomalySegError(
+                    f"no active detector listens on {self._topic} after {timeout:.0f} s"
+                )
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def ask(
+        self, frame: Frame, timeout: float, check: Callable[[], None] = lambda: None
+    ) -> Answer | None:
+        """Sends one frame and waits for all its outputs (lock-step).
+
+        A node that dies and comes back while it is waited for gets the frame again.
+
+        Args:
+            frame: Of a bag.
+            timeout: Seconds in all.
+            check: Called between waits; raises if waiting is in vain.
+
+        Returns:
+            The answer, or None if none came in time: the frame is lost.
+
+        Raises:
+            ImageError: The answer is no image of the expected kind.
+        """
+        message = message_from_frame(frame)
+        pending = self._pending[frame.stamp_ns] = _Pending()
+        sent_at = -float("inf")
+        deadline = time.monotonic() + timeout
+        while frame.stamp_ns not in self._answers:
+            now = time.monotonic()
+            if now > deadline:
+                del self._pending[frame.stamp_ns]
+                return None
+            if now - sent_at > self._resend_after and self._is_connected():
+                self._publisher.publish(message)
+                pending.sent += 1
+                pending.started = sent_at = now
+            check()
+            self._executor.spin_once(timeout_sec=0.1)
+        return self._answers.pop(frame.stamp_ns)
+
+    def send(self, frame: Frame) -> None:
+        """Publishes one frame without waiting (real time)."""
+        pending = self._pending[frame.stamp_ns] = _Pending()
+        pending.sent = 1
+        self._publisher.publish(message_from_frame(frame))
+
+    def collect(self, seconds: float) -> dict[int, Answer]:
+        """Spins for a while and hands over the answers that came, by stamp."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+        answers, self._answers = self._answers, {}
+        return answers
+
+    def _is_connected(self) -> bool:
+        return self._publisher.get_subscription_count() > 0 and all(
+            self._node.count_publishers(subscription.topic_name) > 0
+            for subscription in self._subscriptions
+        )
+
+    def _receiver(self, name: str) -> Callable[[Image], None]:
+        def receive(message: Image) -> None:
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            pending = self._pending.get(stamp)
+            if pending is None:
+                self.surplus += 1  # a second answer to a frame that was sent again
+                return
+            pending.outputs[name] = _array(message, name)
+            if len(pending.outputs) == len(_OUTPUTS):
+                del self._pending[stamp]
+                self._answers[stamp] = Answer(
+                    labels=pending.outputs["labels"],
+                    unit_score=pending.outputs["ood_score"],
+                    mask=pending.outputs["open_set_mask"],
+                    latency_ms=1e3 * (time.monotonic() - pending.started),
+                    sent=pending.sent,
+                )
+
+        return receive
+
+
+def message_from_frame(frame: Frame) -> Image | CompressedImage:
+    """The recorded message as a ROS message, bytes unchanged."""
+    header = Header(frame_id=frame.frame_id)
+    header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 10**9)
+    recorded = frame.image
+    if isinstance(recorded, RawImage):
+        message = Image(
+            header=header,
+            height=recorded.height,
+            width=recorded.width,
+            encoding=recorded.encoding,
+            is_bigendian=recorded.is_bigendian,
+            step=recorded.step,
+        )
+    else:
+        message = CompressedImage(header=header, format=recorded.format)
+    message.data.frombytes(memoryview(recorded.data).cast("B"))
+    return message
+
+
+def _array(message: Image, name: str) -> np.ndarray:
+    dtypes = {"mono8": np.uint8, "32FC1": np.float32}
+    shape = (message.height, message.width)
+    dtype = dtypes.get(message.encoding)
+    if dtype is None or len(message.data) != np.dtype(dtype).itemsize * shape[0] * shape[1]:
+        raise ImageError(
+            f"~/{name}: unexpected {message.encoding} image, {len(message.data)} bytes for {shape}"
+        )
+    return np.frombuffer(message.data, dtype).reshape(shape)

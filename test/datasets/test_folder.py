@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly_seg_ros.datasets import FolderDataset
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
+
+MASK = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
+
+
+def test_pairs_by_stem_in_sorted_order(put, picture, tmp_path):
+    for name in ("b.ppm", "a.png", "c.webp"):
+        put(f"images/{name}", picture)
+        put(f"labels/{name[0]}.png", MASK)
+    put("images/._a.png", picture)  # what macOS leaves behind
+    dataset = FolderDataset(tmp_path)
+    assert [x.name for x in dataset] == ["a", "b", "c"]
+    assert len(dataset) == 3
+    loaded = dataset[0].load()
+    assert np.array_equal(loaded.image, picture)
+    assert np.array_equal(loaded.anomaly_mask, MASK)
+    assert loaded.labels is None
+    assert loaded.disparity is None
+    assert loaded.camera is None
+
+
+def test_class_labels_are_read_as_stored(put, picture, tmp_path):
+    put("images/a.png", picture)
+    stored = np.full((4, 6), 13, np.uint8)
+    put("masks/a.png", stored)
+    loaded = FolderDataset(tmp_path, labels="classes")[0].load()
+    assert np.array_equal(loaded.labels, stored)
+    assert loaded.anomaly_mask is None
+    with pytest.raises(ImageError, match=r"a\.png: holds the value 13.*labels='classes'"):
+        FolderDataset(tmp_path)[0].load()
+
+
+@pytest.mark.parametrize("place", ["", "images/", "val/images/"])
+def test_images_alone(put, picture, tmp_path, place):
+    put(f"{place}a.png", picture)
+    dataset = FolderDataset(tmp_path, split="val" if place.startswith("val") else None)
+    loaded = dataset[0].load()
+    assert loaded.anomaly_mask is None
+    assert loaded.labels is None
+
+
+def test_a_label_of_another_size_names_both_files(put, picture, tmp_path):
+    put("images/a.png", picture)
+    put("labels/a.png", MASK[:2])
+    with pytest.raises(
+        ImageError, match=r"labels/a\.png: 6x2 pixels, but .*images/a\.png has 6x4"
+    ):
+        FolderDataset(tmp_path)[0].load()
+
+
+def test_nothing_is_read_before_it_is_asked_for(put, picture, tmp_path):
+    path = put("images/a.png", picture)
+    path.write_bytes(b"damaged")
+    sample = FolderDataset(tmp_path)[0]
+    with pytest.raises(ImageError):
+        sample.load()
+
+
+def test_wrong_trees_show_the_expected_one(put, picture, tmp_path):
+    with pytest.raises(DatasetError, match=r"found no image(.|\n)*ROOT\[/SPLIT\]/images"):
+        FolderDataset(tmp_path)
+    put("val/images/a.png", picture)
+    with pytest.raises(DatasetError, match="choose a split: val"):
+        FolderDataset(tmp_path)
+    with pytest.raises(DatasetError, match="no folder test"):
+        FolderDataset(tmp_path, split="test")
+    put("val/labels/other.png", MASK)
+    with pytest.raises(DatasetError, match=r"no label for a\.png"):
+        FolderDataset(tmp_path, split="val")
+    put("val/images/a.ppm", picture)
+    put("val/labels/a.png", MASK)
+    with pytest.raises(DatasetError, match="share a stem"):
+        FolderDataset(tmp_path, split="val")
+    with pytest.raises(ParameterError, match="labels: expected one of anomaly, classes"):
+        FolderDataset(tmp_path, labels="colours")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("folder", "count", "size"),
+    [
+        ("fishyscapes_lostandfound", 17, (1024, 2048)),
+        ("fishyscapes_static", 10, (1024, 2048)),
+        ("road_anomaly", 15, (720, 1280)),
+        ("smiyc_obstacle", 8, (1080, 1920)),
+    ],
+)
+def test_real_anomaly_sets(shared_data, folder, count, size):
+    dataset = FolderDataset(shared_data / "anomaly" / folder)
+    assert len(dataset) == count
+    loaded = dataset[-1].load()
+    assert loaded.image.shape == (*size, 3)
+    assert set(np.unique(loaded.anomaly_mask)) <= {0, 1, 255}
+    assert any((x.read_anomaly_mask() == 1).any() for x in dataset)  # not in every frame
+    # The file's own decoder in another colour order.
+    path = str(dataset[-1].image_path)
+    assert np.array_equal(loaded.image[..., ::-1], cv2.imread(path, cv2.IMREAD_COLOR))

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly_seg_ros.datasets import Camera, LostAndFoundDataset
+from anomaly_seg_ros.datasets.label_maps import (
+    LOST_AND_FOUND_NON_HAZARDS,
+    LOST_AND_FOUND_OBSTACLES,
+)
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
+
+NAME = "04_Maurener_Weg_8_000000_000030"
+FOLDER = "04_Maurener_Weg_8"
+IDS = np.array([0, 1, 2, 17, 31, 38, 43] + [0] * 17, np.uint8).reshape(4, 6)
+
+
+def test_table_covers_each_id_once():
+    assert set(LOST_AND_FOUND_OBSTACLES) | set(LOST_AND_FOUND_NON_HAZARDS) == set(range(2, 44))
+    assert not set(LOST_AND_FOUND_OBSTACLES) & set(LOST_AND_FOUND_NON_HAZARDS)
+
+
+@pytest.mark.parametrize(("non_hazards", "value"), [("anomaly", 1), ("ignore", 255)])
+def test_original_tree(put_frame, tmp_path, non_hazards, value):
+    put_frame("gtCoarse", "test", FOLDER, NAME, IDS, stereo=True)
+    (sample,) = LostAndFoundDataset(tmp_path, non_hazards=non_hazards)
+    loaded = sample.load()
+    assert sample.name == NAME
+    assert loaded.anomaly_mask.ravel()[:7].tolist() == [255, 0, 1, 1, value, value, 1]
+    assert loaded.labels is None
+    assert (loaded.disparity == 2560).all()
+    assert loaded.camera == Camera(2262.5, 2265.25, 1096.0, 513.5, 0.21)
+
+
+def test_an_undefined_id_is_an_error(put_frame, tmp_path):
+    put_frame("gtCoarse", "train", FOLDER, NAME, np.full((4, 6), 44, np.uint8))
+    with pytest.raises(ImageError, match=r"gtCoarse_labelIds\.png: holds the value 44"):
+        LostAndFoundDataset(tmp_path, split="train")[0].load()
+
+
+def test_errors(put_frame, tmp_path):
+    put_frame("gtCoarse", "train", FOLDER, NAME, IDS)
+    with pytest.raises(DatasetError, match=r"no split 'test' \(found: train\)"):
+        LostAndFoundDataset(tmp_path)
+    with pytest.raises(ParameterError, match="non_hazards"):
+        LostAndFoundDataset(tmp_path, non_hazards="drive over")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly_seg_ros.datasets import DATASETS, detect_dataset, open_dataset
+from anomaly_seg_ros.errors import DatasetError, ParameterError
+
+ZEROS = np.zeros((4, 6), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("clip", ["camera.json", "images/0.png", "labels/0.png", "anomaly_mask/0.png"]),
+        ("fishyscapes", ["fishyscapes_lostandfound/0000_a_labels.png"]),
+        ("lost_and_found", ["leftImg8bit/test/a/a.png", "gtCoarse/test/a/a.png"]),
+        ("cityscapes", ["leftImg8bit/val/a/a.png", "gtFine/val/a/a.png"]),
+        ("cityscapes", ["leftImg8bit/val/a/a.png", "gtFine/val/a/a.png", "gtCoarse/val/a/a.png"]),
+        ("camvid", ["classes.json", "images/0.png"]),
+        ("camvid", ["CamVid/val/images/0.png"]),
+        ("folder", ["images/0.png", "labels/0.png"]),
+        ("folder", ["val/images/0.png"]),
+        ("folder", ["0.png"]),
+    ],
+)
+def test_detection_by_tree(put, tmp_path, name, files):
+    for file in files:
+        put(file, {} if file.endswith("json") else ZEROS)
+    root = tmp_path / "CamVid" if files[0].startswith("CamVid") else tmp_path
+    assert detect_dataset(root) == name
+
+
+def test_detection_fails_with_all_trees(tmp_path):
+    with pytest.raises(DatasetError) as caught:
+        detect_dataset(tmp_path)
+    for name in DATASETS:
+        assert f"\n{name}:" in str(caught.value)
+    with pytest.raises(DatasetError, match="no such folder"):
+        detect_dataset(tmp_path / "missing")
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset("folder", tmp_path / "missing")
+
+
+def test_options_are_checked(put, tmp_path):
+    put("images/a.png", ZEROS)
+    assert open_dataset("auto", tmp_path, split=None, labels="classes").name == "folder"
+    with pytest.raises(
+        ParameterError, match=r"size: data set 'folder' has no such option \(it ha"
+    ):
+        open_dataset("folder", tmp_path, size=3)
+    with pytest.raises(ParameterError, match="no data set 'kitti'"):
+        open_dataset("kitti", tmp_path)
+
+
+def test_every_adapter_describes_itself():
+    for name, adapter in DATASETS.items():
+        assert adapter.name == name
+        assert "ROOT" in adapter.tree
+        assert adapter.taxonomy.endswith(".")

@@ -1,0 +1,79 @@
+"""A small untrained model, and a running detector to talk to."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.models.registry import build_network
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helper modules unfound
+from detector_harness import DetectorHarness, street  # noqa: E402
+
+CLASSES = ("road", "building", "vegetation", "sky", "car")
+# Calibrated ones; the network offers max_min_logit as well, and no sml or dense_hybrid.
+CALIBRATED = ("msp", "entropy", "max_logit", "energy")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of an untrained network, calibrated so that half of a picture is unknown."""
+    torch.manual_seed(0)
+    arguments = {"num_classes": len(CLASSES), "num_outputs": len(CLASSES)}
+    metadata = ModelMetadata(
+        name="tiny",
+        architecture="erfnet",
+        arguments=arguments,
+        classes=CLASSES,
+        palette=np.arange(15, dtype=np.uint8).reshape(5, 3) * 17,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        inference_size=(64, 96),
+    )
+    network = build_network("erfnet", arguments)
+    raw = Segmenter(network, metadata).predict(street(64, 96), scores=CALIBRATED).scores
+    for name, scores in raw.items():
+        table = RateTable.from_scores(scores, np.linspace(0.01, 0.99, 99))
+        threshold, scale = float(np.median(scores)), float(scores.std())
+        metadata.calibration[name] = ScoreCalibration(threshold, scale, table, table)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_model(path, build_network("erfnet", arguments), metadata)
+    return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def domain() -> int:
+    """A DDS domain of this test run's own, also for the processes that it starts."""
+    number = random.randint(1, 101)
+    os.environ["ROS_DOMAIN_ID"] = str(number)
+    return number
+
+
+@pytest.fixture
+def start_detector(tiny_model: Path) -> Iterator[Callable[..., DetectorHarness]]:
+    """Starts a detector with the given parameters in this process, and ends it after the test."""
+    running: list[DetectorHarness] = []
+
+    def start(wait_active: bool = True, **parameters: object) -> DetectorHarness:
+        parameters = {"model": str(tiny_model), "diagnostics_period": 0.1} | parameters
+        harness = DetectorHarness(parameters)
+        running.append(harness)
+        if wait_active:
+            harness.wait_for_state("active")
+        return harness
+
+    yield start
+    for harness in running:
+        harness.close()

@@ -1,0 +1,219 @@
+"""package.xml, setup.py, requirements and README agree with each other and with the tree."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+EXECUTABLES = {
+    "dataset_to_bag",
+    "demo",
+    "detector",
+    "evaluate_bag",
+    "evaluate_folder",
+    "inspect_model",
+}
+# What tells an import of ROS from others; its name is also the one in package.xml.
+ROS_PREFIXES = ("_msgs", "_srvs", "_interfaces")
+ROS_MODULES = {"rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python"}
+# What rosbags itself depends on; bags/reader.py catches the exceptions that escape from it.
+ROSBAGS_PARTS = {"apsw", "backports", "compression"}
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    """package.xml, read by the parser that colcon uses."""
+    package = pytest.importorskip("catkin_pkg.package", reason="catkin-pkg is not installed")
+    return package.parse_package(str(REPOSITORY / "package.xml"))
+
+
+@pytest.fixture(scope="module")
+def setup_arguments() -> dict:
+    """What setup.py hands to setuptools, without building anything."""
+    captured: dict = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        patch.setattr(setuptools, "setup", lambda **arguments: captured.update(arguments))
+        runpy.run_path(str(REPOSITORY / "setup.py"))
+    return captured
+
+
+@pytest.fixture(scope="module")
+def entry_points(setup_arguments) -> dict[str, EntryPoint]:
+    lines = setup_arguments["entry_points"]["console_scripts"]
+    pairs = [[part.strip() for part in line.split("=")] for line in lines]
+    return {name: EntryPoint(name, value, "console_scripts") for name, value in pairs}
+
+
+@pytest.fixture(scope="module")
+def installed_files(setup_arguments) -> dict[str, str]:
+    """Source file -> destination folder, for all of data_files."""
+    return {file: folder for folder, files in setup_arguments["data_files"] for file in files}
+
+
+def requirement_lines(name: str) -> list[str]:
+    lines = (REPOSITORY / "requirements" / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, at any depth of the code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def is_ros(module: str) -> bool:
+    return module in ROS_MODULES or module.endswith(ROS_PREFIXES)
+
+
+def test_manifest_is_valid_format_3_for_ament_python(manifest):
+    manifest.validate()
+    assert manifest.package_format == 3
+    assert manifest.get_build_type() == "ament_python"
+    assert manifest.licenses == ["Apache-2.0"]
+
+
+def test_setup_takes_name_and_version_from_the_manifest(manifest, setup_arguments):
+    assert setup_arguments["name"] == manifest.name == "anomaly_seg_ros"
+    assert setup_arguments["version"] == manifest.version
+
+
+def test_changelog_knows_the_version_or_has_unreleased_changes(manifest):
+    headings = re.findall(r"^## \[(.+?)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] in ("Unreleased", manifest.version)
+
+
+def test_every_ros_import_is_declared(manifest):
+    declared = {depend.name for depend in manifest.exec_depends}
+    sources = [
+        *(REPOSITORY / "anomaly_seg_ros").rglob("*.py"),
+        *(REPOSITORY / "launch").glob("*.py"),
+    ]
+    for path in sources:
+        undeclared = {name for name in imported_modules(path) if is_ros(name)} - declared
+        assert not undeclared, f"package.xml lacks {undeclared}, imported by {path}"
+
+
+def test_executables_are_the_documented_ones(entry_points):
+    assert set(entry_points) == EXECUTABLES
+
+
+@pytest.mark.parametrize("name", sorted(EXECUTABLES))
+def test_executable_imports(name, entry_points):
+    target = entry_points[name]
+    if target.module.startswith("anomaly_seg_ros.ros"):
+        pytest.importorskip("rclpy", reason="no ROS here")
+    main = getattr(importlib.import_module(target.module), target.attr)
+    assert callable(main)
+
+
+def test_ros2_run_finds_executables_of_both_kinds_of_build():
+    settings = ConfigParser()
+    settings.read(REPOSITORY / "setup.cfg")
+    assert settings["develop"]["script_dir"] == "$base/lib/anomaly_seg_ros"
+    assert settings["install"]["install_scripts"] == "$base/lib/anomaly_seg_ros"
+
+
+@pytest.mark.parametrize("folder", ["launch", "config", "assets"])
+def test_shared_folders_are_installed_whole(folder, installed_files):
+    found = [path for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+    expected = [path for path in found if "__pycache__" not in path.parts]
+    assert expected, f"{folder}/ is empty"
+    for path in expected:
+        relative = path.relative_to(REPOSITORY)
+        destination = installed_files.get(str(relative))
+        assert destination == f"share/anomaly_seg_ros/{relative.parent}", relative
+
+
+def test_ament_index_marker_and_manifest_are_installed(installed_files):
+    marker = installed_files["resource/anomaly_seg_ros"]
+    assert marker == "share/ament_index/resource_index/packages"
+    assert installed_files["package.xml"] == "share/anomaly_seg_ros"
+    assert all((REPOSITORY / file).is_file() for file in installed_files)
+
+
+def test_weights_are_installed_with_a_model_card(setup_arguments):
+    files = setup_arguments["package_data"]["anomaly_seg_ros"]
+    package = REPOSITORY / "anomaly_seg_ros"
+    shipped = {str(path.relative_to(package)) for path in (package / "weights").iterdir()}
+    assert shipped <= set(files)
+    weights = [Path(file) for file in files if file.endswith(".safetensors")]
+    assert weights, "no weights in package_data"
+    for path in weights:
+        assert str(path.with_suffix(".md")) in files, f"{path} has no model card"
+
+
+def test_only_the_package_is_installed(setup_arguments):
+    names = {name.split(".")[0] for name in setup_arguments["packages"]}
+    assert names == {"anomaly_seg_ros"}
+
+
+def test_every_python_folder_is_a_package(setup_arguments):
+    modules = (REPOSITORY / "anomaly_seg_ros").rglob("*.py")
+    folders = {".".join(path.relative_to(REPOSITORY).parent.parts) for path in modules}
+    assert folders == set(setup_arguments["packages"])
+
+
+@pytest.mark.parametrize("name", ["runtime.txt", "ros.txt", "dev.txt"])
+def test_requirements_are_pinned_or_bounded(name):
+    lines = requirement_lines(name)
+    assert lines
+    for line in lines:
+        operators = {part.operator for part in Requirement(line).specifier}
+        assert "==" in operators or {">=", "<"} <= operators, f"{name}: {line} has no bound"
+
+
+def test_core_imports_only_what_runtime_requirements_bring():
+    """Third-party modules of the package outside ros/ come with requirements/runtime.txt."""
+    modules = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
+    names = [Requirement(line).name for line in requirement_lines("runtime.txt")]
+    bring = {modules.get(name, name.lower().replace("-", "_")) for name in names}
+    known = bring | ROSBAGS_PARTS | {"anomaly_seg_ros"}
+    for path in (REPOSITORY / "anomaly_seg_ros").rglob("*.py"):
+        foreign = imported_modules(path) - known - set(sys.stdlib_module_names)
+        foreign = {name for name in foreign if not is_ros(name)}
+        assert not foreign, f"{path} imports {foreign}, not in requirements/runtime.txt"
+
+
+def test_readme_names_only_make_targets_that_exist():
+    readme = REPOSITORY / "README.md"
+    if not readme.is_file():
+        pytest.skip("no README.md yet")
+    text = readme.read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`]+`", text))))
+    assert {"demo", "test"} <= named
+    assert named <= targets, f"README names unknown targets: {named - targets}"
+
+
+def test_make_help_lists_every_public_target():
+    makefile = REPOSITORY / "Makefile"
+    done = subprocess.run(
+        ["make", "-s", "-f", str(makefile), "help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = set(re.findall(r"^make ([a-z]+) ", done.stdout, re.M))
+    assert listed == set(re.findall(r"^([a-z]+):.*##", makefile.read_text(), re.M))
+    assert {"demo", "test", "evaluate", "lint", "train", "clean", "help"} <= listed

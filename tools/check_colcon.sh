@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Builds the checkout with colcon and checks that `ros2 run` would find and start its executables.
+#
+# colcon lives in an environment of its own, because it needs setuptools<72 and torch a newer one.
+# From the environment: PYTHON and VENV, as in set_up.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly colcon_venv=".venv-colcon"
+readonly venv="${VENV:-.venv}"
+readonly prefix="install/anomaly_seg_ros"
+readonly node_seconds=20 # enough to load the default model on two busy cores
+readonly executables="dataset_to_bag demo detector evaluate_bag evaluate_folder inspect_model"
+
+say() { printf '[colcon] %s\n' "$*"; }
+fail() { printf '[colcon] error: %s\n' "$*" >&2; exit 1; }
+
+if [[ ! -e "$colcon_venv/.ready" ]]; then
+  say "installing colcon into $colcon_venv"
+  "${PYTHON:-python3}" -m venv "$colcon_venv"
+  "$colcon_venv/bin/python" -m pip install --disable-pip-version-check \
+    'colcon-common-extensions>=0.3,<0.4' 'setuptools<72' >"$colcon_venv/setup.log" 2>&1 ||
+    { tail -n 15 "$colcon_venv/setup.log" >&2; fail "pip failed"; }
+  touch "$colcon_venv/.ready"
+fi
+export PATH="$PWD/$colcon_venv/bin:$PATH"
+
+# A package.xml that does not validate is silently taken for a plain Python package.
+listed="$(colcon list)"
+say "$listed"
+[[ "$listed" == *"(ros.ament_python)" ]] || fail "package.xml is not valid: not ros.ament_python"
+colcon build --event-handlers console_cohesion-
+
+for name in $executables; do
+  [[ -x "$prefix/lib/anomaly_seg_ros/$name" ]] || fail "$prefix/lib/anomaly_seg_ros lacks $name"
+done
+for path in launch config/detector.yaml config/detector.rviz package.xml; do
+  [[ -e "$prefix/share/anomaly_seg_ros/$path" ]] || fail "$prefix/share lacks $path"
+done
+
+say "starting the installed executables with the Python of $venv"
+readonly root="$PWD"
+set +u # colcon's setup files read variables that may be unset
+source install/setup.bash
+set -u
+cd / # nothing may come from the checkout
+export PATH="$root/$venv/bin:$PATH"
+for name in $executables; do
+  [[ "$name" == detector ]] && continue # a node runs until it is stopped
+  "$root/$prefix/lib/anomaly_seg_ros/$name" --help >/dev/null || fail "$name does not start"
+done
+node_log="$root/log/detector.log"
+timeout --preserve-status --signal=INT "$node_seconds" \
+  "$root/$prefix/lib/anomaly_seg_ros/detector" >"$node_log" 2>&1 ||
+  { cat "$node_log" >&2; fail "the installed detector did not end with status 0 on SIGINT"; }
+grep -q 'active, listening' "$node_log" ||
+  { cat "$node_log" >&2; fail "the installed detector was not active within $node_seconds s"; }
+say "every executable is installed and starts"

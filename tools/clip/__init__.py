@@ -1,0 +1,1 @@
+"""The pieces of the street that ``tools/render_clip.py`` films; all geometry is made here."""

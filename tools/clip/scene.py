@@ -1,0 +1,320 @@
+"""The whole street: what stands where, and how it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import bpy
+import numpy as np
+
+from clip import buildings, figures, furniture, materials, obstacles, plants, street, vehicles
+from clip.layout import (
+    BICYCLE,
+    BUILDING,
+    CROSSING,
+    FACADE_X,
+    KERB_HEIGHT,
+    KERB_X,
+    STREET_END,
+    STREET_START,
+    VEGETATION,
+)
+from clip.meshes import MeshBuilder, place
+
+CREAM, SAND, GREY, ROSE = (
+    (0.60, 0.53, 0.40),
+    (0.48, 0.39, 0.25),
+    (0.42, 0.42, 0.41),
+    (0.47, 0.31, 0.25),
+)
+WHITE, OCHRE, SAGE = (0.66, 0.65, 0.61), (0.50, 0.34, 0.13), (0.33, 0.37, 0.29)
+
+CAR_COLOURS = (
+    (0.32, 0.33, 0.34),
+    (0.012, 0.012, 0.014),
+    (0.62, 0.62, 0.62),
+    (0.02, 0.05, 0.16),
+    (0.30, 0.012, 0.015),
+    (0.09, 0.095, 0.10),
+    (0.70, 0.70, 0.69),
+    (0.03, 0.08, 0.07),
+)
+
+
+def _walls(rng: np.random.Generator) -> bpy.types.Material:
+    if rng.random() < 0.3:
+        tone = rng.uniform(0.8, 1.2)
+        return materials.brick((0.25 * tone, 0.085, 0.05), (0.17 * tone, 0.06, 0.04))
+    colours = (CREAM, SAND, GREY, ROSE, WHITE, OCHRE, SAGE)
+    return materials.plaster(colours[rng.integers(len(colours))])
+
+
+def _house_row(side: int, start: float, end: float, rng: np.random.Generator, seed: int) -> int:
+    """Fills a stretch of the street with houses; gives the next free seed."""
+    roofs = ((0.20, 0.065, 0.035), (0.09, 0.085, 0.085), (0.15, 0.06, 0.04))
+    y = start
+    while y < end - 5.0:
+        columns = int(rng.integers(3, 7))
+        width = min(columns * rng.uniform(2.5, 3.1), end - y)
+        if end - y - width < 5.0:
+            width = end - y
+        along = (0.0, -1.0) if side > 0 else (0.0, 1.0)
+        trim = (WHITE, (0.45, 0.43, 0.39))[rng.integers(2)]
+        buildings.build_house(
+            buildings.House(
+                corner=(side * FACADE_X, y + width if side > 0 else y),
+                along=along,
+                width=width,
+                depth=rng.uniform(9.0, 11.0),
+                floors=int(rng.integers(3, 6)),
+                columns=max(2, round(width / 2.9)),
+                wall=_walls(rng),
+                trim=materials.plaster(trim),
+                roof=materials.tiles(roofs[rng.integers(3)]),
+                shop=bool(rng.random() < 0.45),
+                balconies=bool(rng.random() < 0.35),
+                seed=seed,
+            )
+        )
+        y, seed = y + width, seed + 1
+    return seed
+
+
+def _houses() -> None:
+    rng = np.random.default_rng(11)
+    seed = 1
+    for side in (-1, 1):
+        seed = _house_row(side, STREET_START, CROSSING[0] - 3.5, rng, seed)
+        seed = _house_row(side, CROSSING[1] + 3.5, STREET_END - 3.0, rng, seed)
+    # The side street shows houses too, as plain blocks seen at a slant.
+    for side in (-1, 1):
+        block = MeshBuilder()
+        block.box((side * 38, CROSSING[1] + 9, 6), (30, 12, 12), materials.plaster(SAND))
+        block.build("far block", BUILDING)
+    for number, x in enumerate(np.arange(-52, 52, 13.0)):
+        buildings.build_house(
+            buildings.House(
+                corner=(x, STREET_END + 24.0),
+                along=(1.0, 0.0),
+                width=12.5,
+                depth=10.0,
+                floors=3 + number % 2,
+                columns=4,
+                wall=_walls(rng),
+                trim=materials.plaster(WHITE),
+                roof=materials.tiles((0.17, 0.06, 0.035)),
+                shop=False,
+                balconies=False,
+                seed=100 + number,
+            )
+        )
+
+
+def _greenery() -> None:
+    rng = np.random.default_rng(5)
+    trees = [
+        plants.tree_mesh(seed, height, crown)
+        for seed, height, crown in ((0, 7.6, 2.1), (1, 8.6, 2.4), (2, 6.8, 1.9))
+    ]
+    x = KERB_X + 0.95
+    spots = [
+        (side * x, y + 4.0 * (side > 0))
+        for side in (-1, 1)
+        for y in np.arange(-18.0, STREET_END - 5, 13.5)
+    ]
+    for number, (tree_x, y) in enumerate(spots):
+        if CROSSING[0] - 6 < y < CROSSING[1] + 5:
+            continue
+        place(
+            trees[number % 3],
+            VEGETATION,
+            (tree_x + rng.normal(0, 0.1), y + rng.normal(0, 0.9), KERB_HEIGHT - 0.02),
+            rng.uniform(0, 6.28),
+            rng.uniform(0.9, 1.1),
+        )
+    for tree_x in np.arange(-45, 45, 5.5):
+        place(
+            trees[int(rng.integers(3))],
+            VEGETATION,
+            (tree_x, STREET_END + 14 + rng.normal(0, 1.5), 0.0),
+            rng.uniform(0, 6.28),
+            rng.uniform(1.0, 1.35),
+        )
+    hedge = plants.hedge_mesh(3, 8.0, 1.15, 0.7)
+    for hedge_x, y in ((-8.6, 41.0), (-8.6, 49.2), (8.6, 62.0)):
+        place(hedge, VEGETATION, (hedge_x, y, KERB_HEIGHT - 0.02))
+
+
+def _furniture() -> None:
+    for y in np.arange(-12.0, 80.0, 27.0):
+        furniture.lamp_post(KERB_X + 0.5, y + 6.0)
+        furniture.lamp_post(-KERB_X - 0.5, y + 19.0)
+    for x, y, kind, height in (
+        (5.95, 33.0, "limit", 2.3),
+        (-5.95, 24.0, "no_stopping", 2.3),
+        (5.95, 47.5, "parking", 2.4),
+        (5.9, 68.0, "priority", 2.4),
+        (-5.95, 60.0, "limit", 2.3),
+        (5.95, 21.5, "no_stopping", 2.4),
+        (-5.9, 95.5, "yield", 2.3),
+    ):
+        furniture.sign(x, y, kind, height)
+    furniture.street_name(6.2, CROSSING[0] - 1.0)
+    furniture.traffic_light(5.9, CROSSING[0] - 6.6, reach=4.2)
+    furniture.traffic_light(-5.9, CROSSING[0] - 6.6)
+    furniture.traffic_light(5.9, CROSSING[1] + 1.2)
+    furniture.fence(-8.05, 40.6, 57.8)
+    furniture.fence(5.62, 70.0, 77.0)
+    for x, y in ((8.7, 26.0), (8.7, 26.8), (-8.7, 31.5), (8.7, 52.0)):
+        furniture.bin_(x, y)
+    furniture.cabinet(-8.85, 36.0)
+    for number, y in enumerate((37.6, 38.3, 39.0)):
+        place(
+            vehicles.bicycle_mesh(number),
+            BICYCLE,
+            (7.2, y, KERB_HEIGHT - 0.01),
+            1.57 + 0.1 * number,
+        )
+
+
+def _parked_cars(park: vehicles.CarPark) -> None:
+    shapes = (vehicles.HATCHBACK, vehicles.SALOON, vehicles.SUV)
+    rng = np.random.default_rng(8)
+    rows = (
+        (1, (9.5, 15.6, 22.0, 28.4, 40.6, 47.0, 53.4, 59.6, 98, 104.5, 117, 123)),
+        (-1, (6.0, 12.4, 18.8, 31.0, 37.3, 43.4, 55.0, 61.2, 67.4, 101, 107, 119)),
+    )
+    for side, row in rows:
+        for number, y in enumerate(row):
+            shape = shapes[int(rng.integers(3))]
+            colour = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
+            x = side * (KERB_X - 1.12 + rng.normal(0, 0.04))
+            yaw = rng.normal(0, 0.012) + (0.0 if side > 0 else np.pi)
+            park.car(shape, colour, (x, y, 0.0), yaw)
+
+
+def _people() -> list[figures.Walker]:
+    dark, jeans, beige = (0.02, 0.02, 0.025), (0.03, 0.05, 0.11), (0.30, 0.24, 0.16)
+    brown, blond = (0.03, 0.018, 0.01), (0.30, 0.19, 0.07)
+    walk = KERB_HEIGHT - 0.01
+    return [
+        figures.Walker(
+            figures.Clothes((0.35, 0.03, 0.03), jeans, brown), (6.9, 27.0, walk), (0.0, 1.35)
+        ),
+        figures.Walker(
+            figures.Clothes(dark, jeans, dark), (7.6, 44.0, walk), (0.05, -1.25), phase=1.0
+        ),
+        figures.Walker(
+            figures.Clothes((0.04, 0.10, 0.22), dark, blond),
+            (-6.9, 34.0, walk),
+            (0.0, -1.2),
+            phase=2.0,
+            scale=0.96,
+        ),
+        figures.Walker(
+            figures.Clothes(beige, dark, brown),
+            (-7.5, 34.3, walk),
+            (0.0, -1.2),
+            phase=0.6,
+            scale=1.03,
+        ),
+        figures.Walker(
+            figures.Clothes((0.40, 0.40, 0.38), jeans, dark, (0.14, 0.075, 0.045)),
+            (7.9, 57.0, walk),
+            facing=1.9,
+        ),
+        figures.Walker(
+            figures.Clothes((0.05, 0.16, 0.08), beige, brown),
+            (-4.6, 80.0, 0.0),
+            (1.35, 0.0),
+            phase=0.3,
+        ),
+        figures.Walker(
+            figures.Clothes((0.42, 0.28, 0.03), dark, brown),
+            (-6.6, 58.0, walk),
+            (0.05, 1.3),
+            phase=1.7,
+        ),
+    ]
+
+
+def _sky(sun_elevation: float, sun_azimuth: float) -> None:
+    """A clear sky with thin clouds, and the sun as a lamp of its own."""
+    world = bpy.data.worlds.new("day")
+    world.use_nodes = True
+    tree = world.node_tree
+    sky = tree.nodes.new("ShaderNodeTexSky")
+    sky.sky_type = "MULTIPLE_SCATTERING"
+    sky.sun_disc = False
+    sky.sun_elevation = sun_elevation
+    sky.sun_rotation = sun_azimuth
+    coordinates = tree.nodes.new("ShaderNodeTexCoord")
+    flat = tree.nodes.new("ShaderNodeMapping")
+    flat.inputs["Scale"].default_value = (1.0, 1.0, 3.2)
+    clouds = tree.nodes.new("ShaderNodeTexNoise")
+    clouds.inputs["Scale"].default_value = 2.3
+    clouds.inputs["Detail"].default_value = 9.0
+    clouds.inputs["Roughness"].default_value = 0.58
+    cover = tree.nodes.new("ShaderNodeMapRange")
+    cover.inputs["From Min"].default_value, cover.inputs["From Max"].default_value = 0.40, 0.72
+    cover.inputs["To Min"].default_value, cover.inputs["To Max"].default_value = 0.25, 0.95
+    brightness = tree.nodes.new("ShaderNodeVectorMath")
+    brightness.operation = "SCALE"
+    brightness.inputs["Scale"].default_value = SKY_STRENGTH
+    mix = tree.nodes.new("ShaderNodeMixRGB")
+    mix.inputs["Color2"].default_value = (*CLOUD, 1.0)
+    links = tree.links
+    links.new(coordinates.outputs["Generated"], flat.inputs["Vector"])
+    links.new(flat.outputs[0], clouds.inputs["Vector"])
+    links.new(clouds.outputs[0], cover.inputs["Value"])
+    links.new(sky.outputs[0], brightness.inputs[0])
+    links.new(cover.outputs["Result"], mix.inputs["Fac"])
+    links.new(brightness.outputs[0], mix.inputs["Color1"])
+    links.new(mix.outputs["Color"], tree.nodes["Background"].inputs["Color"])
+    world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", 256
+    bpy.context.scene.world = world
+
+    lamp = bpy.data.lights.new("sun", "SUN")
+    lamp.energy, lamp.angle = SUN_STRENGTH, np.radians(0.6)
+    lamp.color = (1.0, 0.93, 0.82)
+    sun = bpy.data.objects.new("sun", lamp)
+    # A lamp shines along its -z; azimuth is measured from +y (forward) towards +x.
+    sun.rotation_euler = (np.pi / 2 - sun_elevation, 0.0, np.pi - sun_azimuth)
+    bpy.context.scene.collection.objects.link(sun)
+
+
+SKY_STRENGTH = 0.20
+CLOUD = (1.35, 1.40, 1.47)
+SUN_STRENGTH = 4.5
+EXPOSURE = 0.75
+
+
+def build_scene() -> Callable[[float], None]:
+    """Builds the street in an empty Blender file.
+
+    Returns:
+        A function that moves everything that moves to its place at a time in seconds.
+    """
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    street.build_ground()
+    _houses()
+    _greenery()
+    _furniture()
+    park = vehicles.CarPark()
+    _parked_cars(park)
+    oncoming = park.car(vehicles.SALOON, (0.02, 0.05, 0.14), (-1.65, 0, 0), np.pi)
+    ahead = park.car(vehicles.HATCHBACK, (0.30, 0.012, 0.015), (1.7, 0, 0), 0.0)
+    walkers = _people()
+    obstacles.cardboard_box(2.35, 40.0, 0.5)
+    obstacles.tyre(-0.25, 33.5)
+    deer = obstacles.Deer(0.1, 50.0, 0.35)
+    _sky(np.radians(40.0), np.radians(152.0))
+
+    def move(time: float) -> None:
+        oncoming.location.y = 76.0 - 9.5 * time
+        ahead.location.y = 66.0 + 6.5 * time
+        for walker in walkers:
+            walker.move(time)
+        deer.move(time)
+
+    return move
