@@ -30,7 +30,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--samples", type=int, default=32, help="light paths a pixel (%(default)s)"
     )
-    parser.add_argument("--quality", type=int, default=92, help="of the JPEG files (%(default)s)")
+    parser.add_argument("--quality", type=int, default=88, help="of the JPEG files (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0 = one a core (%(default)s)")
     arguments = parser.parse_args(argv)
     for name, least in (("frames", 1), ("start", 0), ("step", 1), ("samples", 1), ("threads", 0)):

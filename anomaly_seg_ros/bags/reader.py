@@ -199,7 +199,7 @@ class BagReader:
         self.unmatched = 0
         pending: OrderedDict[int, dict[str, Any]] = OrderedDict()
         early: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        newest_info: CameraInfo | None = None
+        info_stamp, newest_info = None, None
         wanted = set(self._slots.values())
         if self._camera_info_topic:
             wanted.add("camera_info")
@@ -215,25 +215,23 @@ class BagReader:
                     **early.pop(stamp, {}),
                     slot: value,
                 }
+                if info_stamp == stamp:
+                    pending[stamp]["camera_info"] = newest_info
             elif stamp in pending:
                 pending[stamp][slot] = value
-            else:
+            elif slot != "camera_info":
                 early.setdefault(stamp, {})[slot] = value
                 if len(early) > _MAX_PENDING:
-                    self._count_unmatched(early.popitem(last=False)[1])
+                    self.unmatched += len(early.popitem(last=False)[1])
             if slot == "camera_info":
-                newest_info = value
+                info_stamp, newest_info = stamp, value
             while pending and (
                 len(pending) > _MAX_PENDING or wanted <= next(iter(pending.values())).keys()
             ):
                 yield self._frame(*pending.popitem(last=False))
         while pending:
             yield self._frame(*pending.popitem(last=False))
-        for fields in early.values():
-            self._count_unmatched(fields)
-
-    def _count_unmatched(self, fields: dict[str, Any]) -> None:
-        self.unmatched += len(fields.keys() - {"camera_info"})
+        self.unmatched += sum(len(fields) for fields in early.values())
 
     def _frame(self, stamp_ns: int, fields: dict[str, Any]) -> Frame:
         newest_info = fields.pop("newest_info")

@@ -12,6 +12,7 @@ from anomaly_seg_ros.datasets.clip import ClipDataset
 from anomaly_seg_ros.datasets.fishyscapes import FishyscapesDataset
 from anomaly_seg_ros.datasets.folder import FolderDataset
 from anomaly_seg_ros.datasets.lost_and_found import LostAndFoundDataset
+from anomaly_seg_ros.datasets.segment_me import SegmentMeDataset
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 
 __all__ = [
@@ -32,6 +33,7 @@ DATASETS: dict[str, type[Dataset]] = {
         FishyscapesDataset,
         LostAndFoundDataset,
         CityscapesDataset,
+        SegmentMeDataset,
         CamVidDataset,
         FolderDataset,
     )
@@ -66,12 +68,17 @@ def open_dataset(name: str, root: str | Path, **options: object) -> Dataset:
         DatasetError: The folder is missing or has another shape.
         ParameterError: An unknown data set, or an option that it does not have.
     """
-    if name == "auto":
-        name = detect_dataset(root)
-    if name not in DATASETS:
+    if name != "auto" and name not in DATASETS:
         raise ParameterError(f"no data set '{name}'; expected auto, {', '.join(DATASETS)}")
     if not Path(root).is_dir():
         raise DatasetError(f"{root}: no such folder")
+    try:
+        return _open(detect_dataset(root) if name == "auto" else name, root, options)
+    except OSError as error:  # a folder that may not be listed
+        raise DatasetError(f"{error.filename or root}: {error.strerror}") from error
+
+
+def _open(name: str, root: str | Path, options: dict[str, object]) -> Dataset:
     given = {key: value for key, value in options.items() if value is not None}
     allowed = [key for key in inspect.signature(DATASETS[name]).parameters if key != "root"]
     for key in given:

@@ -103,10 +103,12 @@ class Sample:
         mask = table[stored]
         invalid = mask == INVALID
         if invalid.any():
+            fault = f"{self.anomaly_mask_path}: holds the value {stored[invalid][0]}, which is "
+            if self.anomaly_mask_table is not None:
+                raise ImageError(f"{fault}no label of this data set")
             raise ImageError(
-                f"{self.anomaly_mask_path}: holds the value {stored[invalid][0]}, which is no "
-                "anomaly mask value (0 in-distribution, 1 anomaly, 255 ignore); "
-                "if these are class labels, say so (labels='classes')"
+                f"{fault}no anomaly mask value (0 in-distribution, 1 anomaly, 255 ignore); "
+                "if these are class labels, use the option labels=classes"
             )
         return mask
 

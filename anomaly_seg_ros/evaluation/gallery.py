@@ -1,4 +1,4 @@
-"""Picks the frames that a reader of a report should see: the worst false alarms and misses."""
+"""Picks the frames that a reader of a report should see: the best find, the worst faults."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.errors import ImageError
 
+FINDS = "Best detections"
 FALSE_ALARMS = "Worst false alarms"
 MISSES = "Worst misses"
-EXAMPLES = "Frames"
+MOST_FLAGGED = "Most flagged frames"
 
 THUMBNAIL_WIDTH = 640
 
@@ -43,12 +44,13 @@ class FramePictures:
 
 
 class WorstFrames:
-    """Sees every frame once and keeps small pictures of the worst.
+    """Sees every frame once and keeps small pictures of the worst, and of the best to compare.
 
     A frame's false alarms are its in-distribution pixels at or above the threshold, its misses
     the anomalous pixels below it. A miss is shown enlarged, around its largest missed object:
-    a distant object is a few pixels wide. Without any ground truth, the frames with the largest
-    flagged area are kept instead.
+    a distant object is a few pixels wide. The best detections are the frames whose flagged and
+    anomalous pixels have the highest IoU. Frames without ground truth are ranked by the area that
+    is flagged.
 
     Args:
         threshold: On the unit score; 0.5 is the calibrated threshold.
@@ -64,11 +66,9 @@ class WorstFrames:
         self._palette = palette
         self._alpha = alpha
         self._keep = keep
-        # Heaps of (pixels, -order, pictures): the least bad first; the order breaks ties.
-        self._heaps: dict[str, list[tuple[int, int, FramePictures]]] = {
-            FALSE_ALARMS: [],
-            MISSES: [],
-            EXAMPLES: [],
+        # Heaps of (rank, -order, pictures), the lowest rank first; the order breaks ties.
+        self._heaps: dict[str, list[tuple[float, int, FramePictures]]] = {
+            reason: [] for reason in (FINDS, FALSE_ALARMS, MISSES, MOST_FLAGGED)
         }
         self._seen = 0
 
@@ -97,37 +97,44 @@ class WorstFrames:
         draw = _Drawer(name, image, labels, unit_score, mask, flagged, self._palette, self._alpha)
         if mask is None:
             area = int(flagged.sum())
-            self._offer(EXAMPLES, area, lambda: draw.whole(EXAMPLES, f"{area:,} pixels flagged"))
+            phrase = f"{area:,} pixels flagged"
+            self._offer(MOST_FLAGGED, area, lambda: draw.whole(MOST_FLAGGED, phrase))
             return
         if mask.shape != unit_score.shape:
             raise ImageError(
                 f"frame {name!r}: score is {unit_score.shape}, mask is {mask.shape} (H, W)"
             )
         known, anomalous = mask == 0, mask == 1
-        alarms = int((flagged & known).sum())
-        phrase = f"{alarms:,} in-distribution pixels flagged ({_share(alarms, known)})"
-        self._offer(FALSE_ALARMS, alarms, lambda: draw.whole(FALSE_ALARMS, phrase))
         missed = anomalous & ~flagged
-        misses = int(missed.sum())
-        text = f"{misses:,} anomalous pixels missed ({_share(misses, anomalous)}); enlarged"
-        self._offer(MISSES, misses, lambda: draw.enlarged(MISSES, text, missed))
+        total, misses = int(anomalous.sum()), int(missed.sum())
+        alarms = int((flagged & known).sum())
+
+        iou = (total - misses) / max(1, total + alarms)
+        found_text = f"{total - misses:,} of {total:,} anomalous pixels found, IoU {iou:.0%}"
+        self._offer(FINDS, iou, lambda: draw.whole(FINDS, found_text))
+
+        alarm_text = f"{alarms:,} in-distribution pixels flagged ({_share(alarms, known)})"
+        self._offer(FALSE_ALARMS, alarms, lambda: draw.whole(FALSE_ALARMS, alarm_text))
+
+        miss_text = f"{misses:,} anomalous pixels missed ({_share(misses, anomalous)}); enlarged"
+        self._offer(MISSES, misses, lambda: draw.enlarged(MISSES, miss_text, missed))
 
     def pictures(self) -> list[FramePictures]:
-        """Rows for the report, worst first, false alarms before misses."""
+        """Rows for the report: detections, false alarms, misses; the most striking first."""
         return [
             row
             for heap in self._heaps.values()
             for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True)
         ]
 
-    def _offer(self, reason: str, pixels: int, draw: Callable[[], FramePictures]) -> None:
-        """Draws and keeps the frame if it is among the worst so far."""
+    def _offer(self, reason: str, rank: float, draw: Callable[[], FramePictures]) -> None:
+        """Draws and keeps the frame if it is among the highest ranks so far, and not zero."""
         heap = self._heaps[reason]
-        rank = (pixels, -self._seen)
-        if pixels and len(heap) < self._keep:
-            heapq.heappush(heap, (*rank, draw()))
-        elif heap and rank > heap[0][:2]:
-            heapq.heapreplace(heap, (*rank, draw()))
+        entry = (rank, -self._seen)
+        if rank and len(heap) < self._keep:
+            heapq.heappush(heap, (*entry, draw()))
+        elif heap and entry > heap[0][:2]:
+            heapq.heapreplace(heap, (*entry, draw()))
 
 
 @dataclass

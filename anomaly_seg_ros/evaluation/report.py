@@ -113,9 +113,14 @@ def render(
         columns=COLUMNS,
         best=best_scores(result.scores),
         colours=colours,
+        has_curves=any(curve.false_positive_rate.size for curve in curves.values()),
         pr_chart=_pr_chart(curves, colours, headline),
         roc_chart=_roc_chart(curves, colours, headline),
-        histograms={name: _score_histogram(name, curve) for name, curve in curves.items()},
+        histograms={
+            name: _score_histogram(name, curve)
+            for name, curve in curves.items()
+            if curve.in_distribution.any() or curve.anomalous.any()
+        },
         galleries=[(reason, list(rows)) for reason, rows in groupby(pictures, lambda p: p.reason)],
         latency_chart=_latency_chart(latencies) if len(latencies) > 1 else None,
         class_colours=dict(class_colours or {}),
@@ -163,10 +168,11 @@ def _tiles(result: EvaluationResult, headline: str | None) -> list[dict[str, str
         tiles += [
             _tile(column, getattr(figures, column), "%", 1, meaning)
             for column, meaning in meanings.items()
+            if not math.isnan(getattr(figures, column))
         ]
-    if result.segmentation is not None:
+    if result.segmentation is not None and not math.isnan(result.segmentation.mIoU):
         tiles.append(_tile("mIoU", result.segmentation.mIoU, "%", 1, "over the known classes"))
-    if result.latency_ms is not None:
+    if result.latency_ms is not None and not math.isnan(result.latency_ms.median):
         tiles.append(_tile("Latency", result.latency_ms.median, "ms", 0, "median a frame"))
     return tiles
 
@@ -177,7 +183,7 @@ def _tile(name: str, value: float, unit: str, digits: int, meaning: str) -> dict
     return {
         "name": name,
         "value": format_figure(value, digits),
-        "unit": "" if math.isnan(value) else unit,
+        "unit": unit,
         "meaning": meaning,
     }
 
@@ -229,10 +235,18 @@ def _emphasis_last(
 
 
 def _score_histogram(name: str, curve: ScoreCurves) -> Markup:
-    top = max(curve.in_distribution.max(initial=0), curve.anomalous.max(initial=0))
+    heights = np.sort(np.concatenate([curve.in_distribution, curve.anomalous]))
+    top, markers = float(heights[-1]), []
+    # Scores such as the softmax's pile up at one end. There one bin would flatten all others:
+    # it leaves the chart at the top, and a label says how high it is.
+    if top > 2 * heights[-4] > 0:
+        peak = int(np.argmax(np.maximum(curve.in_distribution, curve.anomalous)))
+        centre = float(curve.edges[peak : peak + 2].mean())
+        markers = [plots.Marker(f"↑ {top:.0%}", x=centre)]
+        top = 1.4 * float(heights[-4])
     axes = plots.Axes(
         (float(curve.edges[0]), float(curve.edges[-1])),
-        (0, plots.nice_ceiling(float(top))),
+        (0, plots.nice_ceiling(top)),
         "anomaly score",
         percent=(False, True),
         width=360,
@@ -243,7 +257,7 @@ def _score_histogram(name: str, curve: ScoreCurves) -> Markup:
         plots.Series("anomaly", curve.edges, curve.anomalous, 2),
     ]
     return plots.histogram_chart(
-        f"Distribution of {name} over in-distribution and anomalous pixels", axes, layers
+        f"Distribution of {name} over in-distribution and anomalous pixels", axes, layers, markers
     )
 
 

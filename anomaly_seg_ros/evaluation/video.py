@@ -212,3 +212,30 @@ def compose_frame(
     """
     panels = (image, overlay, heat_map)
     return drawing.beside(*(drawing.fit_width(panel, width // len(panels)) for panel in panels))
+
+
+def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales a picture into a fixed size with black bars, for streams whose size changes.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width, 3) uint8 RGB; the picture itself where it has that size.
+
+    Raises:
+        ImageError: Not a picture.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype != np.uint8:
+        raise ImageError(f"{picture.shape} {picture.dtype}; needs (H, W, 3) uint8, not empty")
+    if picture.shape[:2] == tuple(size):
+        return picture
+    scale = min(full / own for full, own in zip(size, picture.shape, strict=False))
+    height, width = (max(1, round(scale * own)) for own in picture.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=method)
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = scaled
+    return canvas

@@ -125,6 +125,16 @@ def test_camera_info_of_the_same_camera_and_the_newest_before(foreign):
     assert [frame.camera_info.k[0] for frame in read(bag.close())] == [1.0, 2.0, 3.0]
 
 
+def test_camera_infos_do_not_displace_early_ground_truth(foreign):
+    bag = foreign()
+    bag.image("/ground_truth/anomaly_mask", 50, MASK, "mono8")
+    for stamp in range(10):
+        bag.camera_info("/cam/camera_info", stamp, 1.0)
+    bag.image("/cam/image", 50, IMAGE, "rgb8")
+    (frame,) = read(bag.close())
+    assert np.array_equal(frame.anomaly_mask, MASK)
+
+
 def test_image_topic_can_be_chosen(foreign):
     bag = foreign()
     png = cv2.imencode(".png", IMAGE[..., ::-1])[1].tobytes()
@@ -236,7 +246,7 @@ def test_damaged_bags_give_one_clear_line(tmp_path, samples, storage, what):
 def test_memory_stays_small(tmp_path):
     image = np.zeros((512, 1024, 3), np.uint8)
     with BagWriter(tmp_path / "bag") as writer:
-        for i in range(12):
+        for i in range(24):
             writer.write(LoadedSample(str(i), image, anomaly_mask=image[..., 0]))
     with BagReader(tmp_path / "bag") as reader:
         tracemalloc.start()

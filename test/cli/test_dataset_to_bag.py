@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.bags import BagReader, BagWriter
+from anomaly_seg_ros.bags import BagReader
 from anomaly_seg_ros.cli.dataset_to_bag import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -87,13 +96,24 @@ def test_existing_bag_needs_overwrite(pairs, tmp_path, capsys):
         assert len(reader) == 1
 
 
-def test_interruption(pairs, tmp_path, capsys, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(BagWriter, "write", interrupt)
-    assert main(["--root", str(pairs), "--out", str(tmp_path / "bag")]) == 130
-    assert "interrupted" in capsys.readouterr().err
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_ctrl_c_leaves_nothing(pairs, tmp_path, storage):
+    (pairs / "images" / "2.png").unlink()
+    os.mkfifo(pairs / "images" / "2.png")  # reading it waits for ever
+    command = [sys.executable, "-m", "anomaly_seg_ros.cli.dataset_to_bag", "--storage", storage]
+    arguments = ["--root", str(pairs), "--out", str(tmp_path / "bag")]
+    with subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as tool:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".bag.*.partial/bag/bag.*")):
+            assert time.monotonic() < deadline
+            assert tool.poll() is None
+            time.sleep(0.02)
+        tool.send_signal(signal.SIGINT)
+        errors = tool.communicate(timeout=60)[1]
+    assert tool.returncode == 130
+    assert errors.endswith("dataset_to_bag: interrupted\n")
     assert [x.name for x in tmp_path.iterdir()] == ["set"]
 
 

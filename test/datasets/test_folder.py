@@ -33,7 +33,7 @@ def test_class_labels_are_read_as_stored(put, picture, tmp_path):
     loaded = FolderDataset(tmp_path, labels="classes")[0].load()
     assert np.array_equal(loaded.labels, stored)
     assert loaded.anomaly_mask is None
-    with pytest.raises(ImageError, match=r"a\.png: holds the value 13.*labels='classes'"):
+    with pytest.raises(ImageError, match=r"a\.png: holds the value 13.*labels=classes"):
         FolderDataset(tmp_path)[0].load()
 
 

@@ -58,3 +58,12 @@ def test_every_adapter_describes_itself():
         assert adapter.name == name
         assert "ROOT" in adapter.tree
         assert adapter.taxonomy.endswith(".")
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(DatasetError, match="Permission denied"):
+        open_dataset("auto", tmp_path)

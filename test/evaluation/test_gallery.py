@@ -8,9 +8,10 @@ import pytest
 from anomaly_seg_ros.drawing import UNKNOWN_COLOUR
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.evaluation.gallery import (
-    EXAMPLES,
     FALSE_ALARMS,
+    FINDS,
     MISSES,
+    MOST_FLAGGED,
     FramePictures,
     WorstFrames,
     largest_component,
@@ -42,6 +43,15 @@ def scene(flagged: int, missed: int, found: int = 0) -> tuple[np.ndarray, np.nda
     return score.reshape(HEIGHT, WIDTH), mask.reshape(HEIGHT, WIDTH)
 
 
+def test_shows_the_best_detections_by_iou_first() -> None:
+    amounts = {"a": (0, 50, 50), "b": (10, 0, 90), "c": (0, 10, 0)}
+    rows = show([(name, *scene(*amount)) for name, amount in amounts.items()])
+    finds = [row for row in rows if row.reason == FINDS]
+    assert rows[: len(finds)] == finds
+    assert [row.name for row in finds] == ["b", "a"]
+    assert finds[0].figure == "90 of 90 anomalous pixels found, IoU 90%"
+
+
 def test_keeps_the_worst_of_both_kinds_in_order() -> None:
     amounts = {"a": (5, 40), "b": (90, 0), "c": (50, 10), "d": (70, 90), "e": (0, 60)}
     rows = show([(name, *scene(*amount)) for name, amount in amounts.items()])
@@ -54,13 +64,14 @@ def test_keeps_the_worst_of_both_kinds_in_order() -> None:
 
 
 def test_says_how_much_is_wrong() -> None:
-    alarms, misses = show([("a", *scene(71, 30, found=10))])
+    alarms, misses = show([("a", *scene(71, 30, found=10))])[1:]
     assert alarms.figure.startswith("71 in-distribution pixels flagged (1.0 %)")
     assert misses.figure.startswith("30 anomalous pixels missed (75.0 %)")
 
 
-def test_a_frame_without_fault_is_not_shown() -> None:
-    assert show([("a", *scene(0, 0, found=50))]) == []
+def test_a_frame_without_fault_is_only_a_detection() -> None:
+    assert [row.reason for row in show([("a", *scene(0, 0, found=50))])] == [FINDS]
+    assert show([("a", *scene(0, 0))]) == []
 
 
 def test_equally_bad_frames_come_in_their_order() -> None:
@@ -71,7 +82,7 @@ def test_equally_bad_frames_come_in_their_order() -> None:
 def test_without_ground_truth_shows_the_most_flagged() -> None:
     frames = [(name, scene(count, 0)[0], None) for name, count in (("a", 9), ("b", 900))]
     rows = show(frames, keep=1)
-    assert [(row.reason, row.name, row.mask) for row in rows] == [(EXAMPLES, "b", None)]
+    assert [(row.reason, row.name, row.mask) for row in rows] == [(MOST_FLAGGED, "b", None)]
 
 
 def test_a_miss_is_enlarged_around_its_largest_object() -> None:

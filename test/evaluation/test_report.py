@@ -169,6 +169,15 @@ def test_leads_with_the_score_of_the_node_or_else_the_best() -> None:
     assert headline_score(EvaluationResult("m")) is None
 
 
+def test_a_bin_that_would_flatten_all_others_is_cut_and_labelled() -> None:
+    piled_up = PixelScores()
+    score = np.r_[np.zeros(900), np.linspace(0, 1, 100)].astype(np.float32)[None]
+    piled_up.update(score, (score > 0.5).astype(np.uint8))
+    result = EvaluationResult("m", scores={"msp": ScoreFigures(1, 2, 3)})
+    assert "↑ 95%" in render(result, {"msp": ScoreCurves.from_scores(piled_up)})
+    assert "↑ " not in re.sub(r"<thead>.*</thead>", "", render(**full()), flags=re.DOTALL)
+
+
 def test_text_from_outside_is_escaped() -> None:
     evaluation = full()
     evil = "<script>alert(1)</script>"
@@ -203,6 +212,16 @@ def test_undefined_figures_are_dashes() -> None:
     Page(html)
     assert not re.search(r"\bnan\b", html)
     assert "–" in html
+    assert "Precision and recall" not in html
+    assert "average precision, higher is better" not in html, "no tile without a figure"
+
+
+def test_charts_need_pixels_of_both_kinds() -> None:
+    assert "Precision and recall" in render(**full())
+    assert "average precision, higher is better" in render(**full())
+    nothing = {"msp": ScoreCurves.from_scores(PixelScores())}
+    html = render(EvaluationResult("m", scores={"msp": ScoreFigures()}), nothing)
+    assert "How the scores separate" not in html
 
 
 def test_inline_image_keeps_colours_and_masks_exact() -> None:

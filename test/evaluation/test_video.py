@@ -10,7 +10,7 @@ import pytest
 
 from anomaly_seg_ros.errors import ImageError, OutputError
 from anomaly_seg_ros.evaluation import video
-from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame
+from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
 
 
 def frame(index: int, height: int = 48, width: int = 96) -> np.ndarray:
@@ -152,3 +152,19 @@ def test_compose_puts_three_panels_side_by_side() -> None:
     assert [int(picture[20, x, 0]) for x in (50, 150, 250)] == [10, 100, 200]
     with pytest.raises(ImageError):
         compose_frame(panels[0], panels[1], panels[2][:20])
+
+
+@pytest.mark.parametrize("size", [(40, 40), (20, 80), (7, 3), (100, 11), (40, 80)])
+def test_letterbox_keeps_the_shape_inside_a_fixed_size(size: tuple[int, int]) -> None:
+    picture = np.full((*size, 3), 200, np.uint8)
+    boxed = letterbox(picture, (40, 80))
+    assert boxed.shape == (40, 80, 3)
+    rows, columns = np.nonzero(boxed[..., 0])
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    scale = min(40 / size[0], 80 / size[1])
+    assert abs(height - scale * size[0]) <= 1.5
+    assert abs(width - scale * size[1]) <= 1.5
+    assert abs(rows.min() + rows.max() - 39) <= 1
+    assert abs(columns.min() + columns.max() - 79) <= 1
+    with pytest.raises(ImageError, match="needs"):
+        letterbox(picture[..., 0], (40, 80))

@@ -9,8 +9,8 @@ from clip.camera import ClipCamera
 from clip.layout import ANOMALY, SKY, VOID
 
 IGNORE = 255
-DISPARITY_STEP = 32
-"""Disparities are rounded to 1/8 px (32 / 256), as a stereo matcher's are; it halves the files."""
+DISPARITY_STEP = 64
+"""Disparities are rounded to 1/4 px (64 / 256), as a stereo matcher's are; it halves the files."""
 
 
 def develop(light: np.ndarray, exposure: float, seed: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def develop(light: np.ndarray, exposure: float, seed: int) -> np.ndarray:
     signal = np.maximum(light * exposure * falloff[..., None], 0.0)
     rng = np.random.default_rng(seed)
     # Shot noise grows with the root of the light, read noise does not depend on it.
-    spread = np.sqrt(2.5e-5 * signal + 1.5e-6)
+    spread = np.sqrt(1.2e-5 * signal + 1e-6)
     signal = np.maximum(signal + spread * rng.standard_normal(signal.shape), 0.0)
     # Narkowicz, "ACES filmic tone mapping curve" (2015): a shoulder that keeps the sky's colour.
     toned = signal * (2.51 * signal + 0.03) / (signal * (2.43 * signal + 0.59) + 0.14)

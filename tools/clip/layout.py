@@ -14,8 +14,8 @@ ANOMALY = 21
 """A thing that belongs to no class and should be found: label 255, anomaly mask 1."""
 
 LANE_WIDTH = 3.2
-KERB_X = 5.4
-"""Half width of the road: a lane and a strip of parked cars on either side."""
+KERB_LEFT, KERB_RIGHT = -5.4, 3.75
+"""The road's edges: two lanes, and a strip of parked cars on the left only."""
 KERB_HEIGHT = 0.13
 FACADE_X = 9.2
 STREET_START, STREET_END = -40.0, 172.0

@@ -167,7 +167,7 @@ def road_paint() -> bpy.types.Material:
 
 
 @lru_cache(maxsize=None)
-def pavers(tone: Colour = (0.30, 0.285, 0.26), size: float = 0.32) -> bpy.types.Material:
+def pavers(tone: Colour = (0.27, 0.255, 0.235), size: float = 0.32) -> bpy.types.Material:
     """Concrete slabs with dark joints."""
     graph = Graph("pavers")
     position = graph.world_position()
@@ -178,8 +178,8 @@ def pavers(tone: Colour = (0.30, 0.285, 0.26), size: float = 0.32) -> bpy.types.
         ("Row Height", size),
         ("Mortar Size", 0.012),
         ("Color1", (*tone, 1.0)),
-        ("Color2", (*(0.80 * c for c in tone), 1.0)),
-        ("Mortar", (*(0.28 * c for c in tone), 1.0)),
+        ("Color2", (*(0.86 * c for c in tone), 1.0)),
+        ("Mortar", (*(0.55 * c for c in tone), 1.0)),
     ):
         bricks.inputs[name].default_value = value
     dirt = graph.noise(position, 0.9, 8.0, 0.65)
@@ -275,7 +275,7 @@ def window_glass(inside: Colour) -> bpy.types.Material:
     graph = Graph("window glass")
     rooms = graph.noise(graph.world_position(), 0.8, 2.0)
     colour = graph.ramp(rooms, [(0.35, tuple(0.4 * c for c in inside)), (0.65, inside)])
-    graph.finish(Base_Color=colour, Roughness=0.04, Specular_IOR_Level=0.9)
+    graph.finish(Base_Color=colour, Roughness=0.04, Specular_IOR_Level=0.5)
     return graph.simplify_indirect(tuple(0.7 * c for c in inside))
 
 
@@ -290,7 +290,7 @@ def car_paint() -> bpy.types.Material:
         Base_Color=graph.mix(dust, colour, (0.16, 0.14, 0.12)),
         Roughness=0.35,
         Metallic=0.25,
-        Coat_Weight=0.9,
+        Coat_Weight=0.5,
         Coat_Roughness=0.05,
     )
 

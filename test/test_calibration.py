@@ -1,0 +1,79 @@
+"""The map to [0, 1] and the thresholds for target rates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.errors import ParameterError
+
+TABLE = RateTable((0.0, 1.0, 2.0), (0.5, 0.1, 0.01))
+
+
+@pytest.fixture
+def calibration() -> ScoreCalibration:
+    return ScoreCalibration(threshold=-4.0, scale=2.5, inlier_rates=TABLE)
+
+
+def test_threshold_maps_to_one_half(calibration: ScoreCalibration) -> None:
+    assert calibration.to_unit(np.float32([-4.0]))[0] == 0.5
+
+
+def test_follows_the_formula(calibration: ScoreCalibration) -> None:
+    raw = np.linspace(-60, 60, 1001).astype(np.float32).reshape(7, 143)
+    z = (raw.astype(np.float64) + 4.0) / 2.5
+    unit = calibration.to_unit(raw)
+    assert unit.dtype == np.float32
+    np.testing.assert_allclose(unit, 0.5 * (1 + z / (1 + abs(z))), atol=1e-7)
+    assert unit.min() > 0
+    assert unit.max() < 1
+
+
+def test_far_tails_do_not_saturate(calibration: ScoreCalibration) -> None:
+    raw = np.arange(-300, 300, dtype=np.float32)
+    assert (np.diff(calibration.to_unit(raw)) > 0).all()
+
+
+@given(st.floats(0.001, 0.999))
+def test_from_unit_inverts(unit: float) -> None:
+    calibration = ScoreCalibration(threshold=1.5, scale=0.3, inlier_rates=TABLE)
+    assert calibration.to_unit_scalar(calibration.from_unit(unit)) == pytest.approx(unit)
+
+
+def test_average_precision_is_kept(calibration: ScoreCalibration) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(200_000) < 0.01
+    raw = (rng.normal(-9, 3, labels.size) + 4 * labels).astype(np.float32)
+    before = average_precision_score(labels, raw)
+    after = average_precision_score(labels, calibration.to_unit(raw))
+    assert after == pytest.approx(before, abs=1e-6)
+
+
+def test_rate_table_matches_the_sample() -> None:
+    scores = np.random.default_rng(0).normal(size=100_000)
+    table = RateTable.from_scores(scores, (0.01, 0.5, 0.1))
+    assert table.rates == (0.5, 0.1, 0.01)
+    for rate in (0.5, 0.1, 0.05, 0.01):
+        measured = (scores >= table.threshold_for(rate)).mean()
+        assert measured == pytest.approx(rate, abs=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.001])
+def test_rates_outside_the_table_are_refused(rate: float) -> None:
+    with pytest.raises(ParameterError, match="calibrated range"):
+        TABLE.threshold_for(rate)
+
+
+def test_target_tpr_needs_unknown_objects(calibration: ScoreCalibration) -> None:
+    with pytest.raises(ParameterError, match="target_tpr"):
+        calibration.threshold_for_tpr(0.95)
+
+
+@pytest.mark.parametrize(("threshold", "scale"), [(np.nan, 1.0), (0.0, 0.0), (0.0, -1.0)])
+def test_bad_constants_are_refused(threshold: float, scale: float) -> None:
+    with pytest.raises(ValueError, match="bad calibration"):
+        ScoreCalibration(threshold, scale, TABLE)
