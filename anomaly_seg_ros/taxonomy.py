@@ -9,8 +9,6 @@ import yaml
 
 from anomaly_seg_ros.resources import config_path
 
-IGNORE_INDEX = 255
-
 
 @dataclass(frozen=True)
 class Taxonomy:

@@ -46,7 +46,7 @@ def _quiet() -> Iterator[None]:
     """Silences what Blender prints on the process's own standard output."""
     sys.stdout.flush()
     kept = os.dup(1)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     try:
         yield
@@ -70,7 +70,8 @@ def _render(arguments: argparse.Namespace) -> None:
     from clip.camera import ClipCamera
     from clip.developing import develop, disparity, encode_image, encode_map, labels_and_mask
     from clip.rendering import FrameRenderer
-    from clip.scene import EXPOSURE, build_scene
+    from clip.scene import build_scene
+    from clip.sky import EXPOSURE
     from tqdm import tqdm
 
     camera = ClipCamera()

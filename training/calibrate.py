@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints import load_strictly, save_model
+from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
-from anomaly_seg_ros.taxonomy import IGNORE_INDEX, load_taxonomy
+from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.closed_set import MEAN, STD
 from training.road_scenes import calibration_corpora, unknown_corpus
 
@@ -56,7 +57,7 @@ class PixelSample:
 
 def sample_pixels(
     segmenter: Segmenter,
-    frames: Iterator[tuple[np.ndarray, np.ndarray]],
+    frames: Sequence[tuple[np.ndarray, np.ndarray]],
     names: tuple[str, ...],
     pixels_per_frame: int,
     seed: int = 0,
@@ -73,7 +74,7 @@ def sample_pixels(
     rng = np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
     predicted = []
-    for image, mask in frames:
+    for image, mask in tqdm(frames, ", ".join(names), unit="frame"):
         prediction = segmenter.predict(image, scores=names, confidence=False)
         chosen = np.flatnonzero(mask)
         if chosen.size > pixels_per_frame:
@@ -140,10 +141,9 @@ def calibrate(
     def run(statistics: ClassStatistics | None) -> tuple[PixelSample, PixelSample]:
         described = replace(metadata, statistics=statistics, calibration={})
         segmenter = Segmenter(network, described, device)
-        names = tuple(n for n in segmenter.available_scores if statistics is None or n == "sml")
-        names = tuple(dict.fromkeys((*names, "max_logit")))
-        inliers = sample_pixels(segmenter, iter(inlier_frames), names, pixels_per_frame)
-        outliers = sample_pixels(segmenter, iter(outlier_frames), names, pixels_per_frame)
+        names = ("sml",) if statistics is not None else segmenter.available_scores
+        inliers = sample_pixels(segmenter, inlier_frames, names, pixels_per_frame)
+        outliers = sample_pixels(segmenter, outlier_frames, names, pixels_per_frame)
         return inliers, outliers
 
     inlier_frames = [
@@ -157,8 +157,7 @@ def calibrate(
         for image, label in zip(unknown.images, unknown.labels, strict=True)
         if (label == 1).any()
     ]
-    inlier_frames = tqdm(inlier_frames, "in-distribution frames", unit="frame")
-    outlier_frames = tqdm(outlier_frames, "frames with unknowns", unit="frame")
+    # Twice, because SML's statistics come from the first pass. The seed draws the same pixels.
     inliers, outliers = run(None)
     statistics = class_statistics(inliers, len(metadata.classes))
     inliers_sml, outliers_sml = run(statistics)

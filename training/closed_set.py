@@ -21,11 +21,12 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from training.augment import ViewOptions
-from training.corpora import IGNORE_INDEX, Corpus
+from training.corpora import Corpus
 from training.depthwise import use_float32_backward
 from training.loop import Batch, Distributed, LoopOptions, Trainer
 from training.road_scenes import cityscapes256_val, training_corpora
@@ -41,14 +42,55 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() - 127.0) / 128.0
 
 
-def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the upsampled logits over labelled pixels; 0 if there are none."""
-    images, targets = batch
-    inputs = normalise(images).contiguous(memory_format=torch.channels_last)
-    logits = network(inputs).logits.float()
-    logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (targets != IGNORE_INDEX).sum().clamp(min=1)
+class WeightedCrossEntropy:
+    """Cross-entropy of the upsampled logits, averaged over labelled pixels by class weight.
+
+    Args:
+        weights: (K,) float32.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Returns a scalar; 0 if no pixel is labelled.
+
+        Args:
+            network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+            batch: (N, 3, H, W) uint8 images and (N, H, W) int64 trainIds, 255 = ignore.
+        """
+        images, targets = batch
+        inputs = normalise(images).contiguous(memory_format=torch.channels_last)
+        logits = network(inputs).logits.float()
+        logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear")
+        total = F.cross_entropy(
+            logits, targets, self.weights, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        labelled = targets[targets != IGNORE_INDEX]
+        return total / self.weights[labelled].sum().clamp(min=1e-6)
+
+
+def class_weights(
+    corpora: list[Corpus], num_classes: int, power: float, bounds: tuple[float, float]
+) -> Tensor:
+    """Loss weights that grow as classes get rarer.
+
+    Args:
+        corpora: Whose labels are counted, each by its sampling weight.
+        num_classes: K.
+        power: Of the inverse frequency; 0 weighs all classes alike.
+        bounds: Smallest and largest weight.
+
+    Returns:
+        (K,) float32 ``clip((1 / (K p_c)) ** power)`` with p_c the share of pixels of class c.
+    """
+    shares = np.zeros(num_classes)
+    for corpus in corpora:
+        counts = sum(np.bincount(x.ravel(), minlength=256)[:num_classes] for x in corpus.labels)
+        shares += corpus.weight * counts / counts.sum()
+    shares /= shares.sum()
+    weights = (1 / (num_classes * np.maximum(shares, 1e-9))) ** power
+    return torch.tensor(np.clip(weights, *bounds), dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -145,16 +187,20 @@ def main(arguments: list[str] | None = None) -> None:
         precision=config["precision"],
     )
     validation = cityscapes256_val(args.data)
-    every_fifth = Corpus("val", 1.0, validation.images[::5], validation.labels[::5], 2.0)
+    every_fifth = Corpus("val", validation.images[::5], validation.labels[::5])
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
         matrix = validate(average, every_fifth, (256, 512), device)
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
+    corpora = training_corpora(args.data)
+    weights = class_weights(
+        corpora, 19, config["class_weight_power"], tuple(config["class_weight_range"])
+    )
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
-        loss_fn=cross_entropy,
+        loss_fn=WeightedCrossEntropy(weights.to(device)),
         options=loop,
         run_dir=args.run_dir,
         device=device,
@@ -163,13 +209,13 @@ def main(arguments: list[str] | None = None) -> None:
         config={**config, "views": str(asdict(options))},
     )
     resumed = trainer.resume()
-    corpora = training_corpora(args.data)
     if distributed.is_main:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(f"{'resumes at' if resumed else 'starts at'} step {trainer.step} of {loop.steps}")
         print(f"trains all {trained / 1e6:.2f} M parameters, BatchNorm in training mode")
+        print("class weights " + " ".join(f"{w:.2f}" for w in weights.tolist()))
         for corpus in corpora:
-            print(f"  {corpus.name}: {len(corpus.images)} images, weight {corpus.weight}")
+            print(f"  {corpus.name}: {len(corpus)} images, weight {corpus.weight}")
     dataset = ViewDataset(
         corpora, options, seed=config["seed"], class_uniform=config["class_uniform"]
     )

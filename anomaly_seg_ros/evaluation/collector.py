@@ -20,7 +20,7 @@ from anomaly_seg_ros.evaluation.results import (
     SegmentationFigures,
     write_metrics,
 )
-from anomaly_seg_ros.evaluation.video import OverlayVideo
+from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
 from anomaly_seg_ros.inference import Prediction
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
@@ -34,6 +34,7 @@ class Collector:
         metadata: Of the model.
         score: Name of the score that the node publishes and the pictures show.
         threshold: On the unit scale.
+        alpha: Opacity of the class colours in the overlay.
         video: Where to write the overlay video, or None.
         frame_rate: Of the video.
     """
@@ -43,6 +44,7 @@ class Collector:
         metadata: ModelMetadata,
         score: str,
         threshold: float = 0.5,
+        alpha: float = 0.45,
         video: Path | None = None,
         frame_rate: float = 10.0,
     ) -> None:
@@ -55,10 +57,12 @@ class Collector:
         self._from_node = PixelScores()
         self._difference = float("nan")
         self._confusion = ConfusionMatrix(len(metadata.classes))
-        self._worst = WorstFrames(threshold, metadata.palette)
+        self._alpha = alpha
+        self._worst = WorstFrames(threshold, metadata.palette, alpha)
         self._video_path = video
         self._frame_rate = frame_rate
         self._video: OverlayVideo | None = None
+        self._video_size = (0, 0)
 
     def add(
         self,
@@ -109,12 +113,14 @@ class Collector:
 
     def _add_to_video(self, image: np.ndarray, labels: np.ndarray, score: np.ndarray) -> None:
         unknown = score >= self._threshold
-        overlay = drawing.overlay(image, labels, self._metadata.palette, 0.45, unknown)
-        picture = drawing.fit_width(drawing.beside(image, overlay, drawing.heat_map(score)), 1920)
+        overlay = drawing.overlay(image, labels, self._metadata.palette, self._alpha, unknown)
+        picture = compose_frame(image, overlay, drawing.heat_map(score))
         if self._video is None:
-            size = picture.shape[:2]
-            self._video = OverlayVideo(self._video_path, size, self._frame_rate).__enter__()
-        self._video.write(picture)
+            self._video_size = picture.shape[:2]
+            video = OverlayVideo(self._video_path, self._video_size, self._frame_rate)
+            self._video = video.__enter__()
+        # A film has one size; frames of another get bars.
+        self._video.write(letterbox(picture, self._video_size))
 
     def close(self, failed: bool = False) -> None:
         """Finishes the video, or discards it after a failure."""

@@ -17,6 +17,7 @@ from collections import Counter
 import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -62,13 +63,14 @@ class Detector(LifecycleNode):
         self._enabled = True
         self._failure = ""
         self._label_info = ""
-        self._last_stamp = 0
+        self._last_stamp: int | None = None  # in nanoseconds
         self._last_arrival = time.monotonic()
         self._reported: Counter[str] = Counter()
         self._report_time = time.monotonic()
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.create_service(SetBool, "~/enable", self._on_enable)
+        self._answer_impossible_transitions()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady: with use_sim_time, timers of the node's clock stand still until /clock arrives.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -104,7 +106,7 @@ class Detector(LifecycleNode):
         self._restart_diagnostics()
         self._worker = Worker(self._pipeline.process, self._on_fault, self._counts)
         self._worker.start()
-        self._last_stamp, self._last_arrival = 0, time.monotonic()
+        self._last_stamp, self._last_arrival = None, time.monotonic()
         if self._enabled:
             self._subscribe()
         self._outputs.publish_label_info()
@@ -140,6 +142,24 @@ class Detector(LifecycleNode):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+
+    def _answer_impossible_transitions(self) -> None:
+        """Refuse a transition that the present state has not: rclpy ends the process on one."""
+        (service,) = (s for s in self.services if s.srv_type is ChangeState)
+        change_state = service.callback
+
+        def answer(
+            request: ChangeState.Request, response: ChangeState.Response
+        ) -> ChangeState.Response:
+            try:
+                return change_state(request, response)
+            except RuntimeError as error:  # the base of rclpy's RCLError
+                what = request.transition.label or request.transition.id
+                self.get_logger().error(f"no transition {what} from '{self.state}': {error}")
+                response.success = False
+                return response
+
+        service.callback = answer
 
     def _configure(self) -> None:
         started = time.monotonic()
@@ -224,7 +244,7 @@ class Detector(LifecycleNode):
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        if stamp <= self._last_stamp:
+        if self._last_stamp is not None and stamp <= self._last_stamp:
             kind = "stamp repeated" if stamp == self._last_stamp else "stamp went back"
             reason = f"{self._last_stamp / 1e9:.9f} s was followed by {stamp / 1e9:.9f} s"
             self._say_first(kind, f"{reason}; the frame is processed all the same")
@@ -239,7 +259,7 @@ class Detector(LifecycleNode):
         self._pipeline.camera_info = message
 
     def _on_fault(self, kind: str, error: Exception) -> None:
-        self._say_first(kind, str(error))
+        self._say_first(kind, " ".join(str(error).split()))  # OpenCV and torch write paragraphs
 
     def _say_first(self, kind: str, reason: str) -> None:
         """Count a fault, and log it if it is the first of its kind: a camera repeats its own."""

@@ -80,7 +80,7 @@ def rgb_from_message(message: Image | CompressedImage) -> np.ndarray:
         if isinstance(message, CompressedImage):
             return _decompress(message)
         return _rgb_from_raw(message)
-    except cv2.error as error:  # such as a Bayer image of one row
+    except cv2.error as error:  # such as a file that claims more pixels than OpenCV allows
         what = getattr(message, "encoding", None) or getattr(message, "format", "")
         raise FrameError("undecodable", f"'{what}' image: {error.err}") from error
 

@@ -144,7 +144,7 @@ class Outputs:
             score = calibration.to_unit(prediction.scores[settings.score_method])
         if _UNKNOWN.intersection(wanted):
             # The threshold as float32, so that subscribers who compare get the same mask.
-            mask = cv2.compare(score, float(np.float32(settings.threshold)), cv2.CMP_GE)
+            mask = (score >= np.float32(settings.threshold)).view(np.uint8) * np.uint8(255)
 
         publish("labels", lambda: image_message(labels, "mono8", header))
         publish("open_set_mask", lambda: image_message(mask, "mono8", header))

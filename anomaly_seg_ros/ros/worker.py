@@ -66,8 +66,8 @@ class RateLimiter:
             self._due = min(self._due, now + period)
             return False
         # Counted from when it was due, not from now: a camera whose frames come a little late
-        # still gets the whole rate; after a pause nothing is caught up.
-        self._due = max(self._due + period, now)
+        # still gets the whole rate. After a pause nothing is caught up.
+        self._due = (self._due if now - self._due < period else now) + period
         return True
 
 

@@ -19,7 +19,7 @@ from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helper modules unfound
-from detector_harness import DetectorHarness, street  # noqa: E402
+from detector_harness import DetectorHarness, street
 
 CLASSES = ("road", "building", "vegetation", "sky", "car")
 # Calibrated ones; the network offers max_min_logit as well, and no sml or dense_hybrid.

@@ -16,6 +16,10 @@ REVEAL = 0.16
 """How deep the panes lie behind the wall, in metres."""
 UP = np.array([0.0, 0.0, 1.0])
 
+Material = bpy.types.Material
+Rectangle = tuple[float, float, float, float]
+"""On a facade: from a0 to a1 along it, from h0 to h1 in height."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -31,9 +35,9 @@ class House:
     depth: float
     floors: int
     columns: int
-    wall: bpy.types.Material
-    trim: bpy.types.Material
-    roof: bpy.types.Material
+    wall: Material
+    trim: Material
+    roof: Material
     shop: bool
     balconies: bool
     seed: int
@@ -49,17 +53,32 @@ class _Face:
     def at(self, along: float, height: float, depth: float = 0.0) -> np.ndarray:
         return self.origin + along * self.along + height * UP + depth * self.inward
 
-    def panel(self, a0, a1, h0, h1, depth, material) -> None:
+    def panel(
+        self, a0: float, a1: float, h0: float, h1: float, depth: float, material: Material
+    ) -> None:
+        """A flat rectangle parallel to the wall."""
         corners = [(a0, h0), (a1, h0), (a1, h1), (a0, h1)]
         self.builder.polygon([self.at(a, h, depth) for a, h in corners], material)
 
-    def bar(self, a0, a1, h0, h1, front, back, material) -> None:
+    def bar(
+        self,
+        a0: float,
+        a1: float,
+        h0: float,
+        h1: float,
+        front: float,
+        back: float,
+        material: Material,
+    ) -> None:
+        """A box between two depths."""
         centre = self.at((a0 + a1) / 2, (h0 + h1) / 2, (front + back) / 2)
         axes = np.stack([self.along, self.inward, UP])
         self.builder.box(centre, (a1 - a0, abs(back - front), h1 - h0), material, axes)
 
-    def opening(self, cell, hole, wall, frame, glass, crossbars: int = 1) -> None:
-        """A wall cell (a0, a1, h0, h1) with a framed pane in its hole."""
+    def opening(
+        self, cell: Rectangle, hole: Rectangle, wall: Material, frame: Material, glass: Material
+    ) -> None:
+        """A cell of the wall with a framed pane of two wings in its hole."""
         a0, a1, h0, h1 = cell
         b0, b1, g0, g1 = hole
         for piece in ((a0, b0, h0, h1), (b1, a1, h0, h1), (b0, b1, h0, g0), (b0, b1, g1, h1)):
@@ -86,12 +105,11 @@ class _Face:
         self.bar(b1 - wide, b1, g0, g1, front, back, frame)
         self.bar(b0, b1, g0, g0 + wide, front, back, frame)
         self.bar(b0, b1, g1 - wide, g1, front, back, frame)
-        for bar in range(1, crossbars + 1):
-            middle = b0 + (b1 - b0) * bar / (crossbars + 1)
-            self.bar(middle - 0.035, middle + 0.035, g0, g1, front, back, frame)
+        middle = (b0 + b1) / 2
+        self.bar(middle - 0.035, middle + 0.035, g0, g1, front, back, frame)
 
 
-def _panes(rng: np.random.Generator) -> bpy.types.Material:
+def _panes(rng: np.random.Generator) -> Material:
     inside = [(0.015, 0.017, 0.02), (0.03, 0.03, 0.03), (0.22, 0.20, 0.17), (0.06, 0.055, 0.05)]
     return materials.window_glass(inside[rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))])
 

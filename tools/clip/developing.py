@@ -12,6 +12,9 @@ IGNORE = 255
 DISPARITY_STEP = 64
 """Disparities are rounded to 1/4 px (64 / 256), as a stereo matcher's are; it halves the files."""
 
+LENS_BLUR = 0.65
+"""Standard deviation of the lens's point spread, in pixels."""
+
 
 def develop(light: np.ndarray, exposure: float, seed: int) -> np.ndarray:
     """Linear light to what the camera's chip and its processor would give.
@@ -27,7 +30,9 @@ def develop(light: np.ndarray, exposure: float, seed: int) -> np.ndarray:
     height, width = light.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     falloff = 1.0 - 0.10 * (x**2 + 0.25 * y**2)
-    signal = np.maximum(light * exposure * falloff[..., None], 0.0)
+    # No lens is as sharp as a renderer; segmenters trained on photographs miss its softness.
+    soft = cv2.GaussianBlur(light, (0, 0), LENS_BLUR)
+    signal = np.maximum(soft * exposure * falloff[..., None], 0.0)
     rng = np.random.default_rng(seed)
     # Shot noise grows with the root of the light, read noise does not depend on it.
     spread = np.sqrt(1.2e-5 * signal + 1e-6)

@@ -48,11 +48,11 @@ def person_mesh(clothes: Clothes, phase: float, walking: bool = True) -> bpy.typ
         ankle[2] = max(ankle[2], 0.07)
         builder.capsule(hip, knee, (0.095, 0.065), trousers)
         builder.capsule(knee, ankle, (0.066, 0.05), trousers)
-        toe = ankle + [0.0, 0.17, -0.03]
-        builder.capsule(ankle + [0, -0.04, -0.035], toe, (0.045, 0.035), shoes)
+        toe = ankle + np.array([0.0, 0.17, -0.03])
+        builder.capsule(ankle + np.array([0.0, -0.04, -0.035]), toe, (0.045, 0.035), shoes)
         arm = -0.8 * swing * np.sin(leg)
         shoulder = np.array([0.205 * side, 0.0, 1.41 + bob])
-        elbow = _limb(shoulder, arm, 0.29) + [0.035 * side, 0, 0]
+        elbow = _limb(shoulder, arm, 0.29) + np.array([0.035 * side, 0.0, 0.0])
         hand = _limb(elbow, arm + 0.3, 0.26)
         builder.capsule(shoulder, elbow, (0.062, 0.05), top)
         builder.capsule(elbow, hand, (0.048, 0.036), top)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bpy
 import numpy as np
 
 from clip import materials
@@ -15,16 +16,43 @@ from clip.layout import (
 )
 from clip.meshes import MeshBuilder, Point
 
+Material = bpy.types.Material
+
 RED, BLUE = (0.48, 0.015, 0.02), (0.015, 0.08, 0.36)
 WHITE, YELLOW = (0.72, 0.72, 0.70), (0.65, 0.45, 0.02)
 
 
-def _disc(builder: MeshBuilder, centre: Point, radius: float, material, sides: int = 28) -> None:
+def _disc(
+    builder: MeshBuilder, centre: Point, radius: float, material: Material, sides: int = 28
+) -> None:
     """A flat shape that faces -y, towards the coming traffic."""
     offset = np.pi / sides if sides < 10 else 0.0
     turn = np.linspace(0, 2 * np.pi, sides, endpoint=False) + offset
     x, y, z = centre
     builder.polygon([(x + radius * np.cos(a), y, z + radius * np.sin(a)) for a in turn], material)
+
+
+SEGMENTS = {"3": "abgcd", "0": "abcdef"}
+"""Which of the seven segments a digit lights, a at the top and on clockwise, g in the middle."""
+
+
+def _digits(
+    builder: MeshBuilder, x: float, y: float, z: float, text: str, material: Material
+) -> None:
+    """Upright digits of seven segments, 0.24 m tall, around the point (x, z)."""
+    wide, tall, stroke = 0.13, 0.24, 0.034
+    bars = {"a": (0, tall / 2), "g": (0, 0), "d": (0, -tall / 2)}
+    posts = {"b": (1, 1), "c": (1, -1), "e": (-1, -1), "f": (-1, 1)}
+    for place, digit in enumerate(text):
+        middle = x + (place - (len(text) - 1) / 2) * (wide + 0.06)
+        for segment in SEGMENTS[digit]:
+            if segment in bars:
+                centre, size = (middle, y, z + bars[segment][1]), (wide, 0.004, stroke)
+            else:
+                right, upper = posts[segment]
+                centre = (middle + right * (wide - stroke) / 2, y, z + upper * tall / 4)
+                size = (stroke, 0.004, tall / 2 + stroke)
+            builder.box(centre, size, material)
 
 
 def lamp_post(x: float, y: float) -> None:
@@ -56,9 +84,7 @@ def sign(x: float, y: float, kind: str, height: float = 2.35) -> None:
     if kind == "limit":
         _disc(plate, (x, front, height), 0.32, red)
         _disc(plate, (x, layer(1), height), 0.245, white)
-        for left, wide in ((-0.15, 0.13), (0.03, 0.13)):
-            plate.box((x + left + wide / 2, layer(2), height), (wide, 0.004, 0.22), black)
-            plate.box((x + left + wide / 2, layer(3), height), (0.45 * wide, 0.004, 0.13), white)
+        _digits(plate, x, layer(2), height, "30", black)
     elif kind == "no_stopping":
         _disc(plate, (x, front, height), 0.32, red)
         _disc(plate, (x, layer(1), height), 0.255, blue)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import bpy
 
@@ -47,7 +47,7 @@ class Graph:
         """One arithmetic step."""
         node = self.node("Math")
         node.operation = operation
-        for socket, value in zip(node.inputs, values):
+        for socket, value in zip(node.inputs, values, strict=False):
             self.connect(socket, value)
         return node.outputs[0]
 
@@ -66,7 +66,7 @@ class Graph:
         elements = node.color_ramp.elements
         while len(elements) < len(stops):
             elements.new(0.5)
-        for element, (position, colour) in zip(elements, stops):
+        for element, (position, colour) in zip(elements, stops, strict=True):
             element.position, element.color = position, (*colour, 1.0)
         return node.outputs["Color"]
 
@@ -111,7 +111,11 @@ class Graph:
         return self.material
 
 
-@lru_cache(maxsize=None)
+def _between(first: Colour, second: Colour) -> Colour:
+    return tuple((a + b) / 2 for a, b in zip(first, second, strict=True))
+
+
+@cache
 def plain(colour: Colour, roughness: float = 0.7, metallic: float = 0.0) -> bpy.types.Material:
     """One colour with a little dirt, in the object's own frame."""
     graph = Graph("plain")
@@ -121,7 +125,7 @@ def plain(colour: Colour, roughness: float = 0.7, metallic: float = 0.0) -> bpy.
     return graph.simplify_indirect(colour)
 
 
-@lru_cache(maxsize=None)
+@cache
 def asphalt(base: float = 0.12, cracks: bool = True) -> bpy.types.Material:
     """Road surface: stone grain, stains, worn wheel tracks, cracks."""
     graph = Graph("asphalt")
@@ -155,7 +159,7 @@ def asphalt(base: float = 0.12, cracks: bool = True) -> bpy.types.Material:
     return graph.simplify_indirect((base, base, base))
 
 
-@lru_cache(maxsize=None)
+@cache
 def road_paint() -> bpy.types.Material:
     """White lane marking, worn down to grey in places."""
     graph = Graph("road paint")
@@ -166,7 +170,7 @@ def road_paint() -> bpy.types.Material:
     return graph.simplify_indirect((0.45, 0.45, 0.45))
 
 
-@lru_cache(maxsize=None)
+@cache
 def pavers(tone: Colour = (0.27, 0.255, 0.235), size: float = 0.32) -> bpy.types.Material:
     """Concrete slabs with dark joints."""
     graph = Graph("pavers")
@@ -194,7 +198,7 @@ def pavers(tone: Colour = (0.27, 0.255, 0.235), size: float = 0.32) -> bpy.types
     return graph.simplify_indirect(tuple(0.85 * c for c in tone))
 
 
-@lru_cache(maxsize=None)
+@cache
 def rough(
     first: Colour, second: Colour, scale: float, bump: float = 0.02, roughness: float = 0.85
 ) -> bpy.types.Material:
@@ -205,10 +209,10 @@ def rough(
     graph.finish(
         Base_Color=graph.ramp(noise, [(0.35, first), (0.65, second)]), Roughness=roughness
     )
-    return graph.simplify_indirect(tuple((a + b) / 2 for a, b in zip(first, second)))
+    return graph.simplify_indirect(_between(first, second))
 
 
-@lru_cache(maxsize=None)
+@cache
 def plaster(colour: Colour) -> bpy.types.Material:
     """Painted plaster with rain streaks and dirt near the ground."""
     graph = Graph("plaster")
@@ -226,7 +230,7 @@ def plaster(colour: Colour) -> bpy.types.Material:
     return graph.simplify_indirect(tuple(0.85 * c for c in colour))
 
 
-@lru_cache(maxsize=None)
+@cache
 def brick(
     first: Colour, second: Colour, mortar: Colour = (0.42, 0.40, 0.36)
 ) -> bpy.types.Material:
@@ -251,10 +255,10 @@ def brick(
     graph.finish(
         Base_Color=graph.mix(1.0, bricks.outputs["Color"], stains, "MULTIPLY"), Roughness=0.9
     )
-    return graph.simplify_indirect(tuple((a + b) / 2 for a, b in zip(first, second)))
+    return graph.simplify_indirect(_between(first, second))
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiles(colour: Colour) -> bpy.types.Material:
     """Roof tiles in rows up the slope."""
     graph = Graph("tiles")
@@ -269,7 +273,7 @@ def tiles(colour: Colour) -> bpy.types.Material:
     return graph.simplify_indirect(tuple(0.75 * c for c in colour))
 
 
-@lru_cache(maxsize=None)
+@cache
 def window_glass(inside: Colour) -> bpy.types.Material:
     """A pane seen from the street: a dim room behind a mirror."""
     graph = Graph("window glass")
@@ -279,7 +283,7 @@ def window_glass(inside: Colour) -> bpy.types.Material:
     return graph.simplify_indirect(tuple(0.7 * c for c in inside))
 
 
-@lru_cache(maxsize=None)
+@cache
 def car_paint() -> bpy.types.Material:
     """Clear-coated paint in the colour of the object that carries it."""
     graph = Graph("car paint")
@@ -295,7 +299,7 @@ def car_paint() -> bpy.types.Material:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def lamp(colour: Colour, strength: float) -> bpy.types.Material:
     """A light that glows but is too weak to be worth sampling as a light source."""
     material = Graph("lamp").finish(
@@ -305,7 +309,7 @@ def lamp(colour: Colour, strength: float) -> bpy.types.Material:
     return material
 
 
-@lru_cache(maxsize=None)
+@cache
 def leaves(first: Colour, second: Colour) -> bpy.types.Material:
     """Foliage: each leaf its own shade, and some light shining through."""
     graph = Graph("leaves")
@@ -320,7 +324,7 @@ def leaves(first: Colour, second: Colour) -> bpy.types.Material:
     return graph.material
 
 
-@lru_cache(maxsize=None)
+@cache
 def cardboard() -> bpy.types.Material:
     """Brown corrugated board."""
     graph = Graph("cardboard")
@@ -337,7 +341,7 @@ def cardboard() -> bpy.types.Material:
     return graph.simplify_indirect((0.34, 0.21, 0.11))
 
 
-@lru_cache(maxsize=None)
+@cache
 def fur(back: Colour, belly: Colour) -> bpy.types.Material:
     """An animal's coat, darker on the back than below."""
     graph = Graph("fur")
@@ -352,4 +356,4 @@ def fur(back: Colour, belly: Colour) -> bpy.types.Material:
         Roughness=0.85,
         Specular_IOR_Level=0.2,
     )
-    return graph.simplify_indirect(tuple((a + b) / 2 for a, b in zip(back, belly)))
+    return graph.simplify_indirect(_between(back, belly))

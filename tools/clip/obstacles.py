@@ -137,5 +137,4 @@ def _deer_mesh(phase: float) -> bpy.types.Mesh:
             builder.capsule((x, y, 0.78), knee, (0.11 if fore else 0.13, 0.04), coat)
             builder.capsule(knee, foot, (0.038, 0.026), coat)
             builder.capsule(foot, (x, y + swing + 0.03, 0.03 + lift), (0.03, 0.028), dark)
-    mesh = builder.mesh("deer", smooth=True)
-    return mesh
+    return builder.mesh("deer", smooth=True)

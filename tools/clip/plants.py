@@ -19,7 +19,7 @@ GREENS = (
 def leaf_quads(centres: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """One leaf at each centre, turned at random but rather facing up; (N, 4, 3)."""
     count = len(centres)
-    normal = rng.normal(size=(count, 3)) + [0.0, 0.0, 0.7]
+    normal = rng.normal(size=(count, 3)) + np.array([0.0, 0.0, 0.7])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     first = np.cross(normal, rng.normal(size=(count, 3)))
     first /= np.linalg.norm(first, axis=1, keepdims=True)

@@ -64,7 +64,7 @@ class FrameRenderer:
         cycles.sample_clamp_indirect = 6.0
         cycles.denoiser = "OPENIMAGEDENOISE"
         cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
-        cycles.denoising_prefilter, cycles.denoising_quality = "NONE", "BALANCED"
+        cycles.denoising_prefilter, cycles.denoising_quality = "FAST", "BALANCED"
 
     def aim(self, time: float) -> None:
         """Moves the camera to a time in seconds."""

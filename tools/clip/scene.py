@@ -21,6 +21,7 @@ from clip.layout import (
     VEGETATION,
 )
 from clip.meshes import MeshBuilder, place
+from clip.sky import build_sky
 
 CREAM, SAND, GREY, ROSE = (
     (0.60, 0.53, 0.40),
@@ -151,9 +152,12 @@ def _furniture() -> None:
         furniture.lamp_post(right, y + 9.0)
         furniture.lamp_post(left, y + 19.0)
     for x, y, kind, height in (
-        (right, 33.0, "limit", 2.3), (left, 24.0, "no_stopping", 2.3),
-        (right, 50.5, "parking", 2.4), (right, 68.0, "priority", 2.4),
-        (left, 60.0, "limit", 2.3), (right, 19.0, "no_stopping", 2.4),
+        (right, 33.0, "limit", 2.3),
+        (left, 24.0, "no_stopping", 2.3),
+        (right, 50.5, "parking", 2.4),
+        (right, 68.0, "priority", 2.4),
+        (left, 60.0, "limit", 2.3),
+        (right, 19.0, "no_stopping", 2.4),
         (left, 95.5, "yield", 2.3),
     ):
         furniture.sign(x, y, kind, height)
@@ -167,8 +171,12 @@ def _furniture() -> None:
         furniture.bin_(x, y)
     furniture.cabinet(8.85, 45.0)
     for number, y in enumerate((37.6, 38.4, 39.2, 40.0)):
-        place(vehicles.bicycle_mesh(number), BICYCLE, (7.4, y, KERB_HEIGHT - 0.01),
-              1.57 + 0.1 * number)
+        place(
+            vehicles.bicycle_mesh(number),
+            BICYCLE,
+            (7.4, y, KERB_HEIGHT - 0.01),
+            1.57 + 0.1 * number,
+        )
 
 
 def _parked_cars(park: vehicles.CarPark) -> None:
@@ -227,71 +235,6 @@ def _people() -> list[figures.Walker]:
     ]
 
 
-def _sky(sun_elevation: float, sun_azimuth: float) -> None:
-    """A clear sky with thin clouds, and the sun as a lamp of its own."""
-    world = bpy.data.worlds.new("day")
-    world.use_nodes = True
-    tree = world.node_tree
-    sky = tree.nodes.new("ShaderNodeTexSky")
-    sky.sky_type = "MULTIPLE_SCATTERING"
-    sky.sun_disc = False
-    sky.sun_elevation = sun_elevation
-    sky.sun_rotation = sun_azimuth
-    coordinates = tree.nodes.new("ShaderNodeTexCoord")
-    flat = tree.nodes.new("ShaderNodeMapping")
-    flat.inputs["Scale"].default_value = (1.0, 1.0, 3.2)
-    clouds = tree.nodes.new("ShaderNodeTexNoise")
-    clouds.inputs["Scale"].default_value = 2.3
-    clouds.inputs["Detail"].default_value = 9.0
-    clouds.inputs["Roughness"].default_value = 0.58
-    cover = tree.nodes.new("ShaderNodeMapRange")
-    cover.inputs["From Min"].default_value, cover.inputs["From Max"].default_value = 0.40, 0.72
-    cover.inputs["To Min"].default_value, cover.inputs["To Max"].default_value = 0.45, 0.95
-    brightness = tree.nodes.new("ShaderNodeVectorMath")
-    brightness.operation = "SCALE"
-    brightness.inputs["Scale"].default_value = SKY_STRENGTH
-    mix = tree.nodes.new("ShaderNodeMixRGB")
-    # Seen, the sky is blue between white clouds; its light on the street is kept neutral, as a
-    # camera's white balance would have it.
-    path = tree.nodes.new("ShaderNodeLightPath")
-    cloud = tree.nodes.new("ShaderNodeMixRGB")
-    cloud.inputs["Color1"].default_value = (*CLOUD_LIGHT, 1.0)
-    cloud.inputs["Color2"].default_value = (*CLOUD_SEEN, 1.0)
-    tree.links.new(path.outputs["Is Camera Ray"], cloud.inputs["Fac"])
-    tree.links.new(cloud.outputs["Color"], mix.inputs["Color2"])
-    links = tree.links
-    links.new(coordinates.outputs["Generated"], flat.inputs["Vector"])
-    links.new(flat.outputs[0], clouds.inputs["Vector"])
-    links.new(clouds.outputs[0], cover.inputs["Value"])
-    links.new(sky.outputs[0], brightness.inputs[0])
-    thin = tree.nodes.new("ShaderNodeMath")
-    thin.operation = "MULTIPLY_ADD"
-    links.new(path.outputs["Is Camera Ray"], thin.inputs[0])
-    thin.inputs[1].default_value = -0.40
-    links.new(cover.outputs["Result"], thin.inputs[2])
-    thin.use_clamp = True
-    links.new(thin.outputs[0], mix.inputs["Fac"])
-    links.new(brightness.outputs[0], mix.inputs["Color1"])
-    links.new(mix.outputs["Color"], tree.nodes["Background"].inputs["Color"])
-    world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", 256
-    bpy.context.scene.world = world
-
-    lamp = bpy.data.lights.new("sun", "SUN")
-    lamp.energy, lamp.angle = SUN_STRENGTH, np.radians(0.6)
-    lamp.color = (1.0, 0.93, 0.82)
-    sun = bpy.data.objects.new("sun", lamp)
-    # A lamp shines along its -z; azimuth is measured from +y (forward) towards +x.
-    sun.rotation_euler = (np.pi / 2 - sun_elevation, 0.0, np.pi - sun_azimuth)
-    bpy.context.scene.collection.objects.link(sun)
-
-
-SKY_STRENGTH = 0.20
-CLOUD_LIGHT = (1.46, 1.40, 1.33)
-CLOUD_SEEN = (1.50, 1.58, 1.68)
-SUN_STRENGTH = 4.5
-EXPOSURE = 0.9
-
-
 def build_scene() -> Callable[[float], None]:
     """Builds the street in an empty Blender file.
 
@@ -311,7 +254,7 @@ def build_scene() -> Callable[[float], None]:
     obstacles.cardboard_box(2.3, 40.0, 0.5)
     obstacles.tyre(-0.25, 33.5)
     deer = obstacles.Deer(0.1, 50.0, 0.35)
-    _sky(np.radians(40.0), np.radians(207.0))
+    build_sky(elevation=np.radians(40.0), azimuth=np.radians(207.0))
 
     def move(time: float) -> None:
         oncoming.location.y = 76.0 - 9.5 * time

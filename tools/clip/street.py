@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bpy
 import numpy as np
 
 from clip import materials
@@ -25,7 +26,11 @@ MARKING_Z = 0.004
 
 
 def _flat(
-    builder: MeshBuilder, x: tuple[float, float], y: tuple[float, float], z: float, material
+    builder: MeshBuilder,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    z: float,
+    material: bpy.types.Material,
 ) -> None:
     builder.polygon([(x[0], y[0], z), (x[1], y[0], z), (x[1], y[1], z), (x[0], y[1], z)], material)
 

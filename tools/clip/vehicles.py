@@ -148,12 +148,12 @@ def _details(shape: CarShape) -> bpy.types.Mesh:
     rim = materials.plain((0.42, 0.42, 0.44), 0.3, 0.8)
     chrome = materials.plain((0.6, 0.6, 0.62), 0.15, 1.0)
     plate = materials.plain((0.68, 0.68, 0.66), 0.4)
-    tail, head = materials.lamp((0.45, 0.01, 0.008), 0.15), materials.lamp((0.8, 0.8, 0.78), 0.5)
+    tail, head = materials.lamp((0.45, 0.01, 0.008), 0.15), materials.lamp((0.6, 0.6, 0.58), 0.08)
     widest = max(station[4] for station in shape.stations)
     turn = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     circle = np.stack([np.zeros(28), np.cos(turn), np.sin(turn)], axis=1)
 
-    def disc(x: float, y: float, z: float, radius: float, material) -> None:
+    def disc(x: float, y: float, z: float, radius: float, material: bpy.types.Material) -> None:
         builder.polygon([(x, y, z) + radius * point for point in circle], material)
 
     for axle in shape.axles:
@@ -180,7 +180,7 @@ def _details(shape: CarShape) -> bpy.types.Mesh:
         x = side * (shape.stations[1][4] - 0.13)
         builder.box((x, 0.055, shape.lamp_height[0]), (0.24, 0.12, 0.19), tail)
         x = side * (front[4] - 0.10)
-        builder.box((x, length - 0.10, shape.lamp_height[1]), (0.30, 0.20, 0.13), head)
+        builder.box((x, length - 0.10, shape.lamp_height[1]), (0.28, 0.20, 0.11), head)
         mirror = shape.stations[shape.front + 1]
         builder.ball(
             (side * (widest + 0.09), mirror[0] - 0.28, mirror[2] + 0.06),
@@ -245,7 +245,7 @@ def bicycle_mesh(seed: int) -> bpy.types.Mesh:
     for axle in (0.0, 1.05):
         ring = [(0.0, axle + 0.33 * np.cos(a), 0.345 + 0.33 * np.sin(a)) for a in turn]
         for start in range(0, 32, 8):
-            builder.tube(ring[start : start + 9], 0.018, rubber, 6)
+            builder.tube(ring[start : start + 9], 0.023, rubber, 6)
         for a in turn[:-1:2]:
             end = (0.0, axle + 0.32 * np.cos(a), 0.345 + 0.32 * np.sin(a))
             builder.tube([(0, axle, 0.345), end], 0.003, steel, 4)

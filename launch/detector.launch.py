@@ -1,0 +1,145 @@
+"""Starts the detector, and on request RViz and a bag.
+
+    ros2 launch anomaly_seg_ros detector.launch.py image_topic:=/camera/image_raw rviz:=true
+
+Several cameras: include it once for each, with another ``namespace``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.entity import Entity
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
+
+PACKAGE = "anomaly_seg_ros"
+# Node parameters that have a launch argument of the same name. An empty argument leaves the
+# value to the parameter file: the defaults stand in config/detector.yaml only.
+PARAMETERS = {"model": str, "device": str, "image_transport": str, "autostart": bool}
+# What detector.rviz shows, as named without a namespace.
+RVIZ_TOPICS = ("overlay", "ood_heatmap", "ood_score", "open_set_mask")
+
+ARGUMENTS = [
+    DeclareLaunchArgument("namespace", default_value="", description="namespace of the detector"),
+    DeclareLaunchArgument(
+        "image_topic",
+        default_value="image",
+        description="input images (with compressed transport: without the '/compressed')",
+    ),
+    DeclareLaunchArgument(
+        "camera_info_topic", default_value="camera_info", description="input camera calibration"
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="'default', 'erfnet' or a weights file; empty: as in the parameter file",
+    ),
+    DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description="auto, cpu, cuda or cuda:N; empty: as in the parameter file",
+    ),
+    DeclareLaunchArgument(
+        "image_transport",
+        default_value="",
+        choices=["", "raw", "compressed"],
+        description="transport of the input; empty: as in the parameter file",
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="",
+        choices=["", "true", "false"],
+        description="configure and activate by itself; empty: as in the parameter file",
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value="",
+        description="parameter YAML over the package's config/detector.yaml; empty: that alone",
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=["true", "false"], description="start RViz"
+    ),
+    DeclareLaunchArgument(
+        "bag",
+        default_value="",
+        description="bag to play, which then gives the time; empty: none",
+    ),
+    DeclareLaunchArgument("bag_rate", default_value="1.0", description="speed of the bag"),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="least severe messages to log",
+    ),
+]
+
+
+def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue | bool]:
+    """Node parameters from the launch arguments that were given."""
+    overrides: dict[str, ParameterValue | bool] = {
+        # With its type: launch would read "0" or "on" as YAML, not as text.
+        name: ParameterValue(arguments[name], value_type=kind)
+        for name, kind in PARAMETERS.items()
+        if arguments[name]
+    }
+    if arguments["bag"]:
+        overrides["use_sim_time"] = True
+    return overrides
+
+
+def start(context: LaunchContext) -> list[Entity]:
+    """The actions that the arguments ask for."""
+    arguments = {
+        argument.name: LaunchConfiguration(argument.name).perform(context)
+        for argument in ARGUMENTS
+    }
+    namespace, image_topic = arguments["namespace"], arguments["image_topic"]
+    parameters = [arguments["params_file"]] if arguments["params_file"] else []
+    actions: list[Entity] = [
+        LifecycleNode(
+            package=PACKAGE,
+            executable="detector",
+            name="detector",
+            namespace=namespace,
+            parameters=[*parameters, parameter_overrides(arguments)],
+            remappings=[("image", image_topic), ("camera_info", arguments["camera_info_topic"])],
+            arguments=["--ros-args", "--log-level", arguments["log_level"]],
+            output="screen",
+        )
+    ]
+    if arguments["rviz"] == "true":
+        absolute = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        inputs = image_topic if image_topic.startswith("/") else f"{absolute}/{image_topic}"
+        topics = [f"/detector/{topic}" for topic in RVIZ_TOPICS]
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=namespace,
+                arguments=[
+                    "-d",
+                    str(Path(get_package_share_directory(PACKAGE), "config", "detector.rviz")),
+                ],
+                remappings=[
+                    ("/image", inputs),
+                    *((topic, f"{absolute}{topic}") for topic in topics),
+                ],
+                parameters=[{"use_sim_time": bool(arguments["bag"])}],
+            )
+        )
+    if arguments["bag"]:
+        command = ["ros2", "bag", "play", arguments["bag"], "--clock", "100"]
+        actions.append(
+            ExecuteProcess(cmd=[*command, "--rate", arguments["bag_rate"]], output="screen")
+        )
+    return actions
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])

@@ -1,0 +1,136 @@
+"""The detector as a process of its own: signals, death and restart, wrong command lines."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import rclpy
+from detector_harness import Probe, street
+from rclpy.context import Context
+
+pytestmark = pytest.mark.ros
+
+FRAME = street(48, 80)
+EXIT_S = 30
+
+
+@pytest.fixture
+def start_process(tiny_model):
+    """Starts ``detector`` with these parameters."""
+    running = []
+
+    def start(*extra: str, **parameters: object) -> subprocess.Popen:
+        parameters = {"model": tiny_model} | parameters
+        arguments = [part for k, v in parameters.items() for part in ("-p", f"{k}:={v}")]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anomaly_seg_ros.ros.detector",
+             "--ros-args", *arguments, *extra],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def probe():
+    context = Context()
+    rclpy.init(context=context)
+    probe = Probe(context)
+    yield probe
+    probe.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_an_active_node_with_code_0(start_process, probe, number):
+    process = start_process()
+    probe.listen("labels")
+    probe.wait_connected()
+    probe.segment(FRAME, 1.0)
+    probe.wait_for("labels", 1.0)
+    process.send_signal(number)
+    process.send_signal(number)  # a terminal and ros2 launch each send one
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+
+
+def test_sigint_before_configure(start_process, probe):
+    process = start_process(autostart="false")
+    probe.wait_for_state("unconfigured")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(EXIT_S) == 0
+
+
+def test_killed_and_restarted_in_the_middle(start_process, probe):
+    first = start_process()
+    probe.listen("labels")
+    probe.wait_connected()
+    for seconds in (1.0, 2.0):
+        probe.segment(FRAME, seconds)
+        probe.wait_for("labels", seconds)
+    first.kill()
+    first.wait()
+    probe.segment(FRAME, 3.0)  # into the void: nothing may hang on it
+    start_process()
+    deadline = time.monotonic() + 60
+    seconds = 4.0
+    while not any(m.header.stamp.sec >= 4 for m in probe.received["labels"]):
+        assert time.monotonic() < deadline, "no output after the restart"
+        probe.segment(FRAME, seconds)
+        probe.spin_for(0.5)
+        seconds += 1
+    stamps = [m.header.stamp.sec for m in probe.received["labels"]]
+    assert stamps == sorted(set(stamps))  # no frame twice, none out of order
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"threshold": "high"}, "threshold"),
+        ({"qos_depth": 0}, "qos_depth"),
+        ({"image_transport": "pigeon"}, "image_transport"),
+    ],
+)
+def test_unacceptable_parameters_end_it_at_once_with_one_line(start_process, parameters, words):
+    process = start_process(**parameters)
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if "error" in line]
+    assert line.startswith("detector: error: ")
+    assert words in line
+    assert "Traceback" not in output
+
+
+def test_misspelt_parameters_are_named(start_process, probe):
+    process = start_process(treshold=0.7, autostart="false")
+    probe.wait_for_state("unconfigured")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert "unknown parameter 'treshold' is ignored" in output
+
+
+def test_compressed_input_follows_the_remapping_of_its_base(start_process, probe):
+    start_process("-r", "image:=/front/image_raw", image_transport="compressed")
+    probe.spin_until(
+        lambda: probe.count_subscribers("/front/image_raw/compressed"), "subscription"
+    )
+    assert not probe.count_subscribers("/front/image_raw")
+
+
+def test_namespaces_keep_cameras_apart(start_process, probe):
+    start_process("-r", "__ns:=/left", "-r", "image:=camera")
+    probe.spin_until(lambda: probe.count_subscribers("/left/camera"), "subscription")
+    names = {name for name, _ in probe.get_topic_names_and_types()}
+    assert {"/left/detector/labels", "/left/detector/debug/pipeline_latency_ms"} <= names

@@ -1,0 +1,222 @@
+"""Image messages <-> arrays, and every fault a message can have."""
+
+from __future__ import annotations
+
+import array
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from detector_harness import stamped, street
+from sensor_msgs.msg import CompressedImage, Image
+
+from anomaly_seg_ros.ros.messages import (
+    FrameError,
+    image_message,
+    jpeg_message,
+    rgb_from_message,
+)
+
+RGB = street(24, 40)  # not square: swapped sizes must not pass
+GREY = RGB[..., 1]
+
+
+def message_of(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> Image:
+    """A message whose rows are followed by ``padding`` bytes of rubbish."""
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1).view(np.uint8)
+    padded = np.hstack([rows, np.full((height, padding), 77, np.uint8)])
+    message = Image(
+        height=height, width=width, encoding=encoding, step=padded.shape[1], is_bigendian=big
+    )
+    message.data = array.array("B", padded.tobytes())
+    return message
+
+
+def with_alpha(pixels: np.ndarray) -> np.ndarray:
+    return np.dstack([pixels, np.full(pixels.shape[:2], 9, np.uint8)])
+
+
+def as_16_bit(pixels: np.ndarray, order: str) -> np.ndarray:
+    return (pixels.astype(np.uint16) << 8 | 55).astype(f"{order}u2")
+
+
+GREY_RGB = np.dstack([GREY] * 3)
+EXACT = {
+    "rgb8": (RGB, RGB),
+    "bgr8": (RGB[..., ::-1], RGB),
+    "8UC3": (RGB[..., ::-1], RGB),
+    "rgba8": (with_alpha(RGB), RGB),
+    "bgra8": (with_alpha(RGB[..., ::-1]), RGB),
+    "8UC4": (with_alpha(RGB[..., ::-1]), RGB),
+    "mono8": (GREY, GREY_RGB),
+    "8UC1": (GREY, GREY_RGB),
+    "rgb16": (as_16_bit(RGB, "<"), RGB),
+    "bgr16": (as_16_bit(RGB[..., ::-1], "<"), RGB),
+    "rgba16": (as_16_bit(with_alpha(RGB), "<"), RGB),
+    "mono16": (as_16_bit(GREY, "<"), GREY_RGB),
+    "16UC1": (as_16_bit(GREY, "<"), GREY_RGB),
+    "32FC1": ((GREY / np.float32(255)).astype("<f4"), GREY_RGB),
+    "32FC3": ((RGB[..., ::-1] / np.float32(255)).astype("<f4"), RGB),
+}
+
+
+@pytest.mark.parametrize("padding", [0, 8, 5])
+@pytest.mark.parametrize("encoding", EXACT)
+def test_encodings_without_loss_give_the_picture(encoding, padding):
+    pixels, expected = EXACT[encoding]
+    np.testing.assert_array_equal(
+        rgb_from_message(message_of(pixels, encoding, padding)), expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixels", "expected"),
+    [
+        ("rgb16", as_16_bit(RGB, ">"), RGB),
+        ("mono16", as_16_bit(GREY, ">"), GREY_RGB),
+        ("32FC1", (GREY / np.float32(255)).astype(">f4"), GREY_RGB),
+    ],
+)
+def test_big_endian(encoding, pixels, expected):
+    message = message_of(pixels, encoding, padding=6, big=True)
+    np.testing.assert_array_equal(rgb_from_message(message), expected)
+
+
+def test_rgb8_is_not_copied():
+    message = message_of(RGB, "rgb8", padding=16)
+    view = rgb_from_message(message)
+    assert np.shares_memory(view, np.frombuffer(message.data, np.uint8))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_patterns_keep_their_colours(pattern, bits):
+    # Flat colour: demosaicing must give it back exactly, in the right channels.
+    colour = dict(zip("rgb", (200, 120, 30), strict=True))
+    mosaic = np.zeros((24, 40), np.uint8)
+    for index, letter in enumerate(pattern):
+        mosaic[index // 2 :: 2, index % 2 :: 2] = colour[letter]
+    pixels = mosaic if bits == 8 else as_16_bit(mosaic, "<")
+    rgb = rgb_from_message(message_of(pixels, f"bayer_{pattern}{bits}", padding=4))
+    np.testing.assert_array_equal(rgb[4:-4, 4:-4], np.full((16, 32, 3), (200, 120, 30), np.uint8))
+
+
+def flat_yuv(y: int, u: int, v: int, encoding: str) -> Image:
+    """40 x 24 pixels of one colour."""
+    if encoding in ("nv12", "nv21"):
+        chroma = (u, v) if encoding == "nv12" else (v, u)
+        planes = np.vstack([np.full((24, 40), y, np.uint8), np.tile(np.uint8(chroma), (12, 20))])
+        message = message_of(planes, encoding, padding=4)
+        message.height = 24
+        return message
+    order = {"yuv422": (u, y, v, y), "uyvy": (u, y, v, y)}.get(encoding, (y, u, y, v))
+    return message_of(np.tile(np.uint8(order), (24, 20)).reshape(24, 40, 2), encoding, padding=4)
+
+
+@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21"])
+def test_yuv_follows_bt601(encoding):
+    y, u, v = 130, 90, 170
+    rgb = rgb_from_message(flat_yuv(y, u, v, encoding))
+    # ITU-R BT.601, studio range.
+    luma, blue, red = 1.164 * (y - 16), u - 128, v - 128
+    expected = (luma + 1.596 * red, luma - 0.813 * red - 0.391 * blue, luma + 2.018 * blue)
+    assert rgb.shape == (24, 40, 3)
+    assert np.abs(rgb - np.array(expected)).max() <= 1.5
+
+
+SMOOTH = cv2.GaussianBlur(RGB, (0, 0), 3)
+
+
+def compressed(suffix: str, image_format: str, picture: np.ndarray = RGB) -> CompressedImage:
+    _, data = cv2.imencode(suffix, picture[..., ::-1])
+    return CompressedImage(format=image_format, data=data.tobytes())
+
+
+def test_compressed_images():
+    np.testing.assert_array_equal(rgb_from_message(compressed(".png", "png")), RGB)
+    message = compressed(".jpg", "jpeg", SMOOTH)
+    assert np.abs(rgb_from_message(message).astype(int) - SMOOTH).mean() < 2
+    message.data = array.array("B", bytes(message.data) + bytes(64))  # padded, as cameras do
+    assert rgb_from_message(message).shape == RGB.shape
+
+
+def broken(**fields: object) -> Image:
+    message = message_of(RGB, "rgb8")
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def giant_png() -> CompressedImage:
+    """A PNG of a few bytes whose header claims 2^32 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 65536, 65536, 8, 2, 0, 0, 0)
+    chunks = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    end = struct.pack(">I", 0) + b"IEND\xaeB`\x82"
+    return CompressedImage(format="png", data=b"\x89PNG\r\n\x1a\n" + chunks + end)
+
+
+FLOATS = GREY / np.float32(255)
+NAN, INFINITY = np.float32("nan"), np.float32("inf")
+FAULTS = {
+    "unknown encoding": (broken(encoding="rgb9"), "rgb9"),
+    "empty encoding": (broken(encoding=""), "''"),
+    "short data": (broken(data=array.array("B", bytes(24 * 120 - 1))), "2879"),
+    "no data": (broken(data=array.array("B")), "0 bytes"),
+    "short step": (broken(step=119), "119"),
+    "step of zero": (broken(step=0), "needs 120"),
+    "zero height": (broken(height=0), "40 x 0"),
+    "zero width": (broken(width=0), "0 x 24"),
+    "huge size": (broken(height=2**32 - 1), "4294967295"),
+    "NaN": (message_of(np.where(FLOATS > 0.5, NAN, FLOATS), "32FC1"), "not finite"),
+    "infinity": (message_of(np.where(FLOATS > 0.5, INFINITY, FLOATS), "32FC1"), "not finite"),
+    "float range": (message_of(FLOATS * 255, "32FC1"), r"\[0, 1\]"),
+    "odd YUV": (message_of(np.zeros((24, 39, 2), np.uint8), "uyvy"), "39"),
+    "short YUV": (message_of(np.zeros((24, 40), np.uint8), "nv12"), "1440"),
+    "giant PNG": (giant_png(), "png"),
+    "empty JPEG": (CompressedImage(format="jpeg"), "0 bytes"),
+    "not a JPEG": (CompressedImage(format="jpeg", data=b"hello" * 20), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named(fault):
+    message, words = FAULTS[fault]
+    with pytest.raises(FrameError, match=words) as caught:
+        rgb_from_message(message)
+    assert caught.value.kind
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_cut_off_files_are_refused(suffix, share):
+    message = compressed(suffix, suffix[1:])
+    message.data = message.data[: int(len(message.data) * share)]
+    with pytest.raises(FrameError) as caught:
+        rgb_from_message(message)
+    assert caught.value.kind == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "encoding"),
+    [(GREY, "mono8"), (RGB, "rgb8"), (FLOATS, "32FC1"), (RGB[:, ::2], "rgb8")],
+)
+def test_written_images_are_unpadded_and_exact(pixels, encoding):
+    header = stamped(12.25)
+    message = image_message(pixels, encoding, header)
+    assert message.header == header
+    assert (message.height, message.width) == pixels.shape[:2]
+    assert message.encoding == encoding
+    assert message.step * message.height == len(message.data) == pixels.nbytes
+    back = np.frombuffer(message.data, pixels.dtype).reshape(pixels.shape)
+    np.testing.assert_array_equal(back, pixels)
+
+
+def test_written_jpeg_is_read_back():
+    message = jpeg_message(SMOOTH, 95, stamped(1))
+    assert "jpeg" in message.format
+    assert np.abs(rgb_from_message(message).astype(int) - SMOOTH).mean() < 2
+    assert len(jpeg_message(SMOOTH, 20, stamped(1)).data) < len(message.data)

@@ -1,0 +1,161 @@
+"""The Segmenter: shapes, sizes, equivalences, refusals, and the real baseline on real frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_metadata, tiny_network
+
+from anomaly_seg_ros import scores
+from anomaly_seg_ros.datasets import open_dataset
+from anomaly_seg_ros.errors import DeviceError, ImageError, ParameterError
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    return Segmenter(tiny_network(outlier_head=True), tiny_metadata(outlier_head=True), "cpu")
+
+
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (200, 301), (33, 500), (1, 1), (48, 48)])
+def test_outputs_have_the_size_of_the_image(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    prediction = segmenter.predict(random_image(*size), scores.SCORE_NAMES)
+    assert prediction.labels.shape == prediction.confidence.shape == size
+    assert prediction.labels.dtype == prediction.confidence.dtype == np.uint8
+    assert prediction.labels.max() < 19
+    assert tuple(prediction.scores) == scores.SCORE_NAMES
+    for name, score in prediction.scores.items():
+        assert score.shape == size, name
+        assert score.dtype == np.float32
+        assert np.isfinite(score).all(), name
+
+
+def test_only_what_is_asked_for(segmenter: Segmenter) -> None:
+    prediction = segmenter.predict(random_image(64, 96), (), labels=False, confidence=False)
+    assert prediction.labels is None
+    assert prediction.confidence is None
+    assert prediction.scores == {}
+
+
+def test_follows_the_definition(segmenter: Segmenter) -> None:
+    """Against the plain network: normalise, run, score on the grid, then upsample."""
+    image = random_image(64, 96)
+    prediction = segmenter.predict(image, ("energy",))
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        logits = tiny_network(outlier_head=True)((x - 0.5) / 0.5).logits
+    energy = F.interpolate(scores.energy(logits)[None], size=(64, 96), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(prediction.scores["energy"], energy, rtol=1e-3, atol=1e-4)
+    labels = F.interpolate(logits, size=(64, 96), mode="bilinear").argmax(1)[0]
+    assert (prediction.labels == labels.numpy()).mean() > 0.999
+
+
+def test_strides_do_not_matter(segmenter: Segmenter) -> None:
+    """A padded and a reversed view give what their copies give."""
+    padded = random_image(64, 110)[:, :96]
+    reversed_channels = random_image(64, 96)[..., ::-1]
+    for view in (padded, reversed_channels):
+        a = segmenter.predict(view).scores["max_logit"]
+        b = segmenter.predict(view.copy()).scores["max_logit"]
+        np.testing.assert_array_equal(a, b)
+
+
+def test_read_only_images_are_taken(segmenter: Segmenter) -> None:
+    image = np.frombuffer(random_image(64, 96).tobytes(), np.uint8).reshape(64, 96, 3)
+    assert segmenter.predict(image).labels.shape == (64, 96)
+
+
+def test_the_same_twice(segmenter: Segmenter) -> None:
+    image = random_image(100, 150)
+    a, b = segmenter.predict(image), segmenter.predict(image)
+    np.testing.assert_array_equal(a.scores["max_logit"], b.scores["max_logit"])
+    np.testing.assert_array_equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_other_images_are_refused(segmenter: Segmenter, image: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="uint8"):
+        segmenter.predict(image)
+
+
+def test_scores_that_the_model_lacks_are_refused() -> None:
+    segmenter = Segmenter(tiny_network(), tiny_metadata(statistics=None), "cpu")
+    assert "sml" not in segmenter.available_scores
+    assert "dense_hybrid" not in segmenter.available_scores
+    with pytest.raises(ParameterError, match="dense_hybrid"):
+        segmenter.predict(random_image(8, 8), ("dense_hybrid",))
+
+
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ParameterError, match="544 x 960"):
+        Segmenter(tiny_network(), tiny_metadata(), "cpu", inference_size=(540, 960))
+    with pytest.raises(ParameterError, match="positive multiples"):
+        Segmenter(tiny_network(), tiny_metadata(), "cpu", inference_size=(0, 64))
+
+
+@pytest.mark.parametrize("device", ["cuda:97", "cudo", "mps", ""])
+def test_devices_that_do_not_exist_are_refused(device: str) -> None:
+    with pytest.raises(DeviceError, match="device"):
+        Segmenter.load("default", device=device)
+
+
+def test_precision_must_fit_the_device() -> None:
+    with pytest.raises(ParameterError, match="fp16"):
+        Segmenter(tiny_network(), tiny_metadata(), "cpu", "fp16")
+
+
+def test_bfloat16_agrees(shared_data: Path) -> None:
+    frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
+    exact = Segmenter.load("default", "cpu", "fp32", (256, 512)).predict(frame)
+    rough = Segmenter.load("default", "cpu", "bf16", (256, 512)).predict(frame)
+    assert (exact.labels == rough.labels).mean() > 0.98
+
+
+def test_erfnet_reaches_its_published_accuracy(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.70 mIoU or better on full Cityscapes frames, at the size it was made for."""
+    monkeypatch.setenv("ANOMALY_SEG_WEIGHTS", str(shared_data.parent / "weights"))
+    segmenter = Segmenter.load("erfnet", "cpu")
+    assert _mean_iou(segmenter, shared_data) >= 0.70
+
+
+def test_default_model_reads_full_frames(shared_data: Path) -> None:
+    """These ten frames were among the training data: a check of the pipeline, not of quality."""
+    assert _mean_iou(Segmenter.load("default", "cpu"), shared_data) >= 0.5
+
+
+def _mean_iou(segmenter: Segmenter, shared_data: Path) -> float:
+    matrix = ConfusionMatrix(19)
+    for sample in open_dataset("cityscapes", shared_data / "cityscapes", split="train"):
+        loaded = sample.load()
+        prediction = segmenter.predict(loaded.image, (), confidence=False)
+        matrix.update(loaded.labels, prediction.labels)
+    return matrix.mean_iou()
+
+
+def test_area_averaging_when_shrinking(segmenter: Segmenter) -> None:
+    """A one-pixel checkerboard averages to grey instead of aliasing to black or white."""
+    board = (np.indices((256, 384)).sum(0) % 2 * 255).astype(np.uint8)
+    grey = np.full((64, 96, 3), 127, np.uint8)
+    fine = segmenter.predict(cv2.merge([board] * 3), confidence=False)
+    flat = segmenter.predict(grey, confidence=False)
+    assert np.abs(fine.scores["max_logit"].mean() - flat.scores["max_logit"].mean()) < 1e-2

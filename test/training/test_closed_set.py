@@ -1,0 +1,113 @@
+"""Loss, class weights and the CPU's depthwise backward, against independent references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_network
+from torch import nn
+
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.models.contract import NetworkOutput
+from training.closed_set import WeightedCrossEntropy, class_weights, normalise, parameter_groups
+from training.corpora import Corpus
+from training.depthwise import use_float32_backward
+
+
+class Fixed(nn.Module):
+    """A network whose logits are given."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        return NetworkOutput(self.logits, self.logits)
+
+
+def test_loss_follows_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 6, 8, generator=generator)
+    targets = torch.randint(0, 5, (2, 6, 8), generator=generator)
+    targets[0, :2] = 255
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0, 3.0])
+    images = torch.zeros(2, 3, 6, 8, dtype=torch.uint8)
+    actual = WeightedCrossEntropy(weights)(Fixed(logits), (images, targets))
+    x, t = logits.double().numpy(), targets.numpy()
+    log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
+    total = weight = 0.0
+    for n, i, j in np.argwhere(t != 255):
+        w = float(weights[t[n, i, j]])
+        total -= w * log_p[n, t[n, i, j], i, j]
+        weight += w
+    assert float(actual) == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_loss_without_labels_is_zero_and_has_a_gradient() -> None:
+    logits = torch.randn(1, 5, 4, 4, requires_grad=True)
+    targets = torch.full((1, 4, 4), 255)
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    loss = WeightedCrossEntropy(torch.ones(5))(Fixed(logits), (images, targets))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
+def test_class_weights_follow_the_shares() -> None:
+    label = np.array([[0, 0, 0, 1, 255, 255]], np.uint8)
+    corpus = Corpus("c", [np.zeros((1, 6, 3), np.uint8)], [label])
+    weights = class_weights([corpus], 2, 0.5, (0.1, 10)).tolist()
+    assert weights == pytest.approx([(1 / (2 * 0.75)) ** 0.5, (1 / (2 * 0.25)) ** 0.5])
+    assert class_weights([corpus], 3, 0.5, (0.9, 2.0)).max() == 2.0
+    assert class_weights([corpus], 2, 0.0, (0.1, 10)).tolist() == [1, 1]
+
+
+def test_scaling_equals_the_shipped_metadata() -> None:
+    """What the network is trained on is what the Segmenter feeds it."""
+    from training.closed_set import MEAN, STD
+
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    expected = (images / 255 - MEAN[0]) / STD[0]
+    torch.testing.assert_close(normalise(images), expected, rtol=1e-5, atol=1e-6)
+    path = Path(__file__).parents[2] / "anomaly_seg_ros/weights/deeplab_lite0.safetensors"
+    from anomaly_seg_ros.checkpoints import load_model
+
+    metadata: ModelMetadata = load_model(path)[1]
+    assert metadata.mean == pytest.approx(MEAN)
+    assert metadata.std == pytest.approx(STD)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    model = tiny_network()
+    config = {"backbone_lr": 1.0, "decoder_lr": 2.0, "weight_decay": 0.1}
+    groups = parameter_groups(model, config)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    for group in groups:
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(5, 1), (3, 2), (5, 2)])
+def test_depthwise_backward_is_the_convolutions(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
+    x = torch.randn(2, 6, 9, 11).bfloat16()
+    exact_x = x.double().requires_grad_()
+    exact_w = conv.weight.detach().bfloat16().double().requires_grad_()
+    y = F.conv2d(exact_x, exact_w, None, stride, kernel // 2, groups=6)
+    grad = torch.randn_like(y).bfloat16()
+    y.backward(grad.double())
+
+    assert use_float32_backward(nn.Sequential(conv)) == 1
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x)
+    out.backward(grad)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad.double(), exact_x.grad, rtol=2e-2, atol=2e-2)
+    # Float32 throughout, apart from the rounding of the weight itself.
+    torch.testing.assert_close(conv.weight.grad.double(), exact_w.grad, rtol=1e-2, atol=2e-2)
