@@ -98,8 +98,9 @@ def standardized_max_logit(logits: Tensor, statistics: ClassStatistics) -> Tenso
 
 
 def dense_hybrid(logits: Tensor, ood_logits: Tensor) -> Tensor:
-    r"""Hybrid score :math:`\ln P(d_{out} | x) - \ln \hat p(x)`, where
-    :math:`\ln \hat p(x) = \ln \sum_c \exp l_c` up to a constant.
+    r"""Hybrid score :math:`\ln P(d_{out} | x) - \ln \hat p(x)`.
+
+    The unnormalised density is :math:`\ln \hat p(x) = \ln \sum_c \exp l_c`.
 
     Source: Grcic et al., "DenseHybrid" (ECCV 2022), eq. 5; and "Hybrid Open-set Segmentation with
     Synthetic Negative Data" (2023).

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
-from launch.entity import Entity
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchContext, LaunchDescription
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 PACKAGE = "anomaly_seg_ros"
 # Node parameters that have a launch argument of the same name. An empty argument leaves the
@@ -93,7 +92,7 @@ def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue |
     return overrides
 
 
-def start(context: LaunchContext) -> list[Entity]:
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The actions that the arguments ask for."""
     arguments = {
         argument.name: LaunchConfiguration(argument.name).perform(context)
@@ -101,7 +100,7 @@ def start(context: LaunchContext) -> list[Entity]:
     }
     namespace, image_topic = arguments["namespace"], arguments["image_topic"]
     parameters = [arguments["params_file"]] if arguments["params_file"] else []
-    actions: list[Entity] = [
+    actions: list[LaunchDescriptionEntity] = [
         LifecycleNode(
             package=PACKAGE,
             executable="detector",

@@ -1,7 +1,7 @@
 """Calibrates a model on held-out images and writes what the node needs beside its weights.
 
-    python -m training.calibrate --run-dir runs/lite0 --out anomaly_seg_ros/weights/NAME.safetensors
-    python -m training.calibrate --erfnet FILE.pth --out anomaly_seg_ros/weights/NAME.json
+    python -m training.calibrate --run-dir runs/lite0 --out NAME.safetensors
+    python -m training.calibrate --erfnet FILE.pth --out NAME.json
 
 In-distribution pixels: the labelled pixels of frames kept back from training (Cityscapes-256 val,
 CamVid val, every sixth BDD100K frame). Unknown pixels: CamVid's animals, traffic cones, carts and

@@ -35,7 +35,10 @@ class Corpus:
     def by_class(self, num_classes: int, min_pixels: int = 32) -> list[np.ndarray]:
         """Indices of the images that show each class with at least ``min_pixels`` pixels."""
         present = np.array(
-            [np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels for x in self.labels]
+            [
+                np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels
+                for x in self.labels
+            ]
         )
         return [np.flatnonzero(present[:, c]) for c in range(num_classes)]
 

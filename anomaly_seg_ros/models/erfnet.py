@@ -1,7 +1,8 @@
-"""ERFNet: Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic
-Segmentation" (IEEE T-ITS 2018), Table I.
+"""ERFNet, a real-time network of factorised residual blocks.
 
-Parameter names follow the public checkpoints, so these load strictly.
+Source: Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic
+Segmentation" (IEEE T-ITS 2018), Table I. Parameter names follow the public checkpoints, so these
+load strictly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calibration: thresholds flag the share that was asked for, statistics are those of the classes."""
+"""Calibration: thresholds flag the share that was asked for, statistics are the classes' own."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""Backward pass of depthwise convolutions on the CPU: bfloat16 against float32.
+
+    python benchmarks/depthwise_backward.py
+
+The reason for ``training/depthwise.py``: oneDNN's bfloat16 path is several times slower for
+strided and for 5x5 kernels, as the ratios in the last column show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BATCH = 8
+# channels, kernel, stride, height = width: the layers of EfficientNet-Lite0 at 256x256.
+LAYERS = (
+    (32, 3, 1, 128),
+    (96, 3, 2, 128),
+    (144, 3, 1, 64),
+    (144, 5, 2, 64),
+    (240, 5, 1, 32),
+    (672, 5, 1, 16),
+    (1152, 5, 1, 8),
+)
+
+
+def milliseconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of a call, after one to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - began))
+    return sorted(times)[repeats // 2]
+
+
+def backward(channels: int, kernel: int, stride: int, size: int, dtype: torch.dtype) -> float:
+    """Milliseconds of the whole backward of one layer."""
+
+    def tensor(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+    x = tensor(BATCH, channels, size, size)
+    weight = torch.randn(channels, 1, kernel, kernel, dtype=dtype)
+    y = F.conv2d(x, weight, None, stride, kernel // 2, groups=channels)
+    grad = torch.randn_like(y)
+    geometry = ([stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels)
+    return milliseconds(
+        lambda: torch.ops.aten.convolution_backward(
+            grad, x, weight, None, *geometry, [True, True, False]
+        )
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}")
+    print("channels kernel stride  size   bf16 ms   fp32 ms   ratio")
+    for channels, kernel, stride, size in LAYERS:
+        bf16 = backward(channels, kernel, stride, size, torch.bfloat16)
+        fp32 = backward(channels, kernel, stride, size, torch.float32)
+        print(
+            f"{channels:8d} {kernel:6d} {stride:6d} {size:5d} {bf16:9.1f} {fp32:9.1f} "
+            f"{bf16 / fp32:7.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

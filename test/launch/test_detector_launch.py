@@ -1,0 +1,213 @@
+"""The launch file, driven for real: needs launch, launch_ros and launch_testing (from apt)."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+import yaml
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCH_FILE = REPOSITORY / "launch" / "detector.launch.py"
+PACKAGE = "anomaly_seg_ros"
+TIMEOUT_S = 60.0
+
+
+# Without launch: what the text alone tells.
+
+
+def declared_arguments() -> dict[str, dict[str, object]]:
+    """Launch argument -> the literal keywords of its declaration."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(LAUNCH_FILE.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "DeclareLaunchArgument"
+    ]
+    return {
+        ast.literal_eval(call.args[0]): {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        for call in calls
+    }
+
+
+def test_every_argument_is_described():
+    arguments = declared_arguments()
+    assert set(arguments) == {
+        "namespace", "image_topic", "camera_info_topic", "model", "device", "image_transport",
+        "autostart", "params_file", "rviz", "bag", "bag_rate", "log_level",
+    }  # fmt: skip
+    assert all(keywords["description"] for keywords in arguments.values())
+
+
+def test_arguments_of_parameters_leave_the_default_to_the_yaml():
+    text = (REPOSITORY / "config" / "detector.yaml").read_text(encoding="utf-8")
+    in_both = set(yaml.safe_load(text)["/**"]["ros__parameters"]) & set(declared_arguments())
+    assert in_both == {"model", "device", "image_transport", "autostart"}
+    assert {
+        name: declared_arguments()[name]["default_value"] for name in in_both
+    } == dict.fromkeys(in_both, "")
+
+
+# With launch.
+
+
+class Observer(Node):
+    """Asks a launched detector from outside."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__("observer", context=context)
+        self._spinner = SingleThreadedExecutor(context=context)
+        self._spinner.add_node(self)
+
+    def wait(self, condition: Callable[[], object], what: str) -> object:
+        """The condition's value, once it is true."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"not within {TIMEOUT_S:.0f} s: {what}"
+            self._spinner.spin_once(timeout_sec=0.1)
+        return value
+
+    def call(self, kind: type, name: str, request: object) -> object:
+        """Call a service."""
+        client = self.create_client(kind, name)
+        self.wait(client.service_is_ready, name)
+        future = client.call_async(request)
+        self.wait(future.done, f"answer of {name}")
+        self.destroy_client(client)
+        return future.result()
+
+    def wait_for_state(self, node: str, state: str) -> None:
+        """Until the lifecycle node is in this state."""
+        self.wait(
+            lambda: (
+                self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
+                == state
+            ),
+            f"{node} is {state}",
+        )
+
+    def parameters(self, node: str, *names: str) -> list[object]:
+        """String and bool parameters of a node, whichever is set."""
+        request = GetParameters.Request(names=list(names))
+        values = self.call(GetParameters, f"{node}/get_parameters", request).values
+        return [value.string_value if value.type == 4 else value.bool_value for value in values]
+
+
+@pytest.fixture
+def observer() -> Iterator[Observer]:
+    context = Context()
+    rclpy.init(context=context)
+    node = Observer(context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def launched(monkeypatch) -> Iterator[Callable[..., object]]:
+    """Runs the launch file with these arguments; gives launch_testing's process information."""
+    pytest.importorskip("launch", reason="ROS 2's launch is not installed (it comes from apt)")
+    pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes from apt)")
+    pytest.importorskip("launch_testing", reason="launch_testing is not installed (from apt)")
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+    from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+    from launch.event_handlers import OnProcessExit
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    from launch_testing.proc_info_handler import ActiveProcInfoHandler
+
+    from launch import LaunchDescription, LaunchService
+
+    try:
+        get_package_prefix(PACKAGE)
+    except (PackageNotFoundError, LookupError):
+        pytest.skip(f"{PACKAGE} is not built with colcon, or install/setup.bash is not sourced")
+    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ.get("ROS_DOMAIN_ID", "73"))
+    # The installed script asks for `python3`: the one that runs this test.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    services: list[tuple[LaunchService, threading.Thread]] = []
+
+    def launch(*cameras: dict[str, str]) -> tuple[Callable[[], int], ActiveProcInfoHandler]:
+        processes = ActiveProcInfoHandler()
+        source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
+        service = LaunchService(noninteractive=True)
+        service.include_launch_description(
+            LaunchDescription(
+                [
+                    RegisterEventHandler(
+                        OnProcessExit(on_exit=lambda event, _: processes.append(event))
+                    ),
+                    *(
+                        IncludeLaunchDescription(source, launch_arguments=arguments.items())
+                        for arguments in cameras
+                    ),
+                ]
+            )
+        )
+        thread = threading.Thread(target=service.run)
+        thread.start()
+        services.append((service, thread))
+
+        def stop() -> None:
+            service.shutdown()  # sends SIGINT
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive()
+
+        return stop, processes
+
+    yield launch
+    for service, thread in services:
+        service.shutdown()
+        thread.join(TIMEOUT_S)
+
+
+@pytest.fixture
+def unconfigured(tmp_path) -> Path:
+    """A parameter file that needs no weights: the node stays unconfigured."""
+    path = tmp_path / "detector.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    autostart: false\n    precision: fp32\n")
+    return path
+
+
+@pytest.mark.ros
+def test_starts_the_node_with_its_arguments_and_ends_with_code_0(launched, observer, unconfigured):
+    from launch_testing.asserts import assertExitCodes
+
+    # A model named "0" and a device named "1e3" would become numbers without a value type.
+    stop, processes = launched(
+        {"namespace": "front", "model": "0", "device": "1e3", "params_file": str(unconfigured)}
+    )
+    observer.wait_for_state("/front/detector", "unconfigured")
+    values = observer.parameters(
+        "/front/detector", "model", "device", "precision", "autostart", "image_transport",
+        "use_sim_time",
+    )  # fmt: skip
+    assert values == ["0", "1e3", "fp32", False, "raw", False]
+    stop()
+    assertExitCodes(processes)
+    assert len(processes) == 1
+
+
+@pytest.mark.ros
+def test_several_cameras_by_namespace(launched, observer, unconfigured):
+    common = {"params_file": str(unconfigured), "autostart": "true", "model": "/nowhere"}
+    stop, processes = launched(
+        common | {"namespace": "left"}, common | {"namespace": "right", "autostart": "false"}
+    )
+    for camera, autostart in (("left", True), ("right", False)):
+        observer.wait_for_state(f"/{camera}/detector", "unconfigured")
+        assert observer.parameters(f"/{camera}/detector", "autostart") == [autostart]
+    stop()
+    assert [info.returncode for info in processes] == [0, 0]
