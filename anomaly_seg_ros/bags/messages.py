@@ -4,32 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.images import image_fault
+from anomaly_seg_ros.pixel_formats import rgb_from_compressed, rgb_from_raw
 
-# encoding -> (channels, OpenCV conversion to RGB or None)
-_EIGHT_BIT = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "8UC3": (3, cv2.COLOR_BGR2RGB),  # OpenCV's own order, as cv_bridge publishes it
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "8UC4": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-    "8UC1": (1, cv2.COLOR_GRAY2RGB),
-    # OpenCV names a Bayer pattern by its second row, ROS by its first.
-    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
-    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
-}
 _GREY_DTYPES = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}
 
 
@@ -57,22 +36,9 @@ class RawImage:
         """(H, W, 3) uint8 RGB in C order.
 
         Raises:
-            ImageError: An encoding that is not one of 8 bits a channel, or too few bytes.
+            FrameError: An unknown encoding, or sizes that do not fit.
         """
-        if self.encoding not in _EIGHT_BIT:
-            raise ImageError(f"encoding '{self.encoding}' is not supported as a colour image")
-        channels, conversion = _EIGHT_BIT[self.encoding]
-        rows = self._rows(channels)
-        if channels > 1:
-            rows = rows.reshape(self.height, self.width, channels)
-        if conversion is None:
-            return np.ascontiguousarray(rows)
-        try:
-            return cv2.cvtColor(rows, conversion)
-        except cv2.error as error:  # such as YUV of odd width
-            raise ImageError(
-                f"encoding '{self.encoding}' at {self.width}x{self.height}: {error.err}"
-            ) from error
+        return np.ascontiguousarray(rgb_from_raw(self))
 
     def to_grey(self) -> np.ndarray:
         """(H, W) uint8 or uint16 of a one-channel image, values unchanged.
@@ -116,18 +82,9 @@ class CompressedImage:
         """(H, W, 3) uint8 RGB in C order.
 
         Raises:
-            ImageError: Not an image of 8 bits a channel, or truncated.
+            FrameError: Not a readable image, or truncated.
         """
-        fault = image_fault(self.data.tobytes())
-        if fault:
-            raise ImageError(f"format '{self.format}': {fault}")
-        try:
-            array = cv2.imdecode(self.data, cv2.IMREAD_COLOR)
-        except cv2.error as error:
-            raise ImageError(f"format '{self.format}': {error.err}") from error
-        if array is None:
-            raise ImageError(f"format '{self.format}': not a readable image")
-        return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+        return rgb_from_compressed(self)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Collector:
     ) -> None:
         self.counts = FrameCounts()
         self.latencies: list[float] = []
+        self.notes: list[str] = []
         self._metadata = metadata
         self._score = score
         self._threshold = threshold
@@ -155,7 +156,7 @@ class Collector:
             else None,
             node=node,
             latency_ms=LatencySummary.from_samples(self.latencies) if self.latencies else None,
-            notes=[first.note] if first.note else [],
+            notes=[*([first.note] if first.note else []), *self.notes],
             configuration=configuration,
         )
 

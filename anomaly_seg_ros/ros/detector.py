@@ -353,6 +353,10 @@ def main(args: list[str] | None = None) -> None:
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
+    # Unloading torch takes seconds on a busy machine, and by then the interpreter has dropped its
+    # handlers: the SIGTERM that ros2 launch sends after five seconds would spoil the exit code.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

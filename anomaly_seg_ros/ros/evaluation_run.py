@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from anomaly_seg_ros.bags.reader import BagReader, Frame
-from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError
+from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
 from anomaly_seg_ros.evaluation.results import EvaluationResult
 from anomaly_seg_ros.inference import Prediction, Segmenter
@@ -127,8 +127,14 @@ def _one_by_one(
 ) -> None:
     calibration = segmenter.metadata.calibration[score]
     for frame in tqdm(reader.frames(), "evaluating", len(reader), unit="frame", file=sys.stderr):
-        image = frame.to_rgb()
         collector.counts.sent += 1
+        try:
+            image = frame.to_rgb()
+        except BagError as error:
+            # The node would count it as bad and stay silent: no need to wait for that.
+            collector.counts.lost += 1
+            collector.notes.append(f"unreadable: {error}")
+            continue
         answer = None
         if link.replayer is not None:
             answer = link.replayer.ask(frame, options.timeout, link.check)

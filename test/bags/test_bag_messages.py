@@ -33,28 +33,6 @@ def test_channel_orders(encoding, channels):
     assert np.array_equal(raw(RED[..., channels], encoding).to_rgb(), RED)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "red", "blue"),
-    [("rggb", (0, 0), (1, 1)), ("bggr", (1, 1), (0, 0)), ("gbrg", (1, 0), (0, 1)),
-     ("grbg", (0, 1), (1, 0))],
-)  # fmt: skip
-def test_bayer_patterns(pattern, red, blue):
-    mosaic = np.full((8, 10), 30, np.uint8)
-    mosaic[red[0] :: 2, red[1] :: 2] = 200
-    mosaic[blue[0] :: 2, blue[1] :: 2] = 0
-    assert np.array_equal(raw(mosaic, f"bayer_{pattern}8").to_rgb(), RED)
-
-
-@pytest.mark.parametrize(("encoding", "luma"), [("uyvy", 1), ("yuv422", 1), ("yuv422_yuy2", 0)])
-def test_yuv_of_a_grey_picture(encoding, luma):
-    packed = np.full((8, 10, 2), 128, np.uint8)
-    packed[..., luma] = 126  # 16 is black, 235 white
-    rgb = raw(packed, encoding).to_rgb()
-    assert np.abs(rgb.astype(int) - 128).max() <= 1
-    with pytest.raises(ImageError, match="at 9x8"):
-        raw(packed[:, :9], encoding).to_rgb()
-
-
 def test_padded_rows():
     padded = np.full((8, 40), 77, np.uint8)
     padded[:, :30] = RED.reshape(8, 30)
@@ -75,10 +53,10 @@ def test_sixteen_bits_in_both_byte_orders(is_bigendian):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": np.zeros(10, np.uint8)}, "does not fit 10 bytes"),
-        ({"width": 11}, "with step 30 does not fit"),
-        ({"height": 0}, "no pixels"),
-        ({"encoding": "32FC1"}, "'32FC1' is not supported"),
+        ({"data": np.zeros(10, np.uint8)}, "10 bytes"),
+        ({"width": 11}, "step is 30"),
+        ({"height": 0}, "10 x 0"),
+        ({"encoding": "rgb9"}, "rgb9"),
     ],
 )
 def test_faults(changes, message):
@@ -90,9 +68,9 @@ def test_faults(changes, message):
 
 def test_compressed_faults():
     encoded = cv2.imencode(".jpg", RED)[1]
-    with pytest.raises(ImageError, match="format 'jpeg': truncated JPEG"):
+    with pytest.raises(ImageError, match=r"'jpeg'.*truncated JPEG"):
         CompressedImage("jpeg", encoded[:-30]).to_rgb()
-    with pytest.raises(ImageError, match="not a readable image"):
+    with pytest.raises(ImageError, match="cannot be decoded"):
         CompressedImage("jpeg", np.zeros(50, np.uint8)).to_rgb()
-    with pytest.raises(ImageError, match="format 'jpeg'"):
+    with pytest.raises(ImageError, match="'jpeg' of 0 bytes"):
         CompressedImage("jpeg", np.zeros(0, np.uint8)).to_rgb()

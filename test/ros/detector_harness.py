@@ -26,7 +26,7 @@ from anomaly_seg_ros.ros.detector import Detector
 from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.publishers import FRAME_TOPICS
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0  # a busy machine may take so long to start a process
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,

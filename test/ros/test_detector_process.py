@@ -15,7 +15,7 @@ from rclpy.context import Context
 pytestmark = pytest.mark.ros
 
 FRAME = street(48, 80)
-EXIT_S = 30
+EXIT_S = 60
 
 
 @pytest.fixture

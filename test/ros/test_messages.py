@@ -12,12 +12,8 @@ import pytest
 from detector_harness import stamped, street
 from sensor_msgs.msg import CompressedImage, Image
 
-from anomaly_seg_ros.ros.messages import (
-    FrameError,
-    image_message,
-    jpeg_message,
-    rgb_from_message,
-)
+from anomaly_seg_ros.pixel_formats import FrameError
+from anomaly_seg_ros.ros.messages import image_message, jpeg_message, rgb_from_message
 
 RGB = street(24, 40)  # not square: swapped sizes must not pass
 GREY = RGB[..., 1]

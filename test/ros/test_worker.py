@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.ros.messages import FrameError
+from anomaly_seg_ros.pixel_formats import FrameError
 from anomaly_seg_ros.ros.worker import FrameCounts, RateLimiter, Worker
 
 WAIT_S = 10.0

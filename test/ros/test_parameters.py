@@ -1,0 +1,141 @@
+"""Table, YAML and what the model can do must agree."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.ros.parameters import (
+    PARAMETERS,
+    check_change,
+    inference_size,
+    read_defaults,
+    resolve_settings,
+)
+
+YAML = config_path("detector.yaml")
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_model):
+    return Segmenter.load(tiny_model)
+
+
+def test_yaml_and_table_have_the_same_names_and_types():
+    defaults = read_defaults()
+    assert set(defaults) == set(PARAMETERS)
+    for name, value in defaults.items():
+        assert type(value) is PARAMETERS[name].kind, name
+
+
+def test_every_default_is_commented_with_when_it_may_change():
+    text = YAML.read_text(encoding="utf-8")
+    comment = ""
+    for line in text.split("ros__parameters:")[1].splitlines():
+        if line.strip().startswith("#"):
+            comment += line
+        elif ":" in line:
+            name = line.split(":")[0].strip()
+            if name != "inference_width":  # shares the comment of inference_height
+                assert f"({PARAMETERS[name].changes})" in comment, name
+            comment = ""
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda p: p.pop("threshold"), "threshold"),
+        (lambda p: p.update(treshold=0.5), "treshold"),
+        (lambda p: p.update(threshold=3.0), "'threshold' must be in"),
+        (lambda p: p.update(threshold=1), "'threshold' must be of type float"),
+        (lambda p: p.update(qos_depth=True), "'qos_depth' must be of type int"),
+        (lambda p: p.update(threshold=float("nan")), "'threshold' must be in"),
+    ],
+)
+def test_a_wrong_yaml_is_refused_by_name(tmp_path, edit, words):
+    parameters = read_defaults()
+    edit(parameters)
+    path = tmp_path / "detector.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    with pytest.raises(ParameterError, match=words):
+        read_defaults(path)
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "/**: 3", "other: {}"])
+def test_an_unreadable_yaml_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "detector.yaml"
+    path.write_text(content)
+    with pytest.raises(ParameterError, match=r"detector\.yaml"):
+        read_defaults(path)
+
+
+def test_when_each_parameter_may_change():
+    defaults = read_defaults()
+    always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
+              "jpeg_quality"}  # fmt: skip
+    model = {"model", "device", "precision", "inference_height", "inference_width", "num_threads"}
+
+    def changeable(state: str) -> set[str]:
+        names = set()
+        for name, value in defaults.items():
+            try:
+                check_change(name, value, state)
+            except ParameterError as error:
+                assert f"'{name}'" in str(error)  # noqa: PT017
+            else:
+                names.add(name)
+        return names
+
+    assert changeable("active") == always
+    assert changeable("inactive") == set(defaults) - model
+    assert changeable("unconfigured") == set(defaults)
+
+
+def test_descriptors_tell_ranges():
+    for name, spec in PARAMETERS.items():
+        descriptor = spec.descriptor()
+        assert descriptor.description, name
+        ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+        assert bool(ranges) == (spec.kind in (int, float)), name
+        for limits in ranges:
+            assert (limits.from_value, limits.to_value) == (spec.minimum, spec.maximum)
+
+
+def test_auto_is_the_models_own_score(segmenter):
+    settings = resolve_settings(read_defaults(), segmenter)
+    assert settings.score_method == segmenter.metadata.default_score
+    assert settings.threshold == 0.5
+
+
+def test_target_rate_takes_the_place_of_the_threshold(segmenter):
+    values = read_defaults() | {"score_method": "msp", "target_tpr": 0.8, "threshold": 0.9}
+    calibration = segmenter.metadata.calibration["msp"]
+    assert resolve_settings(values, segmenter).threshold == calibration.threshold_for_tpr(0.8)
+
+
+@pytest.mark.parametrize("missing", ["calibration of the score", "unknown objects"])
+def test_what_the_model_lacks_is_named(tiny_model, missing):
+    segmenter = Segmenter.load(tiny_model)
+    calibration = segmenter.metadata.calibration
+    if missing == "unknown objects":
+        calibration["energy"] = dataclasses.replace(calibration["energy"], outlier_rates=None)
+    else:
+        del calibration["energy"]
+    values = read_defaults() | {"score_method": "energy", "target_tpr": 0.9}
+    words = "'target_tpr'" if missing == "unknown objects" else "no calibration for 'energy'"
+    with pytest.raises(ParameterError, match=words):
+        resolve_settings(values, segmenter)
+
+
+def test_inference_size_needs_both_sides():
+    defaults = read_defaults()
+    assert inference_size(defaults) is None
+    both = {"inference_height": 512, "inference_width": 1024}
+    assert inference_size(defaults | both) == (512, 1024)
+    with pytest.raises(ParameterError, match="inference_width"):
+        inference_size(defaults | {"inference_height": 512})
