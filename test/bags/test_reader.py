@@ -200,7 +200,7 @@ def test_frames_that_hold_no_picture(foreign):
     bag.image("/cam", 1, IMAGE, "rgb8", step=3)
     bag.image("/cam", 2, IMAGE, "vendor12")
     first, second = read(bag.close())
-    with pytest.raises(BagError, match="frame 1: .*step is 3 bytes, a row needs 18"):
+    with pytest.raises(BagError, match=r"frame 1: .*step is 3 bytes, a row needs 18"):
         first.to_rgb()
     with pytest.raises(BagError, match="frame 2: encoding 'vendor12' is not one of"):
         second.to_rgb()
