@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,8 +117,8 @@ def observer() -> Iterator[Observer]:
 
 
 @pytest.fixture
-def launched(monkeypatch) -> Iterator[Callable[..., object]]:
-    """Runs the launch file with these arguments; gives launch_testing's process information."""
+def launched(monkeypatch) -> Callable[..., object]:
+    """Runs the launch file, calls ``check`` meanwhile; gives launch_testing's process info."""
     pytest.importorskip("launch", reason="ROS 2's launch is not installed (it comes from apt)")
     pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes from apt)")
     pytest.importorskip("launch_testing", reason="launch_testing is not installed (from apt)")
@@ -134,43 +134,36 @@ def launched(monkeypatch) -> Iterator[Callable[..., object]]:
         get_package_prefix(PACKAGE)
     except (PackageNotFoundError, LookupError):
         pytest.skip(f"{PACKAGE} is not built with colcon, or install/setup.bash is not sourced")
-    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ.get("ROS_DOMAIN_ID", "73"))
     # The installed script asks for `python3`: the one that runs this test.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    services: list[tuple[LaunchService, threading.Thread]] = []
 
-    def launch(*cameras: dict[str, str]) -> tuple[Callable[[], int], ActiveProcInfoHandler]:
+    def run(cameras: list[dict[str, str]], check: Callable[[], None]) -> ActiveProcInfoHandler:
         processes = ActiveProcInfoHandler()
         source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
         service = LaunchService(noninteractive=True)
+        includes = [
+            IncludeLaunchDescription(source, launch_arguments=arguments.items())
+            for arguments in cameras
+        ]
+        exits = OnProcessExit(on_exit=lambda event, _: processes.append(event))
         service.include_launch_description(
-            LaunchDescription(
-                [
-                    RegisterEventHandler(
-                        OnProcessExit(on_exit=lambda event, _: processes.append(event))
-                    ),
-                    *(
-                        IncludeLaunchDescription(source, launch_arguments=arguments.items())
-                        for arguments in cameras
-                    ),
-                ]
-            )
+            LaunchDescription([RegisterEventHandler(exits), *includes])
         )
-        thread = threading.Thread(target=service.run)
-        thread.start()
-        services.append((service, thread))
 
-        def stop() -> None:
-            service.shutdown()  # sends SIGINT
-            thread.join(TIMEOUT_S)
-            assert not thread.is_alive()
+        def check_and_stop() -> None:
+            try:
+                check()
+            finally:
+                service.shutdown()  # sends SIGINT
 
-        return stop, processes
+        # launch insists on the main thread.
+        with ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(check_and_stop)
+            service.run()
+            checked.result()
+        return processes
 
-    yield launch
-    for service, thread in services:
-        service.shutdown()
-        thread.join(TIMEOUT_S)
+    return run
 
 
 @pytest.fixture
@@ -183,31 +176,29 @@ def unconfigured(tmp_path) -> Path:
 
 @pytest.mark.ros
 def test_starts_the_node_with_its_arguments_and_ends_with_code_0(launched, observer, unconfigured):
-    from launch_testing.asserts import assertExitCodes
+    def check() -> None:
+        observer.wait_for_state("/front/detector", "unconfigured")
+        names = ("model", "device", "precision", "autostart", "image_transport", "use_sim_time")
+        values = observer.parameters("/front/detector", *names)
+        assert values == ["0", "1e3", "fp32", False, "raw", False]
 
     # A model named "0" and a device named "1e3" would become numbers without a value type.
-    stop, processes = launched(
-        {"namespace": "front", "model": "0", "device": "1e3", "params_file": str(unconfigured)}
-    )
-    observer.wait_for_state("/front/detector", "unconfigured")
-    values = observer.parameters(
-        "/front/detector", "model", "device", "precision", "autostart", "image_transport",
-        "use_sim_time",
-    )  # fmt: skip
-    assert values == ["0", "1e3", "fp32", False, "raw", False]
-    stop()
-    assertExitCodes(processes)
-    assert len(processes) == 1
+    arguments = {"namespace": "front", "model": "0", "device": "1e3"}
+    processes = launched([arguments | {"params_file": str(unconfigured)}], check)
+    assertions = pytest.importorskip("launch_testing.asserts")
+    assertions.assertExitCodes(processes)
+    assert len(list(processes)) == 1
 
 
 @pytest.mark.ros
 def test_several_cameras_by_namespace(launched, observer, unconfigured):
-    common = {"params_file": str(unconfigured), "autostart": "true", "model": "/nowhere"}
-    stop, processes = launched(
-        common | {"namespace": "left"}, common | {"namespace": "right", "autostart": "false"}
-    )
-    for camera, autostart in (("left", True), ("right", False)):
-        observer.wait_for_state(f"/{camera}/detector", "unconfigured")
-        assert observer.parameters(f"/{camera}/detector", "autostart") == [autostart]
-    stop()
-    assert [info.returncode for info in processes] == [0, 0]
+    def check() -> None:
+        for camera, autostart in (("left", True), ("right", False)):
+            observer.wait_for_state(f"/{camera}/detector", "unconfigured")
+            assert observer.parameters(f"/{camera}/detector", "autostart") == [autostart]
+
+    common = {"params_file": str(unconfigured), "model": "/nowhere"}
+    left = common | {"namespace": "left", "autostart": "true"}
+    right = common | {"namespace": "right"}
+    processes = launched([left, right], check)
+    assert [process.returncode for process in processes] == [0, 0]
