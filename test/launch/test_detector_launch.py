@@ -180,10 +180,10 @@ def test_starts_the_node_with_its_arguments_and_ends_with_code_0(launched, obser
         observer.wait_for_state("/front/detector", "unconfigured")
         names = ("model", "device", "precision", "autostart", "image_transport", "use_sim_time")
         values = observer.parameters("/front/detector", *names)
-        assert values == ["0", "1e3", "fp32", False, "raw", False]
+        assert values == ["0", "1", "fp32", False, "raw", False]
 
-    # A model named "0" and a device named "1e3" would become numbers without a value type.
-    arguments = {"namespace": "front", "model": "0", "device": "1e3"}
+    # A model named "0" and a device named "1" would become numbers without a value type.
+    arguments = {"namespace": "front", "model": "0", "device": "1"}
     processes = launched([arguments | {"params_file": str(unconfigured)}], check)
     assertions = pytest.importorskip("launch_testing.asserts")
     assertions.assertExitCodes(processes)
