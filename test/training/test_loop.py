@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_training
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import nn
+from tiny_training import OPTIONS, batches, loss, network
 
-from training.loop import Distributed, LoopOptions, Trainer
-
-OPTIONS = LoopOptions(
-    steps=12, warmup=2, validate_every=6, checkpoint_every=4, log_every=3, precision="fp32"
-)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
-
-
-def batches(start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for step in range(start, stop):
-        generator = torch.Generator().manual_seed(step)
-        yield (
-            torch.randn(4, 3, 8, 8, generator=generator),
-            torch.randint(0, 4, (4, 6, 6), generator=generator),
-        )
-
-
-def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+from training.loop import Distributed, Trainer
 
 
 def trainer(folder: Path, config: dict | None = None) -> Trainer:
@@ -48,7 +27,7 @@ def trainer(folder: Path, config: dict | None = None) -> Trainer:
         folder,
         device,
         Distributed(device),
-        lambda average: {"weight": float(average[0].weight.sum())},
+        lambda average: {"weight": float(average[0].weight.detach().sum())},
         config or {"lr": 1e-2},
     )
 
@@ -99,58 +78,14 @@ def test_a_diverging_run_stops(tmp_path: Path) -> None:
         trainer(tmp_path).run(bad(2))
 
 
-def _train_rank(rank: int, folder: str, port: int) -> None:
-    import os
-
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    device = torch.device("cpu")
-    model = _without_batchnorm()
-    run = Trainer(
-        model,
-        torch.optim.SGD(model.parameters(), 0.1),
-        loss,
-        OPTIONS,
-        Path(folder),
-        device,
-        Distributed(device),
-        lambda _: {},
-        {},
-    )
-    share = ((x[2 * rank : 2 * rank + 2], y[2 * rank : 2 * rank + 2]) for x, y in batches(0, 12))
-    run.run(share)
-    if rank == 0:
-        torch.save(model.state_dict(), Path(folder) / "ddp.pt")
-    dist.destroy_process_group()
-
-
-def _without_batchnorm() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
-
-
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_train_rank, (str(tmp_path / "two"), port), nprocs=2)
-    two = torch.load(tmp_path / "two" / "ddp.pt", weights_only=True)
-    model = _without_batchnorm()
-    device = torch.device("cpu")
-    Trainer(
-        model,
-        torch.optim.SGD(model.parameters(), 0.1),
-        loss,
-        OPTIONS,
-        tmp_path / "one",
-        device,
-        Distributed(device),
-        lambda _: {},
-        {},
-    ).run(batches(0, 12))
-    for key, value in model.state_dict().items():
+    """Under torchrun with gloo, against one process with the whole batch."""
+    script = Path(tiny_training.__file__)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", str(script), str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    two = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
+    one = tiny_training.train_share(tmp_path / "one").state_dict()
+    for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-6)
