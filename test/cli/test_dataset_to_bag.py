@@ -112,7 +112,9 @@ def test_ctrl_c_leaves_nothing(pairs, tmp_path, storage):
             time.sleep(0.02)
         tool.send_signal(signal.SIGINT)
         errors = tool.communicate(timeout=60)[1]
-    assert tool.returncode == 130
+    # CPython ends by the signal itself if the interrupt passed through an exec() (rosbags makes
+    # its serialisers that way); a shell reports 130 for both.
+    assert tool.returncode in (130, -signal.SIGINT)
     assert errors.endswith("dataset_to_bag: interrupted\n")
     assert [x.name for x in tmp_path.iterdir()] == ["set"]
 
