@@ -3,7 +3,8 @@
     python -m training.closed_set --run-dir runs/lite0
     torchrun --nproc-per-node 4 -m training.closed_set --run-dir runs/lite0
 
-Continues from ``last.pt`` in the run folder; writes ``model.safetensors`` at the end.
+Continues from ``last.pt`` in the run folder; at the end writes ``average.pt``, which
+``training.calibrate`` turns into a model for the node.
 """
 
 from __future__ import annotations
@@ -26,15 +27,20 @@ from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from training.augment import ViewOptions
+from training.class_bias import collect_logits, fit_class_bias
 from training.corpora import Corpus
 from training.depthwise import use_float32_backward
-from training.loop import Batch, Distributed, LoopOptions, Trainer
+from training.loop import Batch, Distributed, LoopOptions, Trainer, save_atomically
 from training.road_scenes import cityscapes256_val, training_corpora
 from training.sampling import StepSampler, ViewDataset
 
 # EfficientNet-Lite's own input scaling: (x - 127) / 128 on 0..255.
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
+# Height and width at which the squeezed frames have their true geometry.
+VALIDATION_SIZE = (256, 512)
+# Class offsets are fitted to every tenth image of the first corpus.
+BALANCE_EVERY = 10
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -93,6 +99,14 @@ def class_weights(
     return torch.tensor(np.clip(weights, *bounds), dtype=torch.float32)
 
 
+def to_input(image: np.ndarray, size: tuple[int, int], device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 RGB to the network's input (1, 3, *size), float32."""
+    tensor = normalise(torch.from_numpy(image).permute(2, 0, 1)[None].to(device))
+    if tensor.shape[-2:] != size:
+        tensor = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
 def validate(
     model: nn.Module, corpus: Corpus, size: tuple[int, int], device: torch.device
@@ -100,16 +114,26 @@ def validate(
     """Predicts every image at inference size ``size`` and counts at the label's size."""
     matrix = ConfusionMatrix(model.num_classes)
     for image, label in zip(corpus.images, corpus.labels, strict=True):
-        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-        tensor = normalise(tensor)
-        if tensor.shape[-2:] != size:
-            tensor = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(tensor).logits
+            logits = model(to_input(image, size, device)).logits
         logits = F.interpolate(logits.float(), size=label.shape, mode="bilinear")
         matrix.update(label, logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
     return matrix
+
+
+def balance_classes(model: nn.Module, corpus: Corpus, device: torch.device) -> None:
+    """Adds fitted offsets to the classifier's bias; see :mod:`training.class_bias`."""
+    logits, labels = collect_logits(
+        model,
+        corpus.images[::BALANCE_EVERY],
+        corpus.labels[::BALANCE_EVERY],
+        lambda image: to_input(image, VALIDATION_SIZE, device),
+    )
+    bias, mean_iou = fit_class_bias(logits, labels)
+    with torch.no_grad():
+        model.classifier.bias += bias.to(device)
+    print("class offsets " + " ".join(f"{b:.2f}" for b in bias.tolist()))
+    print(f"mIoU {mean_iou:.4f} on the training images that they were fitted to")
 
 
 def parameter_groups(model: DeepLabV3PlusLite, config: dict) -> list[dict]:
@@ -190,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     every_fifth = Corpus("val", validation.images[::5], validation.labels[::5])
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
-        matrix = validate(average, every_fifth, (256, 512), device)
+        matrix = validate(average, every_fifth, VALIDATION_SIZE, device)
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
     corpora = training_corpora(args.data)
@@ -221,7 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     average = trainer.run(batches(dataset, config, trainer.step, loop.steps, distributed))
     if distributed.is_main:
-        torch.save(average.state_dict(), args.run_dir / "average.pt")
+        balance_classes(average, corpora[0], device)
+        save_atomically(average.state_dict(), args.run_dir / "average.pt")
         for size in ((256, 256), (256, 512), (512, 1024)):
             matrix = validate(average, validation, size, device)
             print(

@@ -1,0 +1,86 @@
+"""Per-class logit offsets that undo what a weighted loss does to the decision.
+
+A loss that weighs rare classes up makes the network call them too often. Adding a constant to
+each class's logit moves the decision without touching the features ("logit adjustment", Menon et
+al., ICLR 2021); here the constants are fitted to the mean IoU of training images, and then become
+part of the classifier's bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+
+STEPS = (0.8, 0.4, 0.2, 0.1)
+
+
+@torch.inference_mode()
+def collect_logits(
+    model: nn.Module,
+    images: Iterable[np.ndarray],
+    labels: Iterable[np.ndarray],
+    to_input: Callable[[np.ndarray], Tensor],
+) -> tuple[Tensor, np.ndarray]:
+    """Logits and labels of all labelled pixels, on the network's grid.
+
+    Args:
+        model: In eval mode.
+        images: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 trainIds.
+        to_input: Maps an image to the network's input (1, 3, h, w).
+
+    Returns:
+        (n, K) float32 logits and (n,) uint8 trainIds.
+    """
+    kept_logits, kept_labels = [], []
+    for image, label in tqdm(zip(images, labels, strict=True), "collecting logits", unit="frame"):
+        logits = model(to_input(image)).logits.float()
+        target = torch.from_numpy(label)[None, None].float()
+        target = F.interpolate(target, size=logits.shape[-2:], mode="nearest-exact")[0, 0].byte()
+        valid = target.cpu() < logits.shape[1]
+        kept_logits.append(logits[0].permute(1, 2, 0).cpu()[valid])
+        kept_labels.append(target[valid].numpy())
+    return torch.cat(kept_logits), np.concatenate(kept_labels)
+
+
+def fit_class_bias(logits: Tensor, labels: np.ndarray, rounds: int = 2) -> tuple[Tensor, float]:
+    """Coordinate ascent on the mean IoU of ``argmax(logits + bias)``.
+
+    Args:
+        logits: (n, K) float32.
+        labels: (n,) trainIds below K.
+        rounds: Passes over the classes for each step size.
+
+    Returns:
+        (K,) float32 offsets with mean 0, and the mean IoU reached; never below that of no offsets.
+    """
+    num_classes = logits.shape[1]
+
+    def mean_iou(bias: Tensor) -> float:
+        matrix = ConfusionMatrix(num_classes)
+        predicted = (logits + bias).argmax(1).to(torch.uint8).numpy()
+        matrix.update(labels[None], predicted[None])
+        return matrix.mean_iou()
+
+    bias = torch.zeros(num_classes)
+    best = mean_iou(bias)
+    for step in STEPS:
+        for _ in range(rounds):
+            improved = False
+            for c in range(num_classes):
+                for delta in (-step, step):
+                    candidate = bias.clone()
+                    candidate[c] += delta
+                    if (figure := mean_iou(candidate)) > best:
+                        bias, best, improved = candidate, figure, True
+                        break
+            if not improved:
+                break
+    return bias - bias.mean(), best
