@@ -103,7 +103,12 @@ def test_ctrl_c_leaves_nothing(pairs, tmp_path, storage):
     command = [sys.executable, "-m", "anomaly_seg_ros.cli.dataset_to_bag", "--storage", storage]
     arguments = ["--root", str(pairs), "--out", str(tmp_path / "bag")]
     with subprocess.Popen(
-        [*command, *arguments], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+        [*command, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        # A shell's background jobs, CI among them, ignore SIGINT and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as tool:
         deadline = time.monotonic() + 60
         while not any(tmp_path.glob(".bag.*.partial/bag/bag.*")):
