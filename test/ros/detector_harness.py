@@ -27,6 +27,7 @@ from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.publishers import FRAME_TOPICS
 
 TIMEOUT_S = 60.0  # a busy machine may take so long to start a process
+ASK_AGAIN_S = 10.0
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -126,8 +127,17 @@ class Probe(Node):
         client = self._detector_clients.get(name)
         if client is None:
             client = self._detector_clients[name] = self.create_client(kind, f"/detector/{name}")
+            self.spin_until(client.service_is_ready, f"service {name}")
+            # Ready means that we found the service; it drops the answer until it has found us.
+            self.spin_for(0.5)
         self.spin_until(client.service_is_ready, f"service {name}")
         future = client.call_async(request)
+        if name.startswith("get_"):  # may be asked again
+            deadline = time.monotonic() + ASK_AGAIN_S
+            while not future.done() and time.monotonic() < deadline:
+                self._executor.spin_once(timeout_sec=0.05)
+            if not future.done():
+                future = client.call_async(request)
         self.spin_until(future.done, f"answer of {name}")
         return future.result()
 

@@ -440,8 +440,12 @@ def test_input_parameters_change_while_inactive(start_detector):
     assert not refused
     assert "while the node is inactive" in reason
     assert detector.change_state("activate")
-    detector.spin_until(detector.images.get_subscription_count)
-    (subscriber,) = detector.get_subscriptions_info_by_topic("/image")
+
+    def subscribers() -> list:  # the one from before the deactivation may linger in the graph
+        return detector.get_subscriptions_info_by_topic("/image")
+
+    detector.spin_until(lambda: len(subscribers()) == 1, "one subscriber")
+    (subscriber,) = subscribers()
     assert subscriber.qos_profile.reliability.name == "RELIABLE"
 
 
