@@ -1,6 +1,6 @@
 """Backward pass of depthwise convolutions on the CPU: bfloat16 against float32.
 
-    python benchmarks/depthwise_backward.py
+    python -m benchmarks.depthwise_backward
 
 The reason for ``training/depthwise.py``: oneDNN's bfloat16 path is several times slower for
 strided and for 5x5 kernels, as the ratios in the last column show.

@@ -1,6 +1,6 @@
 """Frames a second through the node, topic to topic, beside the bare Segmenter in one run.
 
-    python benchmarks/detector_throughput.py --model default --size 1024 2048 --frames 30
+    python -m benchmarks.detector_throughput --model default --size 1024 2048 --frames 30
 
 The frames are random pictures: the time depends on their size only. One frame is out at a time,
 so this is the latency-bound rate; a camera that sends faster sees drops, not a longer latency.
