@@ -8,7 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from detector_harness import BEST_EFFORT, DetectorHarness, seconds_of, stamped, street
+from detector_harness import BEST_EFFORT, seconds_of, stamped, street
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
@@ -369,13 +369,10 @@ def test_impossible_transitions_are_refused(start_detector):
 # Parameters.
 
 
-@pytest.fixture(scope="module")
-def active_detector(tiny_model):
-    """One detector for all tests that leave it as it was."""
-    harness = DetectorHarness({"model": str(tiny_model)})
-    harness.wait_for_state("active")
-    yield harness
-    harness.close()
+@pytest.fixture
+def active_detector(start_detector):
+    """A detector for this test alone: two of one name in one graph would answer for each other."""
+    return start_detector()
 
 
 @pytest.mark.parametrize(
