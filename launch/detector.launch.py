@@ -2,7 +2,8 @@
 
     ros2 launch anomaly_seg_ros detector.launch.py image_topic:=/camera/image_raw rviz:=true
 
-Several cameras: include it once for each, with another ``namespace``.
+Several cameras: include it once for each, with another ``namespace``, each in a ``GroupAction``
+of its own: launch hands arguments on to later includes otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import LaunchConfiguration, TextSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -82,8 +83,9 @@ ARGUMENTS = [
 def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue | bool]:
     """Node parameters from the launch arguments that were given."""
     overrides: dict[str, ParameterValue | bool] = {
-        # With its type: launch would read "0" or "on" as YAML, not as text.
-        name: ParameterValue(arguments[name], value_type=kind)
+        # With its type: launch would read "0" or "on" as YAML, not as text. As a substitution:
+        # launch_ros converts those only, and refuses the plain text "true" for a bool.
+        name: ParameterValue(TextSubstitution(text=arguments[name]), value_type=kind)
         for name, kind in PARAMETERS.items()
         if arguments[name]
     }

@@ -123,7 +123,7 @@ def launched(monkeypatch) -> Callable[..., object]:
     pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes from apt)")
     pytest.importorskip("launch_testing", reason="launch_testing is not installed (from apt)")
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-    from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+    from launch.actions import GroupAction, IncludeLaunchDescription, RegisterEventHandler
     from launch.event_handlers import OnProcessExit
     from launch.launch_description_sources import PythonLaunchDescriptionSource
     from launch_testing.proc_info_handler import ActiveProcInfoHandler
@@ -142,7 +142,8 @@ def launched(monkeypatch) -> Callable[..., object]:
         source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
         service = LaunchService(noninteractive=True)
         includes = [
-            IncludeLaunchDescription(source, launch_arguments=arguments.items())
+            # Scoped: arguments of one camera would carry over to the next.
+            GroupAction([IncludeLaunchDescription(source, launch_arguments=arguments.items())])
             for arguments in cameras
         ]
         exits = OnProcessExit(on_exit=lambda event, _: processes.append(event))
