@@ -59,10 +59,9 @@ class RunOptions:
 
 @dataclass
 class _Link:
-    """A detector and the way to it; all None without a node."""
+    """The way to a detector; empty without a node."""
 
     replayer: Replayer | None = None
-    process: NodeProcess | None = None
     check: Callable[[], None] = field(default=lambda: None)
 
 
@@ -233,7 +232,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
             process.name if process else options.node, topic, compressed=compressed
         )
         replayer.wait_for_detector(options.start_timeout, check)
-        yield _Link(replayer, process, process.check_alive if process else (lambda: None))
+        yield _Link(replayer, process.check_alive) if process else _Link(replayer)
     finally:
         if replayer is not None:
             replayer.close()
