@@ -225,6 +225,14 @@ class DetectorHarness:
     def __getattr__(self, name: str) -> object:
         return getattr(self.probe, name)
 
+    def wait_connected(self) -> None:
+        """Until both sides have found each other on every topic that is listened to."""
+        self.probe.wait_connected()
+        self.probe.spin_until(
+            lambda: self.node._outputs.wanted() >= self.probe.received.keys(),
+            "the detector finds our subscriptions",
+        )
+
     def close(self) -> None:
         """End the detector and the probe."""
         self._executor.shutdown()
