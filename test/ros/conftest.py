@@ -21,6 +21,14 @@ from anomaly_seg_ros.models.registry import build_network
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helper modules unfound
 from detector_harness import DetectorHarness, street
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Repeats failed tests over DDS: under load, discovery now and then fails for good."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
+
+
 CLASSES = ("road", "building", "vegetation", "sky", "car")
 # Calibrated ones; the network offers max_min_logit as well, and no sml or dense_hybrid.
 CALIBRATED = ("msp", "entropy", "max_logit", "energy")
