@@ -14,10 +14,6 @@ from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
 
-_HEAD = "outlier_head."
-# First parts of the parameter names of the trunks that come pre-trained.
-_TRUNKS = ("backbone.", "encoder.")
-
 
 @dataclass(frozen=True)
 class InputScaling:
@@ -75,7 +71,8 @@ def load_for_training(
     if outlier_head and getattr(network, "outlier_head", None) is None:
         metadata = replace(metadata, arguments={**metadata.arguments, "outlier_head": True})
         larger = build_network(metadata.architecture, metadata.arguments)
-        new = {k: v for k, v in larger.state_dict().items() if k.startswith(_HEAD)}
+        head = _head_prefix(larger)
+        new = {k: v for k, v in larger.state_dict().items() if k.startswith(head)}
         load_strictly(larger, {**network.state_dict(), **new}, model)
         network = larger
     if abstention:
@@ -126,19 +123,27 @@ def parameter_groups(
     """Optimizer groups of the parameters that are trained.
 
     Args:
-        model: Frozen parameters are left out.
+        model: A network of the package; frozen parameters are left out.
         lr: Of everything behind the pre-trained trunk.
-        trunk_lr: Of the trunk (``backbone.*`` or ``encoder.*``).
+        trunk_lr: Of the trunk, see :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
         head_lr: Of the outlier head.
         weight_decay: Of weights; norms and biases get none.
     """
     groups = []
+    head = _head_prefix(model)
+    trunk = tuple(f"{prefix}." for prefix in model.trunk)
+
+    def part_of(name: str) -> str:
+        if head and name.startswith(head):
+            return "head"
+        return "trunk" if name.startswith(trunk) else "decoder"
+
     rates = {"trunk": trunk_lr, "decoder": lr, "head": head_lr}
     for part, rate in rates.items():
         chosen = [
             parameter
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and _part_of(name) == part
+            if parameter.requires_grad and part_of(name) == part
         ]
         decayed = [p for p in chosen if p.ndim > 1]
         plain = [p for p in chosen if p.ndim <= 1]
@@ -147,7 +152,8 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _part_of(name: str) -> str:
-    if name.startswith(_HEAD):
-        return "head"
-    return "trunk" if name.startswith(_TRUNKS) else "decoder"
+def _head_prefix(network: nn.Module) -> str:
+    """How the outlier head's parameters are named ("logits_ood." in public files), "" without."""
+    head = getattr(network, "outlier_head", None)
+    names = (f"{name}." for name, module in network.named_modules() if module is head)
+    return "" if head is None else next(names)

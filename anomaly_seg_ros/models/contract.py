@@ -35,6 +35,7 @@ class SegmentationNetwork(Protocol):
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
             convolution), ``classification_head``, ``decoder``, ``upper``, and ``all`` where the
             network has parameters that the forward pass does not use.
+        trunk: First parts of the parameter names of what comes pre-trained on images.
     """
 
     num_classes: int
@@ -43,6 +44,7 @@ class SegmentationNetwork(Protocol):
     pre_logits_channels: int
     outlier_head: nn.Module | None
     trainable_parts: Mapping[str, tuple[str, ...]]
+    trunk: tuple[str, ...]
 
     def __call__(self, images: Tensor) -> NetworkOutput:
         """Runs the network."""

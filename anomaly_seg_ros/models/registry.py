@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
-from anomaly_seg_ros.models.erfnet import ERFNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {
-    "deeplab_v3plus_lite": DeepLabV3PlusLite,
-    "erfnet": ERFNet,
+_MODELS = "anomaly_seg_ros.models"
+# Module and class by architecture; a module is imported when its network is asked for.
+ARCHITECTURES: dict[str, tuple[str, str]] = {
+    "deeplab_v3plus_lite": (f"{_MODELS}.deeplab_lite", "DeepLabV3PlusLite"),
+    "erfnet": (f"{_MODELS}.erfnet", "ERFNet"),
+    "wide_resnet38": (f"{_MODELS}.wide_resnet38", "DeepLabV3PlusWideResNet38"),
+    "resnet101": (f"{_MODELS}.resnet101", "DeepLabV3PlusResNet101"),
+    "ladder_densenet121": (f"{_MODELS}.ladder_densenet", "LadderDenseNet121"),
+    "wrapped": (f"{_MODELS}.wrapped", "WrappedNetwork"),
 }
+
+
+def network_class(architecture: str) -> type[nn.Module]:
+    """The class behind an architecture's name.
+
+    Raises:
+        CheckpointError: Unknown architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"unknown architecture {architecture!r}, known: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    module, name = ARCHITECTURES[architecture]
+    return getattr(importlib.import_module(module), name)
 
 
 def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:
@@ -22,12 +41,9 @@ def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     Raises:
         CheckpointError: Unknown architecture or arguments that it does not take.
     """
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"unknown architecture {architecture!r}, known: {', '.join(sorted(ARCHITECTURES))}"
-        )
+    network = network_class(architecture)
     try:
-        return ARCHITECTURES[architecture](**arguments)
+        return network(**arguments)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{architecture} cannot be built from {arguments}: {error}"

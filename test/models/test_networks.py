@@ -1,4 +1,4 @@
-"""The contract of every network, and facts about each."""
+"""The contract of the light networks, and facts about each."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from anomaly_seg_ros.models.efficientnet_lite import (
 )
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.models.fusion import fold_batchnorm
-from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
+from anomaly_seg_ros.models.registry import build_network
+
+# The large ones have test files of their own.
+LIGHT = ("deeplab_v3plus_lite", "erfnet")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", LIGHT)
 def test_contract(architecture: str) -> None:
     network = build_network(architecture, {"num_classes": 7}).eval()
     height, width = 2 * network.size_multiple, 3 * network.size_multiple
@@ -48,7 +51,7 @@ def test_unknown_architecture_is_named() -> None:
         build_network("erfnet", {"nonsense": 1})
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", LIGHT)
 def test_outlier_head_reads_the_pre_logits(architecture: str) -> None:
     network = build_network(architecture, {"outlier_head": True}).eval()
     with torch.inference_mode():

@@ -16,7 +16,8 @@ def add_abstention(network: nn.Module) -> nn.Module:
     """Gives the network K + 1 logits, of which the last is the abstention class.
 
     Its weights are those of the mean class, so that abstaining begins no more and no less likely
-    than the average class. Whatever the last layer computed beyond its K classes is dropped.
+    than the average class. Whatever the last layer computed beyond its K classes is dropped; but a
+    network that was trained with an abstention class (``network.abstention``) goes on with it.
 
     Args:
         network: Declares ``trainable_parts`` with one convolution as ``last_layer``; changed in
@@ -26,13 +27,16 @@ def add_abstention(network: nn.Module) -> nn.Module:
         The same network.
     """
     classes = network.num_classes
+    network.num_classes = classes + 1
+    if getattr(network, "abstention", False):
+        return network
     layer, dim = _last_layer(network)
     weight = layer.weight.detach().narrow(dim, 0, classes)
-    bias = layer.bias.detach()[:classes]
     layer.weight = nn.Parameter(torch.cat([weight, weight.mean(dim, keepdim=True)], dim))
-    layer.bias = nn.Parameter(torch.cat([bias, bias.mean(0, keepdim=True)]))
+    if layer.bias is not None:
+        bias = layer.bias.detach()[:classes]
+        layer.bias = nn.Parameter(torch.cat([bias, bias.mean(0, keepdim=True)]))
     layer.out_channels = classes + 1
-    network.num_classes = classes + 1
     return network
 
 

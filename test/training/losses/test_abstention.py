@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
+from anomaly_seg_ros.models.registry import build_network
 from training.losses.abstention import add_abstention
 
 ARGUMENTS = {
@@ -16,7 +16,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARGUMENTS)
 def test_the_last_logit_is_that_of_the_mean_class(architecture: str) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, ARGUMENTS[architecture]).eval()
@@ -29,7 +29,7 @@ def test_the_last_logit_is_that_of_the_mean_class(architecture: str) -> None:
         torch.testing.assert_close(logits[:, 7], before.mean(1))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARGUMENTS)
 def test_the_state_dict_fits_a_network_with_one_class_more(architecture: str) -> None:
     network = add_abstention(build_network(architecture, ARGUMENTS[architecture]))
     arguments = {**ARGUMENTS[architecture], "num_classes": 8}
