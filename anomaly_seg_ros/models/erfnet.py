@@ -123,7 +123,7 @@ class ERFNet(nn.Module):
     output_stride = 1
     size_multiple = 8
     pre_logits_channels = 16
-    trunk = ("encoder",)
+    trunk = ("encoder.",)
     trainable_parts = MappingProxyType(
         {
             "last_layer": ("decoder.output_conv",),
