@@ -21,8 +21,19 @@ from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device, select_precision
 from anomaly_seg_ros.errors import ImageError, ParameterError
+from anomaly_seg_ros.framing import FULL, RESIZED, TILE_OVERLAP, TILE_SIZE, TILED, Framing
+from anomaly_seg_ros.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.tiling import band_height, row_bands, run_in_tiles, upsampled_argmax
+
+# What needs less memory, by inference mode.
+_LESS_MEMORY = {
+    RESIZED: "take inference mode 'tiled' or a smaller inference size",
+    FULL: "take inference mode 'tiled'",
+    TILED: "take smaller tiles",
+}
 
 
 @dataclass
@@ -51,7 +62,13 @@ class Segmenter:
         metadata: Of the network.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        inference_size: (height, width) of the network input; None or zeros take the metadata's.
+        inference_size, inference_mode, tile_size, tile_overlap: How frames reach the network; see
+            :meth:`Framing.choose <anomaly_seg_ros.framing.Framing.choose>`.
+
+    Attributes:
+        framing: How frames reach the network.
+        inference_size: (height, width) to which frames are resized; None if they keep their own.
+        available_scores: Names of the scores that the model can compute.
 
     Raises:
         DeviceError, ParameterError: What was asked for does not exist or does not fit.
@@ -64,13 +81,22 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         inference_size: tuple[int, int] | None = None,
+        inference_mode: str = RESIZED,
+        tile_size: tuple[int, int] | None = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
     ) -> None:
         self.metadata = metadata
         self.device = select_device(device)
         self.precision, self._dtype = select_precision(precision, self.device)
-        if inference_size is None or tuple(inference_size) == (0, 0):
-            inference_size = metadata.inference_size
-        self.inference_size = _checked_size(inference_size, network.size_multiple)
+        self.framing = Framing.choose(
+            inference_mode,
+            inference_size,
+            tile_size,
+            tile_overlap,
+            metadata.inference_size,
+            network.size_multiple,
+        )
+        self.inference_size = self.framing.size
         network = fold_batchnorm(network.eval())
         self._network = network.to(
             self.device, self._dtype, memory_format=torch.channels_last
@@ -91,6 +117,9 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         inference_size: tuple[int, int] | None = None,
+        inference_mode: str = RESIZED,
+        tile_size: tuple[int, int] | None = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
     ) -> Segmenter:
         """Loads a model by name or file; see :func:`~anomaly_seg_ros.checkpoints.load_model`.
 
@@ -99,18 +128,31 @@ class Segmenter:
         """
         select_precision(precision, select_device(device))  # refuse before the slow part
         network, metadata = load_model(model)
-        return cls(network, metadata, device, precision, inference_size)
+        return cls(
+            network,
+            metadata,
+            device,
+            precision,
+            inference_size,
+            inference_mode,
+            tile_size,
+            tile_overlap,
+        )
 
     def warm_up(self) -> float:
         """Runs one grey image, so that the first frame does not pay for allocations.
 
+        Where frames keep their own size, the grey image has a tile's or the model's.
+
         Returns:
             Milliseconds.
+
+        Raises:
+            DeviceError: Out of memory.
         """
-        grey = np.full((*self.inference_size, 3), 127, np.uint8)
+        grey = np.full((*self.framing.usual_size, 3), 127, np.uint8)
         return self.predict(grey, scores=self.available_scores).inference_ms
 
-    @torch.inference_mode()
     def predict(
         self,
         image: np.ndarray,
@@ -129,6 +171,7 @@ class Segmenter:
         Raises:
             ImageError: The image has another shape or dtype.
             ParameterError: A score that this model cannot compute.
+            DeviceError: Out of memory; the next, smaller image may do.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ImageError(
@@ -141,44 +184,71 @@ class Segmenter:
                     f"{', '.join(self.available_scores)}"
                 )
         started = time.perf_counter()
-        size = image.shape[:2]
-        output = self._network(self._to_input(image))
-        prediction = Prediction()
-        statistics = self.metadata.statistics
-        for name in scores:
-            score = score_functions.compute(name, output, statistics)
-            prediction.scores[name] = _upsample(score, size).cpu().numpy()
-        if labels:
-            prediction.labels = self._labels(output.logits, size)
-        if confidence:
-            top = output.logits.float().softmax(1).amax(1)
-            level = _upsample(top, size).mul_(255).round_().to(torch.uint8)
-            prediction.confidence = level.cpu().numpy()
+        situation = "on {} for a frame of {} x {}, {}: {}".format(
+            self.device,
+            *image.shape[:2],
+            self.framing.describe(),
+            _LESS_MEMORY[self.framing.mode],
+        )
+        with out_of_memory_as_device_error(situation), torch.inference_mode():
+            prediction = self._predict(image, scores, labels, confidence)
         prediction.inference_ms = 1e3 * (time.perf_counter() - started)
         return prediction
 
-    def _to_input(self, image: np.ndarray) -> Tensor:
-        height, width = self.inference_size
-        if image.shape[:2] != (height, width):
-            # Area averaging where pixels are dropped: plain bilinear would alias.
-            shrinks = image.shape[0] > height and image.shape[1] > width
-            image = cv2.resize(
-                image,
-                (width, height),
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    def _predict(
+        self, image: np.ndarray, scores: Sequence[str], labels: bool, confidence: bool
+    ) -> Prediction:
+        frame = self.framing.fit(image)
+        band = None
+        if self.framing.tile is None:
+            output = self._run(frame)
+        else:
+            output = run_in_tiles(
+                lambda rows, columns: self._run(frame[rows, columns]),
+                frame.shape[:2],
+                self.framing,
             )
-        elif not image.flags.c_contiguous or not image.flags.writeable:
-            image = image.copy()
+            band = band_height(output.logits, frame.shape[1], self.framing.tile)
+        height, width = image.shape[:2]
+        # A frame at its own size may have been padded: the maps are made for the padded one and
+        # cut, so that nothing is resampled.
+        size = (height, width) if self.inference_size else frame.shape[:2]
+
+        def finished(maps: list[Tensor]) -> Tensor:
+            """Bands of a map (1, h, w) as one of (H, W)."""
+            return _upsample(torch.cat(maps, 1), size)[:height, :width].contiguous()
+
+        prediction = Prediction()
+        statistics = self.metadata.statistics
+        for name in scores:
+            score = finished(
+                [score_functions.compute(name, o, statistics) for o in row_bands(output, band)]
+            )
+            prediction.scores[name] = score.cpu().numpy()
+        if labels:
+            whole = self._labels(output.logits, frame.shape[:2], size, band)
+            prediction.labels = np.ascontiguousarray(whole[:height, :width])
+        if confidence:
+            top = finished([o.logits.float().softmax(1).amax(1) for o in row_bands(output, band)])
+            level = top.mul_(255).round_().to(torch.uint8)
+            prediction.confidence = level.cpu().numpy()
+        return prediction
+
+    def _run(self, frame: np.ndarray) -> NetworkOutput:
+        return self._network(self._to_input(frame))
+
+    def _to_input(self, frame: np.ndarray) -> Tensor:
+        """Maps (H, W, 3) uint8 of a size that the network takes to its input (1, 3, H, W)."""
         # (H, W, 3) in memory is (1, 3, H, W) in channels-last order: no transpose is needed.
-        tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]
         return ((tensor - self._offset) / self._scale).to(self._dtype)
 
-    def _labels(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Argmax of logits brought to the inference size, then nearest neighbour to the image."""
-        grid = min(self.inference_size, size, key=lambda s: s[0] * s[1])
-        if logits.shape[-2:] != grid:
-            logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
-        labels = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+    def _labels(
+        self, logits: Tensor, seen: tuple[int, int], size: tuple[int, int], band: int | None
+    ) -> np.ndarray:
+        """Argmax of logits brought to the size that the network saw, then nearest neighbour."""
+        grid = min(seen, size, key=lambda s: s[0] * s[1])
+        labels = upsampled_argmax(logits, grid, band).cpu().numpy()
         if grid != size:
             labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return labels
@@ -189,14 +259,3 @@ def _upsample(score: Tensor, size: tuple[int, int]) -> Tensor:
     if score.shape[-2:] == size:
         return score[0]
     return F.interpolate(score[None], size=size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def _checked_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    height, width = (int(v) for v in size)
-    nearest = tuple(max(multiple, round(v / multiple) * multiple) for v in (height, width))
-    if (height, width) != nearest:
-        raise ParameterError(
-            f"inference size {height} x {width}: height and width must be positive multiples of "
-            f"{multiple}, the nearest is {nearest[0]} x {nearest[1]}"
-        )
-    return height, width

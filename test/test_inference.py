@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import DeviceError, ImageError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 
 
@@ -159,3 +161,156 @@ def test_area_averaging_when_shrinking(segmenter: Segmenter) -> None:
     fine = segmenter.predict(cv2.merge([board] * 3), confidence=False)
     flat = segmenter.predict(grey, confidence=False)
     assert np.abs(fine.scores["max_logit"].mean() - flat.scores["max_logit"].mean()) < 1e-2
+
+
+def before_modes(segmenter: Segmenter, image: np.ndarray, score: str) -> tuple[np.ndarray, ...]:
+    """Labels, confidence and a score of the resized path, by plain OpenCV and torch calls."""
+    height, width = segmenter.inference_size
+    size, seen = image.shape[:2], image
+    if size != (height, width):
+        shrinks = size[0] > height and size[1] > width
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        seen = cv2.resize(image, (width, height), interpolation=how)
+    x = torch.from_numpy(seen).permute(2, 0, 1)[None]
+    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5,) * 3, (0.5,) * 3))
+
+    def large(values: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
+        return F.interpolate(values, size=to, mode="bilinear", align_corners=False)
+
+    with torch.inference_mode():
+        output = segmenter._network((x - mean) / std)
+        values = large(scores.compute(score, output)[None], size)[0, 0].numpy()
+        top = output.logits.softmax(1).amax(1)
+        confidence = large(top[None], size)[0, 0].mul(255).round().to(torch.uint8).numpy()
+        grid = min((height, width), size, key=lambda s: s[0] * s[1])
+        labels = large(output.logits, grid).argmax(1)[0].to(torch.uint8).numpy()
+    labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return labels, confidence, values
+
+
+@pytest.mark.parametrize("size", [(64, 96), (200, 301), (33, 500), (48, 48)])
+def test_the_resized_path_keeps_its_bytes(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    image = random_image(*size)
+    prediction = segmenter.predict(image, ("dense_hybrid",))
+    labels, confidence, score = before_modes(segmenter, image, "dense_hybrid")
+    np.testing.assert_array_equal(prediction.labels, labels)
+    np.testing.assert_array_equal(prediction.confidence, confidence)
+    np.testing.assert_array_equal(prediction.scores["dense_hybrid"], score)
+
+
+def in_mode(mode: str, **options: object) -> Segmenter:
+    metadata = tiny_metadata(outlier_head=True)
+    return Segmenter(
+        tiny_network(outlier_head=True), metadata, "cpu", inference_mode=mode, **options
+    )
+
+
+@pytest.mark.parametrize("mode", ["full", "tiled"])
+@pytest.mark.parametrize("size", [(64, 96), (131, 203), (33, 500), (1, 1), (48, 48)])
+def test_frames_keep_their_size_in_every_mode(mode: str, size: tuple[int, int]) -> None:
+    segmenter = in_mode(mode, tile_size=(64, 64), tile_overlap=32)
+    assert segmenter.warm_up() > 0  # before it knows what size is to come
+    for shape in (size, size[::-1]):  # frames may change their size
+        prediction = segmenter.predict(random_image(*shape), scores.SCORE_NAMES)
+        assert prediction.labels.shape == prediction.confidence.shape == shape
+        for score in prediction.scores.values():
+            assert score.shape == shape
+            assert score.flags.c_contiguous
+            assert np.isfinite(score).all()
+
+
+def test_full_resolution_equals_resizing_to_the_same_size() -> None:
+    image = random_image(128, 160)
+    full = in_mode("full").predict(image, ("energy",))
+    resized = in_mode("resized", inference_size=(128, 160)).predict(image, ("energy",))
+    np.testing.assert_array_equal(full.scores["energy"], resized.scores["energy"])
+    np.testing.assert_array_equal(full.labels, resized.labels)
+
+
+def test_padding_is_mirrored_and_cut_off_again() -> None:
+    """A frame of 70 x 90 gives what its mirrored extension gives, without resampling."""
+    image = random_image(70, 90)
+    extended = np.pad(image, ((0, 26), (0, 6), (0, 0)), mode="reflect")
+    cut = in_mode("full").predict(image, ("energy",))
+    whole = in_mode("full").predict(extended, ("energy",))
+    np.testing.assert_array_equal(cut.scores["energy"], whole.scores["energy"][:70, :90])
+    np.testing.assert_array_equal(cut.labels, whole.labels[:70, :90])
+    np.testing.assert_array_equal(cut.confidence, whole.confidence[:70, :90])
+
+
+def test_views_are_padded_like_their_copies() -> None:
+    segmenter, view = in_mode("full"), random_image(70, 110)[:, :90, ::-1]
+    a, b = segmenter.predict(view), segmenter.predict(view.copy())
+    np.testing.assert_array_equal(a.scores["max_logit"], b.scores["max_logit"])
+
+
+def test_modes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ParameterError, match="resized, full, tiled"):
+        in_mode("sliding")
+    with pytest.raises(ParameterError, match="mode 'full' keeps the frame's own size"):
+        in_mode("full", inference_size=(64, 96))
+    assert in_mode("full", inference_size=(0, 0)).inference_size is None
+
+
+OUT_OF_MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    "cpu": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
+        "memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [
+        ("resized", "resized to 64 x 96: take inference mode 'tiled' or a smaller inference size"),
+        ("full", "full resolution: take inference mode 'tiled'"),
+        ("tiled", "tiles of 64 x 64 with overlap 16: take smaller tiles"),
+    ],
+)
+def test_out_of_memory_says_what_needs_less(
+    kind: str, mode: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = in_mode(mode, tile_size=(64, 64), tile_overlap=16)
+
+    def fail(frame: np.ndarray) -> None:
+        raise OUT_OF_MEMORY[kind]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter, "_run", fail)
+        with pytest.raises(DeviceError, match=f"out of memory on cpu.*70 x 90.*{advice}"):
+            segmenter.predict(random_image(70, 90))
+    assert segmenter.predict(random_image(70, 90)).labels.shape == (70, 90)
+
+
+def test_a_real_allocation_failure_is_recognised() -> None:
+    """What this torch says today when memory cannot be had."""
+    segmenter = in_mode("resized")
+    segmenter._run = lambda frame: torch.empty(2**60)
+    with pytest.raises(DeviceError, match="out of memory on cpu"):
+        segmenter.predict(random_image(64, 96))
+
+
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = in_mode("full")
+
+    def fail(frame: np.ndarray) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(segmenter, "_run", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        segmenter.predict(random_image(64, 96))
+
+
+def test_peak_memory_is_measured() -> None:
+    before = peak_memory(torch.device("cpu"))
+    assert "whole process" in before.what
+    block = np.ones(2**27, np.uint8)  # 128 MiB, written to and so resident
+    after = peak_memory(torch.device("cpu"))
+    assert block[-1] == 1
+    resident = Path("/proc/self/statm").read_text().split()[1]
+    assert after.mib >= int(resident) * resource.getpagesize() / 2**20
+    assert after.mib >= before.mib

@@ -107,7 +107,11 @@ def build_dataset(run: Run, taxonomy: Taxonomy) -> MixedViewDataset:
     run.say(mixer.outliers.describe())
     return MixedViewDataset(
         corpora,
-        ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"])),
+        ViewOptions(
+            crop=tuple(config["crop"]),
+            height_range=tuple(config["height_range"]),
+            max_enlargement=config["max_enlargement"],
+        ),
         mixer,
         num_classes=len(taxonomy.classes),
         seed=config["seed"],

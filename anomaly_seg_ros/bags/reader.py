@@ -63,6 +63,7 @@ class Frame:
         name: Name of the sample, in bags of this package.
         camera_info: With the same stamp, otherwise the newest before it.
         baseline_m: Of the stereo camera in metres, in bags of this package.
+        fold: Part of the data set for cross-validation, in bags of this package.
         anomaly_mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
         labels: (H, W) uint8 trainIds, 255 = ignore.
         disparity: (H, W) uint16, 256 * pixels, 0 = not measured.
@@ -74,6 +75,7 @@ class Frame:
     name: str | None = None
     camera_info: CameraInfo | None = None
     baseline_m: float | None = None
+    fold: str = ""
     anomaly_mask: np.ndarray | None = field(default=None, repr=False)
     labels: np.ndarray | None = field(default=None, repr=False)
     disparity: np.ndarray | None = field(default=None, repr=False)
@@ -241,6 +243,7 @@ class BagReader:
             stamp_ns=stamp_ns,
             name=sample.get("name"),
             baseline_m=sample.get("baseline_m"),
+            fold=sample.get("fold", ""),
             **fields,
         )
 

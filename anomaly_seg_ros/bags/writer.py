@@ -196,6 +196,7 @@ class BagWriter:
                 "name": loaded.name,
                 "stamp_ns": stamp_ns,
                 "baseline_m": loaded.camera.baseline_m if loaded.camera else None,
+                "fold": loaded.fold,
             }
         )
         self.frames += 1

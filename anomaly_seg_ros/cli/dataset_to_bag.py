@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="further option of the data set, such as labels=classes (folder), "
-        "void_as_unknown=true (cityscapes), non_hazards=ignore (lost_and_found)",
+        "void_as_unknown=true (cityscapes), no_known=true (lost_and_found), fold=t5 "
+        "(street_hazards); see docs/datasets.md",
     )
     parser.add_argument(
         "--storage", default="mcap", choices=tuple(STORAGES), help="file format (default: mcap)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from anomaly_seg_ros.devices import PRECISIONS
+from anomaly_seg_ros.framing import INFERENCE_MODES
 from anomaly_seg_ros.ros.evaluation_run import MODES, RunOptions
 from anomaly_seg_ros.scores import SCORE_NAMES
 
@@ -22,7 +23,28 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="input size of the network (default: the model's own)",
+        help="size to which frames are resized (default: the model's own; tiled: the frame's)",
+    )
+    parser.add_argument(
+        "--inference-mode",
+        default=default.inference_mode,
+        choices=INFERENCE_MODES,
+        help="how frames reach the network: resized, at full resolution, or in tiles",
+    )
+    parser.add_argument(
+        "--tile-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        default=default.tile_size,
+        help="of tiles (default: %(default)s; 0 0: the model's inference size)",
+    )
+    parser.add_argument(
+        "--tile-overlap",
+        type=int,
+        metavar="PIXELS",
+        default=default.tile_overlap,
+        help="that neighbouring tiles share at least (default: %(default)s)",
     )
     parser.add_argument("--score", default=default.score, choices=("auto", *SCORE_NAMES))
     parser.add_argument("--mode", default=default.mode, choices=MODES)
@@ -39,6 +61,9 @@ def run_options(arguments: argparse.Namespace, **more: object) -> RunOptions:
         device=arguments.device,
         precision=arguments.precision,
         inference_size=None if size is None else (size[0], size[1]),
+        inference_mode=arguments.inference_mode,
+        tile_size=(arguments.tile_size[0], arguments.tile_size[1]),
+        tile_overlap=arguments.tile_overlap,
         score=arguments.score,
         mode=arguments.mode,
         timeout=arguments.timeout,

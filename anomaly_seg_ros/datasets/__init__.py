@@ -6,13 +6,17 @@ import inspect
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Camera, Dataset, LoadedSample, Sample
+from anomaly_seg_ros.datasets.bdd_anomaly import BddAnomalyDataset
 from anomaly_seg_ros.datasets.camvid import CamVidDataset
 from anomaly_seg_ros.datasets.cityscapes import CityscapesDataset
 from anomaly_seg_ros.datasets.clip import ClipDataset
 from anomaly_seg_ros.datasets.fishyscapes import FishyscapesDataset
+from anomaly_seg_ros.datasets.fishyscapes_static import FishyscapesStaticDataset
 from anomaly_seg_ros.datasets.folder import FolderDataset
 from anomaly_seg_ros.datasets.lost_and_found import LostAndFoundDataset
+from anomaly_seg_ros.datasets.road_anomaly import RoadAnomalyDataset
 from anomaly_seg_ros.datasets.segment_me import SegmentMeDataset
+from anomaly_seg_ros.datasets.street_hazards import StreetHazardsDataset
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 
 __all__ = [
@@ -30,10 +34,14 @@ DATASETS: dict[str, type[Dataset]] = {
     adapter.name: adapter
     for adapter in (
         ClipDataset,
+        FishyscapesStaticDataset,
         FishyscapesDataset,
         LostAndFoundDataset,
         CityscapesDataset,
+        RoadAnomalyDataset,
         SegmentMeDataset,
+        StreetHazardsDataset,
+        BddAnomalyDataset,
         CamVidDataset,
         FolderDataset,
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros.datasets.colour_code import ColourCode
 from anomaly_seg_ros.datasets.label_maps import ANOMALY_MASK, INVALID
-from anomaly_seg_ros.errors import DatasetError, ImageError
+from anomaly_seg_ros.datasets.overlay import add_overlay
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.images import (
     IMAGE_SUFFIXES,
     check_same_size,
@@ -51,6 +53,7 @@ class LoadedSample:
         labels: (H, W) uint8 trainIds, 255 = ignore.
         disparity: (H, W) uint16, 256 * pixels, 0 = not measured.
         camera: Intrinsics.
+        fold: As in :class:`Sample`.
     """
 
     name: str
@@ -59,6 +62,7 @@ class LoadedSample:
     labels: np.ndarray | None = field(default=None, repr=False)
     disparity: np.ndarray | None = field(default=None, repr=False)
     camera: Camera | None = None
+    fold: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,15 @@ class Sample:
         anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255; None if those are
             stored.
         labels_path: File with the class labels, if there is one.
-        labels_table: (256,) uint8 map from stored value to trainId; None keeps the values.
+        labels_table: (256,) uint8 map from stored value to trainId, 254 where it is undefined;
+            None keeps the values.
         disparity_path: File with the disparity, if there is one.
         camera: Intrinsics, if known.
+        fold: Part of the test set that the sample belongs to, where thresholds are found on one
+            part and measured on another (StreetHazards: "t5", "t6"); "" where there are none.
+        overlay_path: Array file that is added to the image, see :mod:`.overlay`.
+        colour_code: How colours stand for stored values in the mask and label files; None where
+            the values themselves are stored.
     """
 
     name: str
@@ -85,10 +95,14 @@ class Sample:
     labels_table: np.ndarray | None = field(default=None, repr=False, compare=False)
     disparity_path: Path | None = None
     camera: Camera | None = None
+    fold: str = ""
+    overlay_path: Path | None = None
+    colour_code: ColourCode | None = None
 
     def read_image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""
-        return read_image(self.image_path)
+        image = read_image(self.image_path)
+        return image if self.overlay_path is None else add_overlay(image, self.overlay_path)
 
     def read_anomaly_mask(self) -> np.ndarray | None:
         """(H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore; None without a file.
@@ -98,7 +112,7 @@ class Sample:
         """
         if self.anomaly_mask_path is None:
             return None
-        stored = read_label(self.anomaly_mask_path)
+        stored = self._read_stored(self.anomaly_mask_path)
         table = ANOMALY_MASK if self.anomaly_mask_table is None else self.anomaly_mask_table
         mask = table[stored]
         invalid = mask == INVALID
@@ -113,11 +127,24 @@ class Sample:
         return mask
 
     def read_labels(self) -> np.ndarray | None:
-        """(H, W) uint8 trainIds, 255 = ignore; None without a file."""
+        """(H, W) uint8 trainIds, 255 = ignore; None without a file.
+
+        Raises:
+            ImageError: Unreadable, or a stored value that the data set does not define.
+        """
         if self.labels_path is None:
             return None
-        stored = read_label(self.labels_path)
-        return stored if self.labels_table is None else self.labels_table[stored]
+        stored = self._read_stored(self.labels_path)
+        if self.labels_table is None:
+            return stored
+        labels = self.labels_table[stored]
+        invalid = labels == INVALID
+        if invalid.any():
+            raise ImageError(
+                f"{self.labels_path}: holds the value {stored[invalid][0]}, which is no label of "
+                "this data set"
+            )
+        return labels
 
     def read_disparity(self) -> np.ndarray | None:
         """(H, W) uint16, 256 * pixels, 0 = not measured; None without a file."""
@@ -142,7 +169,11 @@ class Sample:
         ):
             if array is not None and path is not None:
                 check_same_size(image, array, self.image_path, path)
-        return LoadedSample(self.name, image, mask, labels, disparity, self.camera)
+        return LoadedSample(self.name, image, mask, labels, disparity, self.camera, self.fold)
+
+    def _read_stored(self, path: Path) -> np.ndarray:
+        """(H, W) uint8 as stored, before any table."""
+        return read_label(path) if self.colour_code is None else self.colour_code.read(path)
 
 
 class Dataset(ABC):
@@ -152,12 +183,14 @@ class Dataset(ABC):
         name: Key in the registry ``DATASETS``.
         tree: The expected folder tree, for error messages.
         taxonomy: What the labels mean, one sentence.
+        taxonomy_name: Whose trainIds the labels are: a file of config/taxonomies.
         frame_rate: Images a second where the data set is a film; None otherwise.
     """
 
     name: str
     tree: str
     taxonomy: str
+    taxonomy_name: str = "cityscapes"
     frame_rate: float | None = None
 
     def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
@@ -165,6 +198,14 @@ class Dataset(ABC):
         self._samples = tuple(samples)
         if not self._samples:
             raise self.wrong_tree("found no image")
+        seen: dict[str, Sample] = {}
+        for sample in self._samples:  # names become file names and bag keys: they must differ
+            if sample.name in seen:
+                raise self.wrong_tree(
+                    f"{seen[sample.name].image_path} and {sample.image_path} are both "
+                    f"'{sample.name}'"
+                )
+            seen[sample.name] = sample
 
     @classmethod
     @abstractmethod
@@ -199,6 +240,21 @@ def image_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
+
+
+def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
+    """Returns the value of an option, or raises ParameterError naming the allowed ones."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ParameterError(f"{option}: expected one of {', '.join(allowed)}, got {value}")
+    return value
+
+
+def check_switch(option: str, value: bool) -> bool:
+    """Returns a switch, or raises ParameterError for anything but True and False."""
+    if not isinstance(value, bool):  # such as the text "no", which would count as true
+        raise ParameterError(f"{option}: expected true or false, got {value}")
+    return value
 
 
 def read_json(path: Path) -> dict:

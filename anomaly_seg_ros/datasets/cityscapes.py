@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomaly_seg_ros.datasets import cityscapes_tree
-from anomaly_seg_ros.datasets.base import Dataset, Sample
+from anomaly_seg_ros.datasets.base import Dataset, Sample, check_switch
 from anomaly_seg_ros.datasets.label_maps import (
     CITYSCAPES_IDS,
     CITYSCAPES_VOID,
@@ -27,6 +27,7 @@ class CityscapesDataset(Dataset):
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
+        ParameterError: ``void_as_unknown`` is no switch.
     """
 
     name = "cityscapes"
@@ -42,6 +43,7 @@ class CityscapesDataset(Dataset):
         self, root: str | Path, split: str | None = None, void_as_unknown: bool = False
     ) -> None:
         self.root = Path(root)
+        check_switch("void_as_unknown", void_as_unknown)
         split = self.check_split(split or "val", cityscapes_tree.splits(self.root))
         labels = lookup_table(CITYSCAPES_IDS)
         mask = anomaly_table(CITYSCAPES_IDS, CITYSCAPES_VOID)

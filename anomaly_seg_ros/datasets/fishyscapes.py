@@ -2,6 +2,8 @@
 
 The release holds the masks only (fishyscapes_lostandfound.zip, files
 ``NNNN_NAME_labels.png``); the images are those of Lost and Found, ``NAME_leftImg8bit.png``.
+File names as in ``fishyscapes_tfds.py`` of hermannsblum's bdl-benchmark; the copy that
+SegmentMeIfYouCan/road-anomaly-benchmark reads (``NAME_fishy-labels.png``) is understood too.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from anomaly_seg_ros.datasets.cityscapes_tree import IMAGE_ENDING
 from anomaly_seg_ros.datasets.folder import image_label_pairs
 from anomaly_seg_ros.images import IMAGE_SUFFIXES
 
-_MASK_NAME = re.compile(r"(\d+)_(.+)_labels\.png")
+_MASK_NAME = re.compile(r"\d+_(?P<frame>.+)_labels\.png|(?P<copied>.+)_fishy-labels\.png")
+# Where the masks may lie: the archive has no folder of its own.
+_MASK_FOLDERS = ("fishyscapes_lostandfound", ".", "labels/val")
 
 
 class FishyscapesDataset(Dataset):
@@ -32,7 +36,8 @@ class FishyscapesDataset(Dataset):
 
     name = "fishyscapes"
     tree = (
-        "  ROOT/fishyscapes_lostandfound/NNNN_NAME_labels.png\n"
+        "  ROOT[/fishyscapes_lostandfound]/NNNN_NAME_labels.png\n"
+        "    (or ROOT/labels/val/NAME_fishy-labels.png)\n"
         "  ROOT/**/NAME_leftImg8bit.png   (Lost and Found's leftImg8bit, or the option 'images')\n"
         "or\n"
         "  ROOT/images/STEM.{png,webp}\n"
@@ -54,25 +59,34 @@ class FishyscapesDataset(Dataset):
     @classmethod
     def matches(cls, root: Path) -> bool:
         """True for the official mask file names."""
-        folder = root / "fishyscapes_lostandfound"
-        return folder.is_dir() and any(_MASK_NAME.fullmatch(x.name) for x in folder.iterdir())
+        # Fishyscapes Static names its masks alike: it must be asked first.
+        return bool(_official_masks(root))
 
     def _official(self, image_root: Path) -> Iterator[Sample]:
-        folder = self.root / "fishyscapes_lostandfound"
-        if not folder.is_dir():
-            raise self.wrong_tree("has no folder fishyscapes_lostandfound")
+        masks = _official_masks(self.root)
+        if not masks:
+            raise self.wrong_tree("found no mask")
         images = {
             path.stem.removesuffix(IMAGE_ENDING): path
             for path in image_root.rglob(f"*{IMAGE_ENDING}.*")
             if path.suffix.lower() in IMAGE_SUFFIXES
         }
-        for mask in image_files(folder):
-            match = _MASK_NAME.fullmatch(mask.name)
-            if match is None:
-                continue
-            image = images.get(match.group(2))
-            if image is None:
-                raise self.wrong_tree(f"no image {match.group(2)}{IMAGE_ENDING}.png for {mask}")
+        for frame, mask in masks:
+            if frame not in images:
+                raise self.wrong_tree(f"no image {frame}{IMAGE_ENDING}.png for {mask}")
             yield Sample(
-                name=f"{match.group(1)}_{match.group(2)}", image_path=image, anomaly_mask_path=mask
+                name=re.sub("_(fishy-)?labels$", "", mask.stem),
+                image_path=images[frame],
+                anomaly_mask_path=mask,
             )
+
+
+def _official_masks(root: Path) -> list[tuple[str, Path]]:
+    """Names of the Lost and Found frames and their masks, sorted by the masks' names."""
+    for folder in (root / x for x in _MASK_FOLDERS):
+        if folder.is_dir():
+            found = [(_MASK_NAME.fullmatch(x.name), x) for x in image_files(folder)]
+            masks = [(m["frame"] or m["copied"], x) for m, x in found if m]
+            if masks:
+                return masks
+    return []

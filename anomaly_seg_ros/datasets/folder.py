@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files
+from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_files
+from anomaly_seg_ros.datasets.label_map_file import LabelMap, read_label_map
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.images import LABEL_SUFFIXES
 
 LABEL_KINDS = ("anomaly", "classes")
+IMAGE_FOLDERS = ("images", "original")
+LABEL_FOLDERS = ("labels", "masks", "labels_masks")
 
 
 class FolderDataset(Dataset):
     """Images and labels that share their stems, in two folders side by side.
+
+    The folders' names are also those of common repackaged benchmarks: ``original`` for images,
+    ``labels_masks`` for labels.
 
     Two more shapes are accepted: ``ROOT/SPLIT/images`` ... with the option ``split``, and a plain
     folder of images, which then have no ground truth.
@@ -22,36 +28,53 @@ class FolderDataset(Dataset):
         root: The folder.
         split: Sub-folder of ``root`` to use.
         labels: What the label files hold: "anomaly" (0 in-distribution, 1 anomaly, 255 ignore)
-            or "classes" (trainIds, 255 = ignore).
+            or "classes" (trainIds, 255 = ignore). Default "anomaly".
+        label_map: YAML file that says what other stored values, or colours, mean; see
+            :mod:`.label_map_file`. Instead of ``labels``.
 
     Raises:
-        DatasetError: The folder has another shape; the message shows the expected one.
-        ParameterError: An unknown kind of labels.
+        DatasetError: The folder or the label map has another shape; the message shows it.
+        ParameterError: An unknown kind of labels, or both ways to say what they mean.
     """
 
     name = "folder"
     tree = (
         "  ROOT[/SPLIT]/images/STEM.{jpg,png,webp,ppm}\n"
-        "  ROOT[/SPLIT]/labels/STEM.png   (or masks/; may be absent as a whole)\n"
+        "  ROOT[/SPLIT]/labels/STEM.png   (or masks/, labels_masks/; may be absent as a whole)\n"
         "or images directly in ROOT"
     )
-    taxonomy = "Labels are anomaly masks (0, 1, 255) or trainIds, as the option 'labels' says."
+    taxonomy = (
+        "Labels are anomaly masks (0, 1, 255) or trainIds, as the option 'labels' says, or what "
+        "the label map says."
+    )
 
     def __init__(
-        self, root: str | Path, split: str | None = None, labels: str = "anomaly"
+        self,
+        root: str | Path,
+        split: str | None = None,
+        labels: str | None = None,
+        label_map: str | Path | None = None,
     ) -> None:
         self.root = Path(root)
-        if labels not in LABEL_KINDS:
-            raise ParameterError(f"labels: expected one of {', '.join(LABEL_KINDS)}, got {labels}")
-        is_mask = labels == "anomaly"
+        if label_map is None:
+            is_mask = check_choice("labels", labels or "anomaly", LABEL_KINDS) == "anomaly"
+            meaning = LabelMap("cityscapes", has_labels=not is_mask, has_mask=is_mask)
+        elif labels is None:
+            meaning = read_label_map(label_map)
+        else:
+            raise ParameterError("labels: says the same as label_map; give one of them")
+        self.taxonomy_name = meaning.taxonomy_name
         super().__init__(
             self.root,
             (
                 Sample(
                     name=image.stem,
                     image_path=image,
-                    anomaly_mask_path=label if is_mask else None,
-                    labels_path=None if is_mask else label,
+                    anomaly_mask_path=label if meaning.has_mask else None,
+                    anomaly_mask_table=meaning.anomaly_mask_table,
+                    labels_path=label if meaning.has_labels else None,
+                    labels_table=meaning.labels_table,
+                    colour_code=meaning.colour_code,
                 )
                 for image, label in image_label_pairs(self, split)
             ),
@@ -60,9 +83,14 @@ class FolderDataset(Dataset):
     @classmethod
     def matches(cls, root: Path) -> bool:
         """True for a folder with images/, for a folder of splits, and for a folder of images."""
-        if (root / "images").is_dir() or bool(image_files(root)):
+        if _first(root, IMAGE_FOLDERS) or image_files(root):
             return True
-        return any((child / "images").is_dir() for child in root.iterdir() if child.is_dir())
+        return any(_first(child, IMAGE_FOLDERS) for child in root.iterdir() if child.is_dir())
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first sub-folder that exists."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
 def image_label_pairs(
@@ -84,14 +112,13 @@ def image_label_pairs(
     folder = dataset.root if split is None else dataset.root / split
     if not folder.is_dir():
         raise dataset.wrong_tree(f"has no folder {split}" if split else "is not a folder")
-    images = folder / "images"
-    if not images.is_dir():
-        splits = sorted(x.name for x in folder.iterdir() if (x / "images").is_dir())
+    images = _first(folder, IMAGE_FOLDERS)
+    if images is None:
+        splits = sorted(x.name for x in folder.iterdir() if _first(x, IMAGE_FOLDERS))
         if splits:
             raise dataset.wrong_tree(f"choose a split: {', '.join(splits)}")
         images = folder
-    candidates = (folder / "labels", folder / "masks")
-    label_folder = next((x for x in candidates if x.is_dir()), None)
+    label_folder = _first(folder, LABEL_FOLDERS)
     if label_folder is None and needs_labels:
         raise dataset.wrong_tree("has no folder labels")
     labels = {}

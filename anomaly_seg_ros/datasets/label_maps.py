@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 IGNORE_INDEX = 255
-# Marks stored values that an anomaly mask must not hold.
+# In a table: a stored value that a file must not hold.
 INVALID = 254
 
 # Cityscapes labelIds -> trainIds (Cordts et al., CVPR 2016; the 19 evaluated classes).
@@ -59,6 +59,22 @@ LOST_AND_FOUND_NON_HAZARDS = {
     37: "timber (squared)", 38: "wheel cap", 39: "wood (thin)",
 }  # fmt: skip
 
+# StreetHazards labels -> trainIds, in the order of its create_dataset.py: 1 unlabeled, 2 building,
+# 3 fence, 5 pedestrian, 6 pole, 7 road line, 8 road, 9 sidewalk, 10 vegetation, 11 car, 12 wall,
+# 13 traffic sign. "unlabeled" is whatever has no other label and a class like the others
+# (Hendrycks' and DenseHybrid's code).
+STREET_HAZARDS_IDS = {
+    1: 0, 2: 1, 3: 2, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7, 10: 8, 11: 9, 12: 10, 13: 11,
+}  # fmt: skip
+STREET_HAZARDS_OTHER = 4
+STREET_HAZARDS_ANOMALY = 14
+
+# BDD100K label (a Cityscapes trainId) -> trainId of BDD-Anomaly; train (16) and motorcycle (17)
+# have none, bicycle (18) takes the first free one.
+BDD_CLASSES: tuple[int | None, ...] = (*range(16), None, None, 16)
+# The two published choices of unknown classes.
+BDD_ANOMALIES = {"motorcycle+train": (16, 17), "motorcycle+train+bicycle": (16, 17, 18)}
+
 
 def lookup_table(mapping: Mapping[int, int] | None, default: int = IGNORE_INDEX) -> np.ndarray:
     """A (256,) uint8 table for ``table[label]``; the identity without a mapping.
@@ -95,6 +111,8 @@ def anomaly_table(
 
 # Masks that already hold 0 in-distribution, 1 anomaly, 255 ignore.
 ANOMALY_MASK = anomaly_table((0,), (1,), (255,))
+# RoadAnomaly: 0 background, 1 road, 2 anomaly, 255 ignore.
+ROAD_ANOMALY_MASK = anomaly_table((0, 1), (2,), (255,))
 
 
 def camvid32_label_table(classes: Mapping[int, str]) -> np.ndarray:

@@ -1,24 +1,38 @@
 """Lost and Found (Pinggera et al., IROS 2016), small obstacles on the road.
 
-From http://www.6d-vision.com/lostandfounddataset: leftImg8bit.zip, gtCoarse.zip, and for the
-evaluation by distance disparity.zip and camera.zip, unpacked into one folder.
+From http://wwwlehre.dhbw-stuttgart.de/~sgehrig/lostAndFoundDataset: leftImg8bit.zip, gtCoarse.zip,
+and for the evaluation by distance disparity.zip and camera.zip, unpacked into one folder.
+
+Label values follow laf_table.pdf of the data set; what is left out for "noKnown", and the
+treatment of ids 2 and up as obstacles, follow SegmentMeIfYouCan/road-anomaly-benchmark,
+datasets/tracks.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_seg_ros.datasets import cityscapes_tree
-from anomaly_seg_ros.datasets.base import Dataset, Sample
+from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, check_switch
+from anomaly_seg_ros.datasets.cityscapes_tree import TreeEntry
 from anomaly_seg_ros.datasets.label_maps import (
     LOST_AND_FOUND_FREE_SPACE,
     LOST_AND_FOUND_NON_HAZARDS,
     LOST_AND_FOUND_OBSTACLES,
     anomaly_table,
 )
-from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.datasets.scan import stored_values
 
 NON_HAZARDS = ("anomaly", "ignore")
+# Recordings with children and bicycles, which Cityscapes knows.
+_WITH_KNOWN = (
+    "15_Rechbergstr_Deckenpfronn",
+    "01_Hanns_Klemm_Str_45_000006",
+    "01_Hanns_Klemm_Str_45_000007",
+    "10_Schlossberg_9_000004",
+)
+_UNLABELLED = frozenset((0,))
 
 
 class LostAndFoundDataset(Dataset):
@@ -32,10 +46,14 @@ class LostAndFoundDataset(Dataset):
         split: "train" or "test".
         non_hazards: What becomes of the seven objects one can drive over (wheel cap, thin wood
             ...): "anomaly" as in SegmentMeIfYouCan, or "ignore" as in the data set's trainIds.
+        no_known: SegmentMeIfYouCan's LostAndFound-noKnown: without the recordings that show
+            children or bicycles, and without frames that have no label at all (1043 of the 1203
+            test frames). All label files are read when the data set is opened.
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
-        ParameterError: An unknown value of ``non_hazards``.
+        ImageError: A label file is missing or damaged (``no_known``).
+        ParameterError: An unknown value of an option.
     """
 
     name = "lost_and_found"
@@ -48,13 +66,15 @@ class LostAndFoundDataset(Dataset):
     taxonomy = "Free space is in-distribution, objects on it are anomalies, the rest is ignored."
 
     def __init__(
-        self, root: str | Path, split: str | None = None, non_hazards: str = "anomaly"
+        self,
+        root: str | Path,
+        split: str | None = None,
+        non_hazards: str = "anomaly",
+        no_known: bool = False,
     ) -> None:
         self.root = Path(root)
-        if non_hazards not in NON_HAZARDS:
-            raise ParameterError(
-                f"non_hazards: expected one of {', '.join(NON_HAZARDS)}, got {non_hazards}"
-            )
+        check_choice("non_hazards", non_hazards, NON_HAZARDS)
+        check_switch("no_known", no_known)
         split = self.check_split(split or "test", cityscapes_tree.splits(self.root))
         table = anomaly_table(
             known=(LOST_AND_FOUND_FREE_SPACE,),
@@ -64,6 +84,7 @@ class LostAndFoundDataset(Dataset):
             },
             ignored={0, *(LOST_AND_FOUND_NON_HAZARDS if non_hazards == "ignore" else ())},
         )
+        entries = cityscapes_tree.tree_entries(self.root, split, "gtCoarse")
         super().__init__(
             self.root,
             (
@@ -75,7 +96,7 @@ class LostAndFoundDataset(Dataset):
                     disparity_path=entry.disparity_path,
                     camera=entry.camera,
                 )
-                for entry in cityscapes_tree.tree_entries(self.root, split, "gtCoarse")
+                for entry in (_without_known(entries) if no_known else entries)
             ),
         )
 
@@ -84,3 +105,9 @@ class LostAndFoundDataset(Dataset):
         """True if leftImg8bit/ and gtCoarse/ are there and the splits are train and test."""
         # Cityscapes has coarse labels too, but no coarse test split.
         return (root / "leftImg8bit").is_dir() and (root / "gtCoarse" / "test").is_dir()
+
+
+def _without_known(entries: Iterator[TreeEntry]) -> Iterator[TreeEntry]:
+    kept = [entry for entry in entries if not entry.name.startswith(_WITH_KNOWN)]
+    values = stored_values(entry.label_path for entry in kept)
+    return (entry for entry, held in zip(kept, values, strict=True) if held != _UNLABELLED)

@@ -29,6 +29,8 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
+from anomaly_seg_ros import memory
+from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.ros import diagnostics, parameters
@@ -164,11 +166,14 @@ class Detector(LifecycleNode):
     def _configure(self) -> None:
         started = time.monotonic()
         values = parameters.values_of(self)
-        size = parameters.inference_size(values)
+        framing = parameters.framing_arguments(values)
         if values["num_threads"] > 0:
             torch.set_num_threads(values["num_threads"])
         self.get_logger().info(f"loading model '{values['model']}'; this can take a while")
-        segmenter = Segmenter.load(values["model"], values["device"], values["precision"], size)
+        memory.reset_peak(select_device(values["device"]))
+        segmenter = Segmenter.load(
+            values["model"], values["device"], values["precision"], **framing
+        )
         settings = parameters.resolve_settings(values, segmenter)
         warm_up_ms = segmenter.warm_up()
         self._segmenter = segmenter
@@ -183,9 +188,9 @@ class Detector(LifecycleNode):
             self.get_logger().warning(f"~/label_info is {self._label_info}")
         self.get_logger().info(
             f"model '{segmenter.metadata.name}' is ready on {segmenter.device} "
-            f"({segmenter.precision}, {segmenter.inference_size[0]} x "
-            f"{segmenter.inference_size[1]}) after {time.monotonic() - started:.1f} s, "
-            f"of which the first inference took {warm_up_ms:.0f} ms"
+            f"({segmenter.precision}, {segmenter.framing.describe()}) after "
+            f"{time.monotonic() - started:.1f} s, of which the first inference took "
+            f"{warm_up_ms:.0f} ms"
         )
 
     def _stop(self) -> None:
@@ -199,6 +204,9 @@ class Detector(LifecycleNode):
     def _release(self) -> None:
         if self._outputs is not None:
             self._outputs.destroy()
+        if self._segmenter is not None:
+            peak = memory.peak_memory(self._segmenter.device)
+            self.get_logger().info(f"peak memory: {peak.mib:.0f} MiB {peak.what}")
         self._outputs = self._pipeline = self._segmenter = None
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # back to other processes on the GPU

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from anomaly_seg_ros.framing import Framing
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.ros.parameters import Settings
 
 # Without a frame for so long, an active node warns.
@@ -66,17 +68,31 @@ def _model(report: Report) -> DiagnosticStatus:
     values: dict[str, object] = {"lifecycle_state": report.state, "enabled": report.enabled}
     if report.segmenter is not None and report.settings is not None:
         metadata = report.segmenter.metadata
+        peak = peak_memory(report.segmenter.device)
         values |= {
             "model": metadata.name,
             "architecture": metadata.architecture,
             "device": report.segmenter.device,
             "precision": report.segmenter.precision,
-            "inference_size": "{} x {} (height x width)".format(*report.segmenter.inference_size),
+            **_framing(report.segmenter.framing),
+            "peak_memory_mib": f"{peak.mib:.1f}",
+            "peak_memory_of": peak.what,
             "score_method": report.settings.score_method,
             "threshold": f"{report.settings.threshold:.6g}",
             "label_info": report.label_info,
         }
     return _status(report, "model", level, message, values)
+
+
+def _framing(framing: Framing) -> dict[str, object]:
+    size = "the frame's own"
+    if framing.size is not None:
+        size = "{} x {} (height x width)".format(*framing.size)
+    values: dict[str, object] = {"inference_mode": framing.mode, "inference_size": size}
+    if framing.tile is not None:
+        values["tile_size"] = "{} x {} (height x width)".format(*framing.tile)
+        values["tile_overlap"] = framing.overlap
+    return values
 
 
 def _input(report: Report) -> DiagnosticStatus:

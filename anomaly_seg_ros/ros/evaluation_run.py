@@ -17,10 +17,13 @@ import torch
 from tqdm import tqdm
 
 from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
 from anomaly_seg_ros.evaluation.results import EvaluationResult
+from anomaly_seg_ros.framing import RESIZED, TILE_OVERLAP, TILE_SIZE
 from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.memory import peak_memory, reset_peak
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import Answer, Replayer
 
@@ -33,7 +36,8 @@ class RunOptions:
     """How to evaluate.
 
     Attributes:
-        model, device, precision, inference_size: See :meth:`Segmenter.load`.
+        model, device, precision, inference_size, inference_mode, tile_size, tile_overlap: See
+            :meth:`Segmenter.load`.
         score: The score that the node publishes; ``auto`` is the model's default.
         mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
             own rate, drops and latency; ``in-process``: without a node.
@@ -48,6 +52,9 @@ class RunOptions:
     device: str = "auto"
     precision: str = "auto"
     inference_size: tuple[int, int] | None = None
+    inference_mode: str = RESIZED
+    tile_size: tuple[int, int] = TILE_SIZE
+    tile_overlap: int = TILE_OVERLAP
     score: str = "auto"
     mode: str = LOCK_STEP
     node: str | None = None
@@ -80,8 +87,15 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
     _make_folder(out)
     with BagReader(bag, options.image_topic) as reader:
+        reset_peak(select_device(options.device))
         segmenter = Segmenter.load(
-            options.model, options.device, options.precision, options.inference_size
+            options.model,
+            options.device,
+            options.precision,
+            options.inference_size,
+            options.inference_mode,
+            options.tile_size,
+            options.tile_overlap,
         )
         score = _chosen_score(segmenter, options.score)
         frame_rate = reader.frame_rate or 10.0
@@ -207,8 +221,12 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
                 "model": str(options.model),
                 "device": options.device,
                 "precision": options.precision,
+                "inference_mode": options.inference_mode,
                 "inference_height": height,
                 "inference_width": width,
+                "tile_height": options.tile_size[0],
+                "tile_width": options.tile_size[1],
+                "tile_overlap": options.tile_overlap,
                 "score_method": score,
                 "image_transport": "compressed" if compressed else "raw",
                 # Nothing may be lost on the way that the node did not drop.
@@ -253,6 +271,8 @@ def _chosen_score(segmenter: Segmenter, name: str) -> str:
 
 def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: str) -> dict:
     calibration = segmenter.metadata.calibration[score]
+    framing = segmenter.framing
+    peak = peak_memory(segmenter.device)
     return {
         "bag": str(bag),
         "options": asdict(options),
@@ -261,10 +281,17 @@ def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: 
             "architecture": segmenter.metadata.architecture,
             "device": str(segmenter.device),
             "precision": segmenter.precision,
-            "inference_size": list(segmenter.inference_size),
+            "inference_mode": framing.mode,
+            "inference_size": framing.size and list(framing.size),
+            "tile_size": framing.tile and list(framing.tile),
+            "tile_overlap": framing.overlap,
             "score": score,
             "raw_threshold": calibration.threshold,
             "unit_scale": calibration.scale,
+        },
+        "peak_memory": {
+            "MiB": round(peak.mib, 1),
+            "of": f"{peak.what} (the evaluation's process)",
         },
         "versions": {
             "python": platform.python_version(),

@@ -17,6 +17,7 @@ from rclpy.node import Node
 
 from anomaly_seg_ros.devices import PRECISIONS
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.framing import INFERENCE_MODES
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.resources import config_path
 from anomaly_seg_ros.scores import SCORE_NAMES
@@ -79,11 +80,31 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "model": ParameterSpec(str, "model name, or path of a weights file", UNCONFIGURED),
     "device": ParameterSpec(str, "auto, cpu, cuda or cuda:N", UNCONFIGURED),
     "precision": ParameterSpec(str, "arithmetic of the network", UNCONFIGURED, choices=PRECISIONS),
+    "inference_mode": ParameterSpec(
+        str, "how frames reach the network", UNCONFIGURED, choices=INFERENCE_MODES
+    ),
     "inference_height": ParameterSpec(
-        int, "rows at which the network runs, 0 = the model's own", UNCONFIGURED, 0, 8192
+        int,
+        "rows to which frames are resized, 0 = the model's own, or none at all if tiled",
+        UNCONFIGURED,
+        0,
+        8192,
     ),
     "inference_width": ParameterSpec(
-        int, "columns at which the network runs, 0 = the model's own", UNCONFIGURED, 0, 8192
+        int,
+        "columns to which frames are resized, 0 = the model's own, or none at all if tiled",
+        UNCONFIGURED,
+        0,
+        8192,
+    ),
+    "tile_height": ParameterSpec(
+        int, "rows of a tile, 0 = the model's inference size", UNCONFIGURED, 0, 8192
+    ),
+    "tile_width": ParameterSpec(
+        int, "columns of a tile, 0 = the model's inference size", UNCONFIGURED, 0, 8192
+    ),
+    "tile_overlap": ParameterSpec(
+        int, "pixels that neighbouring tiles share at least", UNCONFIGURED, 0, 8192
     ),
     "num_threads": ParameterSpec(
         int, "CPU threads of the network, 0 = torch decides", UNCONFIGURED, 0, 1024
@@ -227,16 +248,26 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
     )
 
 
-def inference_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
-    """``(height, width)``, or None for the model's own size.
+def framing_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How frames reach the network, as keyword arguments of :meth:`Segmenter.load`.
 
     Raises:
-        ParameterError: only one of the two is set.
+        ParameterError: only one of height and width is set.
     """
-    size = values["inference_height"], values["inference_width"]
+    return {
+        "inference_mode": values["inference_mode"],
+        "inference_size": _size(values, "inference_height", "inference_width"),
+        "tile_size": _size(values, "tile_height", "tile_width"),
+        "tile_overlap": values["tile_overlap"],
+    }
+
+
+def _size(values: Mapping[str, Any], height: str, width: str) -> tuple[int, int] | None:
+    """``(height, width)``, or None for 0 and 0."""
+    size = values[height], values[width]
     if (size[0] == 0) != (size[1] == 0):
         raise ParameterError(
-            "parameters 'inference_height' and 'inference_width' must both be 0 or both be set, "
+            f"parameters '{height}' and '{width}' must both be 0 or both be set, "
             f"not {size[0]} and {size[1]}"
         )
     return size if size[0] else None

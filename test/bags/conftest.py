@@ -26,6 +26,7 @@ def samples() -> list[LoadedSample]:
             labels=rng.integers(0, 19, (24, 32), np.uint8),
             disparity=rng.integers(0, 65536, (24, 32), np.uint16),
             camera=CAMERA,
+            fold=f"t{i % 2}",
         )
         for i in range(5)
     ]

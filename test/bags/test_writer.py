@@ -56,6 +56,7 @@ def test_what_is_written_is_read_back(tmp_path, samples, storage):
         assert (frame.camera_info.height, frame.camera_info.width) == (24, 32)
         assert frame.camera_info.is_calibrated
         assert frame.baseline_m == 0.25
+        assert frame.fold == sample.fold
     stamps = [frame.stamp_ns for frame in frames]
     assert stamps[0] > 10**18
     assert np.diff(stamps).tolist() == [250_000_000] * 4

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def put(tmp_path):
-    """Writes an array as an image (RGB), or a mapping as JSON, under tmp_path."""
+    """Writes an array as an image (grey, RGB or RGBA), or a mapping as JSON, under tmp_path."""
 
     def write(relative: str, content) -> Path:
         path = tmp_path / relative
@@ -21,7 +21,9 @@ def put(tmp_path):
             path.write_text(json.dumps(content))
         else:
             array = np.asarray(content)
-            assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
+            if array.ndim == 3:  # OpenCV writes BGR, or BGRA
+                array = array[..., [2, 1, 0, 3][: array.shape[-1]]]
+            assert cv2.imwrite(str(path), array)
         return path
 
     return write

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.datasets import Camera, CityscapesDataset
-from anomaly_seg_ros.errors import DatasetError, ImageError
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 # Ids 0 to 23 in one label image, so that every id's fate is seen.
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -47,6 +47,19 @@ def test_void_as_unknown(put_frame, tmp_path):
     assert np.flatnonzero(mask == 255).tolist() == [0, 1, 2, 3]
     second_mask = second.load().anomaly_mask.ravel()[:11].tolist()
     assert second_mask == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 255]  # caravan, trailer; licence plate
+
+
+def test_a_switch_is_no_text(put_frame, tmp_path):
+    put_frame("gtFine", "val", "a", "a_1", IDS)
+    with pytest.raises(ParameterError, match="void_as_unknown: expected true or false, got no"):
+        CityscapesDataset(tmp_path, void_as_unknown="no")
+
+
+def test_names_are_unique(put_frame, tmp_path):
+    put_frame("gtFine", "val", "a", "a_1", IDS)
+    put_frame("gtFine", "val", "b", "a_1", IDS)
+    with pytest.raises(DatasetError, match=r"val/a/a_1_left.* and .*val/b/a_1_left.* both 'a_1'"):
+        CityscapesDataset(tmp_path)
 
 
 def test_disparity_and_camera_are_used_where_present(put_frame, tmp_path):

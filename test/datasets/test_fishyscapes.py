@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import FishyscapesDataset
+from anomaly_seg_ros.datasets import FishyscapesDataset, detect_dataset
 from anomaly_seg_ros.errors import DatasetError
 
 MASK = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
@@ -30,8 +30,24 @@ def test_images_may_lie_elsewhere(put, picture, tmp_path):
     assert len(FishyscapesDataset(tmp_path / "release", images=tmp_path / "laf")) == 1
 
 
+@pytest.mark.parametrize(
+    ("mask", "name"),
+    [
+        ("0003_{}_labels.png", "0003_{}"),  # the archive, unpacked without a folder of its own
+        ("labels/val/{}_fishy-labels.png", "{}"),  # the copy of road-anomaly-benchmark
+    ],
+)
+def test_other_places_of_the_masks(put, picture, tmp_path, mask, name):
+    put(mask.format(NAMES[0]), MASK)
+    put(f"leftImg8bit/train/seq/{NAMES[0]}_leftImg8bit.png", picture)
+    assert detect_dataset(tmp_path) == "fishyscapes"
+    (sample,) = FishyscapesDataset(tmp_path)
+    assert sample.name == name.format(NAMES[0])
+    assert np.array_equal(sample.load().anomaly_mask, MASK)
+
+
 def test_wrong_tree(tmp_path):
-    with pytest.raises(DatasetError, match=r"no folder fishyscapes_lostandfound(.|\n)*NNNN_NAME"):
+    with pytest.raises(DatasetError, match=r"found no mask(.|\n)*NNNN_NAME_labels\.png"):
         FishyscapesDataset(tmp_path)
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import FolderDataset
+from anomaly_seg_ros.datasets import FolderDataset, detect_dataset
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 MASK = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
@@ -35,6 +35,15 @@ def test_class_labels_are_read_as_stored(put, picture, tmp_path):
     assert loaded.anomaly_mask is None
     with pytest.raises(ImageError, match=r"a\.png: holds the value 13.*labels=classes"):
         FolderDataset(tmp_path)[0].load()
+
+
+@pytest.mark.parametrize("labels", ["labels", "masks", "labels_masks"])
+@pytest.mark.parametrize("images", ["images", "original"])
+def test_names_of_the_folders(put, picture, tmp_path, images, labels):
+    put(f"{images}/a.webp", picture)
+    put(f"{labels}/a.png", MASK)
+    assert detect_dataset(tmp_path) == "folder"
+    assert np.array_equal(FolderDataset(tmp_path)[0].load().anomaly_mask, MASK)
 
 
 @pytest.mark.parametrize("place", ["", "images/", "val/images/"])

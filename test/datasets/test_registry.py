@@ -3,8 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import DATASETS, detect_dataset, open_dataset
+from anomaly_seg_ros.datasets import (
+    DATASETS,
+    CityscapesDataset,
+    detect_dataset,
+    open_dataset,
+)
+from anomaly_seg_ros.datasets.bdd_anomaly import BddAnomalyDataset
+from anomaly_seg_ros.datasets.label_maps import BDD_CLASSES, CITYSCAPES_IDS, STREET_HAZARDS_IDS
+from anomaly_seg_ros.datasets.street_hazards import StreetHazardsDataset
 from anomaly_seg_ros.errors import DatasetError, ParameterError
+from anomaly_seg_ros.taxonomy import load_taxonomy
 
 ZEROS = np.zeros((4, 6), np.uint8)
 
@@ -17,6 +26,15 @@ ZEROS = np.zeros((4, 6), np.uint8)
         ("lost_and_found", ["leftImg8bit/test/a/a.png", "gtCoarse/test/a/a.png"]),
         ("cityscapes", ["leftImg8bit/val/a/a.png", "gtFine/val/a/a.png"]),
         ("cityscapes", ["leftImg8bit/val/a/a.png", "gtFine/val/a/a.png", "gtCoarse/val/a/a.png"]),
+        ("fishyscapes_static", ["fs_val_v3/0000_a_labels.png", "fs_val_v3/0000_a_rgb.png"]),
+        ("road_anomaly", ["frames/a.png", "frames/a.labels/labels_semantic.png"]),
+        ("segment_me_if_you_can", ["images/a.png", "labels_masks/a_labels_semantic.png"]),
+        ("folder", ["images/a.png", "labels_masks/a.png"]),
+        ("street_hazards", ["test/images/test/t5/1.png", "test/annotations/test/t5/1.png"]),
+        ("bdd_anomaly", ["images/10k/val/0.png", "labels/sem_seg/masks/val/0.png"]),
+        ("bdd_anomaly", ["seg/images/val/0.png", "seg/labels/val/0_train_id.png"]),
+        ("camvid", ["701_StillsRaw_full/a.png", "LabeledApproved_full/a_L.png"]),
+        ("camvid", ["val/a.png", "valannot/a.png"]),
         ("camvid", ["classes.json", "images/0.png"]),
         ("camvid", ["CamVid/val/images/0.png"]),
         ("folder", ["images/0.png", "labels/0.png"]),
@@ -58,6 +76,19 @@ def test_every_adapter_describes_itself():
         assert adapter.name == name
         assert "ROOT" in adapter.tree
         assert adapter.taxonomy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "ids"),
+    [
+        (CityscapesDataset, CITYSCAPES_IDS.values()),
+        (StreetHazardsDataset, STREET_HAZARDS_IDS.values()),
+        (BddAnomalyDataset, [i for i in BDD_CLASSES if i is not None]),
+    ],
+)
+def test_train_ids_fill_the_taxonomy(adapter, ids):
+    classes = load_taxonomy(adapter.taxonomy_name).classes
+    assert sorted(ids) == list(range(len(classes)))
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):

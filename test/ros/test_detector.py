@@ -8,6 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+import torch
 from detector_harness import BEST_EFFORT, seconds_of, stamped, street
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -243,6 +244,70 @@ def test_a_failing_network_does_not_end_the_node(start_detector, monkeypatch):
     assert detector.state() == "active"
 
 
+def test_running_out_of_memory_does_not_end_the_node(start_detector, monkeypatch):
+    detector = start_detector(inference_mode="full")
+    detector.listen("labels")
+    detector.wait_connected()
+    with monkeypatch.context() as patch:
+
+        def fail(self, frame):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        patch.setattr(Segmenter, "_run", fail)
+        detector.segment(FRAME, 1.0)
+        values = detector.wait_for_diagnostic("input", "failed", "1")
+    reason = values["fault: inference: DeviceError"]
+    assert "48 x 80, full resolution: take inference mode 'tiled'" in reason
+    assert "Tried to allocate 20.00 GiB" in reason
+    detector.segment(FRAME, 2.0)
+    detector.wait_for("labels", 2.0)
+    assert detector.state() == "active"
+
+
+# Inference modes.
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "told"),
+    [
+        ({"inference_mode": "full"}, {}, {"inference_size": "the frame's own"}),
+        (
+            {"inference_mode": "tiled", "tile_height": 48, "tile_width": 64, "tile_overlap": 16},
+            {"tile_size": (48, 64), "tile_overlap": 16},
+            {"tile_size": "48 x 64 (height x width)", "tile_overlap": "16",
+             "inference_size": "the frame's own"},
+        ),
+        (
+            {"inference_mode": "tiled", "tile_height": 0, "tile_width": 0, "tile_overlap": 32,
+             "inference_height": 80, "inference_width": 160},
+            {"tile_size": None, "tile_overlap": 32, "inference_size": (80, 160)},
+            {"tile_size": "64 x 96 (height x width)", "tile_overlap": "32",
+             "inference_size": "80 x 160 (height x width)"},
+        ),
+    ],
+    ids=["full", "tiled", "tiled over a resized frame"],
+)  # fmt: skip
+def test_inference_modes(start_detector, tiny_model, parameters, options, told):
+    detector = start_detector(score_method="energy", **parameters)
+    detector.listen("labels", "ood_score")
+    detector.wait_connected()
+    alone = Segmenter.load(tiny_model, inference_mode=parameters["inference_mode"], **options)
+    calibration = alone.metadata.calibration["energy"]
+    for seconds, size in enumerate([(75, 133), (133, 75)], 1):
+        image = street(*size)
+        expected = alone.predict(image, ("energy",))
+        detector.segment(image, float(seconds))
+        labels = array_of(detector.wait_for("labels", float(seconds)))
+        score = array_of(detector.wait_for("ood_score", float(seconds)))
+        np.testing.assert_array_equal(labels, expected.labels)
+        unit = calibration.to_unit(expected.scores["energy"])
+        np.testing.assert_allclose(score, unit, atol=1e-6)
+    values = detector.wait_for_diagnostic("model", "inference_mode", parameters["inference_mode"])
+    assert {name: values[name] for name in told} == told
+    assert float(values["peak_memory_mib"]) > 50  # torch alone is larger
+    assert values["peak_memory_of"].startswith("resident in the whole process")
+
+
 # Latest-only, rates, responsiveness.
 
 
@@ -316,6 +381,15 @@ def test_lifecycle_without_autostart(start_detector):
         ({"inference_height": 64}, "'inference_height' and 'inference_width'"),
         ({"inference_height": 63, "inference_width": 96}, "63"),
         ({"score_method": "dense_hybrid"}, "no 'dense_hybrid'"),
+        ({"tile_height": 0}, "'tile_height' and 'tile_width'"),
+        (
+            {"inference_mode": "full", "inference_height": 64, "inference_width": 96},
+            "mode 'full' keeps the frame's own size",
+        ),
+        (
+            {"inference_mode": "tiled", "tile_height": 100, "tile_width": 96},
+            "tile size 100 x 96",
+        ),
     ],
 )
 def test_failed_configure_leaves_the_node_alive(start_detector, parameters, words):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 
 import pytest
 import yaml
 
+from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.ros.evaluation_run import RunOptions
 from anomaly_seg_ros.ros.parameters import (
     PARAMETERS,
     check_change,
-    inference_size,
+    framing_arguments,
     read_defaults,
     resolve_settings,
 )
@@ -41,7 +44,7 @@ def test_every_default_is_commented_with_when_it_may_change():
             comment += line
         elif ":" in line:
             name = line.split(":")[0].strip()
-            if name != "inference_width":  # shares the comment of inference_height
+            if name not in ("inference_width", "tile_width"):  # share the comment of the height
                 assert f"({PARAMETERS[name].changes})" in comment, name
             comment = ""
 
@@ -78,7 +81,9 @@ def test_when_each_parameter_may_change():
     defaults = read_defaults()
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
               "jpeg_quality"}  # fmt: skip
-    model = {"model", "device", "precision", "inference_height", "inference_width", "num_threads"}
+    model = {"model", "device", "precision", "inference_mode", "inference_height",
+             "inference_width", "tile_height", "tile_width", "tile_overlap",
+             "num_threads"}  # fmt: skip
 
     def changeable(state: str) -> set[str]:
         names = set()
@@ -132,10 +137,40 @@ def test_what_the_model_lacks_is_named(tiny_model, missing):
         resolve_settings(values, segmenter)
 
 
-def test_inference_size_needs_both_sides():
+def test_sizes_need_both_sides():
     defaults = read_defaults()
-    assert inference_size(defaults) is None
-    both = {"inference_height": 512, "inference_width": 1024}
-    assert inference_size(defaults | both) == (512, 1024)
+    assert framing_arguments(defaults)["inference_size"] is None
+    both = {"inference_height": 512, "inference_width": 1024, "tile_height": 0, "tile_width": 0}
+    arguments = framing_arguments(defaults | both)
+    assert (arguments["inference_size"], arguments["tile_size"]) == ((512, 1024), None)
     with pytest.raises(ParameterError, match="inference_width"):
-        inference_size(defaults | {"inference_height": 512})
+        framing_arguments(defaults | {"inference_height": 512})
+    with pytest.raises(ParameterError, match="'tile_height' and 'tile_width'"):
+        framing_arguments(defaults | {"tile_width": 0})
+
+
+def test_defaults_of_frames_are_those_of_the_segmenter(tiny_model):
+    """The evaluation tools and Python callers begin with what the node begins with."""
+    arguments = framing_arguments(read_defaults())
+    assert Segmenter.load(tiny_model, **arguments).framing == Segmenter.load(tiny_model).framing
+    tiled = arguments | {"inference_mode": "tiled"}
+    of_class = Segmenter.load(tiny_model, inference_mode="tiled").framing
+    assert Segmenter.load(tiny_model, **tiled).framing == of_class
+    options = RunOptions()
+    assert (options.inference_mode, options.tile_size, options.tile_overlap) == (
+        arguments["inference_mode"],
+        arguments["tile_size"],
+        arguments["tile_overlap"],
+    )
+
+
+def test_evaluation_tools_have_the_same_options():
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    assert run_options(parser.parse_args([])) == RunOptions()
+    given = parser.parse_args(
+        ["--inference-mode", "tiled", "--tile-size", "64", "96", "--tile-overlap", "8"]
+    )
+    options = run_options(given)
+    assert options == RunOptions(inference_mode="tiled", tile_size=(64, 96), tile_overlap=8)
+    hash(options)  # tuples, not argparse's lists

@@ -1,0 +1,45 @@
+"""Images that are released as a difference to another data set's image.
+
+Fishyscapes Static may not redistribute Cityscapes, so it ships what its objects change:
+``image = clip(Cityscapes + overlay, 0, 255)`` (``fishyscapes_tfds.py`` of hermannsblum's
+bdl-benchmark).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_seg_ros.errors import ImageError
+
+KEY = "rgb"
+
+
+def add_overlay(image: np.ndarray, path: Path) -> np.ndarray:
+    """Adds an overlay file to an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        path: npz file whose array "rgb" is (H, W, 3) of any integer type.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: The file is missing or damaged, or its array has another shape or type.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            overlay = archive[KEY]
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ImageError(f"{path}: no npz file with an array '{KEY}' ({error})") from error
+    if overlay.shape != image.shape or overlay.dtype.kind not in "iu":
+        raise ImageError(
+            f"{path}: expected whole numbers of shape {image.shape}, got {overlay.dtype} of "
+            f"shape {overlay.shape}"
+        )
+    return np.clip(image.astype(np.int32) + overlay.astype(np.int32), 0, 255).astype(np.uint8)
