@@ -15,8 +15,30 @@ INFERENCE_MODES = (RESIZED, FULL, TILED)
 # read. config/detector.yaml says the same.
 TILE_SIZE = (768, 768)
 TILE_OVERLAP = 128
+# Of small frames on their way to the model's own size: beyond it there is only blur to look at,
+# at full cost.
+MAX_ENLARGEMENT = 2.0
 
 Size = tuple[int, int]
+
+
+def size_for(rows: int, size: Size, multiple: int) -> Size:
+    """The model's own size, or less of the same shape for a frame of few rows.
+
+    Args:
+        rows: Height of the frame.
+        size: (height, width), the model's own.
+        multiple: Of which the network wants height and width.
+
+    Returns:
+        ``size`` where the frame has at least half its height; otherwise a size of about twice the
+        frame's height.
+    """
+    factor = MAX_ENLARGEMENT * rows / size[0]
+    if factor >= 1:
+        return size
+    height, width = (max(multiple, round(factor * v / multiple) * multiple) for v in size)
+    return height, width
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,7 @@ class Framing:
             the frame at its own size. ``tiled``: overlapping tiles, one after another, over the
             frame at its own size or, where ``size`` is set, resized to it first.
         size: (height, width) to which frames are resized; None keeps their own.
+        at_most: Whether small frames are resized to less, see :func:`size_for`.
         tile: (height, width) of a tile; None without tiles.
         overlap: Pixels that neighbouring tiles share at least.
         multiple: Of which the network wants height and width.
@@ -36,6 +59,7 @@ class Framing:
 
     mode: str
     size: Size | None
+    at_most: bool
     tile: Size | None
     overlap: int
     multiple: int
@@ -55,8 +79,8 @@ class Framing:
 
         Args:
             mode: One of :data:`INFERENCE_MODES`.
-            inference_size: To which frames are resized. None or zeros: the model's own size in
-                mode ``resized``, the frame's own in the others.
+            inference_size: To which frames are resized. None or zeros: in mode ``resized`` the
+                model's own size, less for small frames; in the others the frame's own.
             tile_size: None or zeros take the model's own size. Only read in mode ``tiled``.
             tile_overlap: Only read in mode ``tiled``.
             model_size: The model's own inference size.
@@ -75,12 +99,13 @@ class Framing:
                 f"inference size {size[0]} x {size[1]}: mode 'full' keeps the frame's own size; "
                 "leave both at 0, or take mode 'resized' or 'tiled'"
             )
+        at_most = mode == RESIZED and size is None
         if mode == RESIZED:
             size = size or model_size
         if size is not None:
             size = _checked("inference size", size, multiple)
         if mode != TILED:
-            return cls(mode, size, None, 0, multiple, size or model_size)
+            return cls(mode, size, at_most, None, 0, multiple, size or model_size)
         tile = _checked("tile size", _given(tile_size) or model_size, multiple)
         if not 0 <= tile_overlap <= min(tile) - multiple:
             raise ParameterError(
@@ -88,13 +113,14 @@ class Framing:
                 f"{tile[0]} x {tile[1]} (a tile less {multiple}, of which the network wants "
                 "multiples)"
             )
-        return cls(mode, size, tile, tile_overlap, multiple, size or tile)
+        return cls(mode, size, False, tile, tile_overlap, multiple, size or tile)
 
     def describe(self) -> str:
         """In words, for logs and messages."""
-        pixels = (
-            "full resolution" if self.size is None else "resized to {} x {}".format(*self.size)
-        )
+        pixels = "full resolution"
+        if self.size is not None:
+            bound = "at most " if self.at_most else ""
+            pixels = "resized to {}{} x {}".format(bound, *self.size)
         if self.tile is None:
             return pixels
         return "{}, tiles of {} x {} with overlap {}".format(pixels, *self.tile, self.overlap)
@@ -115,8 +141,11 @@ class Framing:
         Returns:
             (H', W', 3) uint8 in C order, writeable; may be ``image`` itself.
         """
-        if self.size is not None and image.shape[:2] != self.size:
-            height, width = self.size
+        size = self.size
+        if size is not None and self.at_most:
+            size = size_for(image.shape[0], size, self.multiple)
+        if size is not None and image.shape[:2] != size:
+            height, width = size
             # Area averaging where pixels are dropped: plain bilinear would alias.
             shrinks = image.shape[0] > height and image.shape[1] > width
             return cv2.resize(

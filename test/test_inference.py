@@ -266,7 +266,7 @@ OUT_OF_MEMORY = {
 @pytest.mark.parametrize(
     ("mode", "advice"),
     [
-        ("resized", "resized to 64 x 96: take inference mode 'tiled' or a smaller inference size"),
+        ("resized", "resized to at most 64 x 96: take inference mode 'tiled' or a smaller inference size"),
         ("full", "full resolution: take inference mode 'tiled'"),
         ("tiled", "tiles of 64 x 64 with overlap 16: take smaller tiles"),
     ],

@@ -58,7 +58,7 @@ class LocalNetwork(nn.Module):
 
 
 def tiled(tile: tuple[int, int], overlap: int, multiple: int = 8) -> Framing:
-    return Framing("tiled", None, tile, overlap, multiple, tile)
+    return Framing("tiled", None, False, tile, overlap, multiple, tile)
 
 
 def in_tiles(

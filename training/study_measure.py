@@ -44,7 +44,7 @@ def measure(
     device: torch.device,
     options: MeasureOptions,
 ) -> dict[str, Any]:
-    """Measures a model at its inference size, against masks of full size.
+    """Measures a model as the Segmenter runs it, against masks of full size.
 
     Args:
         model: For :func:`~anomaly_seg_ros.checkpoints.load_model`.
@@ -61,7 +61,11 @@ def measure(
     network, metadata = load_model(model)
     network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     viewer = Viewer(
-        InputScaling.of(metadata), device, metadata.inference_size, len(metadata.classes)
+        InputScaling.of(metadata),
+        device,
+        metadata.inference_size,
+        len(metadata.classes),
+        multiple=network.size_multiple,
     )
     builder = ScoreBuilder(
         network,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.framing import size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.models.contract import NetworkOutput
@@ -31,6 +32,9 @@ class Viewer:
         size: (height, width) that images are resized to.
         num_classes: K; further logits are dropped.
         half: bf16 autocast, as in training.
+        multiple: The network's ``size_multiple``, to look at small frames at a smaller size as the
+            Segmenter does (see :func:`~anomaly_seg_ros.framing.size_for`); None looks at every
+            frame at ``size``.
     """
 
     scaling: InputScaling
@@ -38,11 +42,14 @@ class Viewer:
     size: tuple[int, int]
     num_classes: int
     half: bool = False
+    multiple: int | None = None
 
     def to_input(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB to the network's input (1, 3, *size), float32."""
-        if image.shape[:2] != tuple(self.size):
-            height, width = self.size
+        height, width = self.size
+        if self.multiple is not None:
+            height, width = size_for(image.shape[0], self.size, self.multiple)
+        if image.shape[:2] != (height, width):
             # Area averaging where pixels are dropped, as in the Segmenter.
             shrinks = image.shape[0] > height and image.shape[1] > width
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

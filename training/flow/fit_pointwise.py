@@ -162,7 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device(parsed.device)
         network.to(device)
         viewer = Viewer(
-            InputScaling.of(metadata), device, metadata.inference_size, len(metadata.classes)
+            InputScaling.of(metadata),
+            device,
+            metadata.inference_size,
+            len(metadata.classes),
+            multiple=network.size_multiple,
         )
         images = [
             image
