@@ -103,6 +103,7 @@ class Segmenter:
         ).requires_grad_(False)
         self._scale = 255 * torch.tensor(metadata.std, device=self.device).view(1, 3, 1, 1)
         self._offset = 255 * torch.tensor(metadata.mean, device=self.device).view(1, 3, 1, 1)
+        self._align_corners = getattr(network, "align_corners", False)
         has_head = getattr(network, "outlier_head", None) is not None
         self.available_scores = tuple(
             name
@@ -216,7 +217,8 @@ class Segmenter:
 
         def finished(maps: list[Tensor]) -> Tensor:
             """Bands of a map (1, h, w) as one of (H, W)."""
-            return _upsample(torch.cat(maps, 1), size)[:height, :width].contiguous()
+            whole = _upsample(torch.cat(maps, 1), size, self._align_corners)
+            return whole[:height, :width].contiguous()
 
         prediction = Prediction()
         statistics = self.metadata.statistics
@@ -248,14 +250,16 @@ class Segmenter:
     ) -> np.ndarray:
         """Argmax of logits brought to the size that the network saw, then nearest neighbour."""
         grid = min(seen, size, key=lambda s: s[0] * s[1])
-        labels = upsampled_argmax(logits, grid, band).cpu().numpy()
+        labels = upsampled_argmax(logits, grid, band, self._align_corners).cpu().numpy()
         if grid != size:
             labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return labels
 
 
-def _upsample(score: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, h, w) float32 to (H, W), bilinear between pixel centres."""
+def _upsample(score: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """(1, h, w) float32 to (H, W), bilinear."""
     if score.shape[-2:] == size:
         return score[0]
-    return F.interpolate(score[None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return F.interpolate(score[None], size=size, mode="bilinear", align_corners=align_corners)[
+        0, 0
+    ]

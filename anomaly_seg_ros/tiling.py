@@ -130,7 +130,9 @@ def row_bands(output: NetworkOutput, height: int | None) -> Iterator[NetworkOutp
         yield NetworkOutput(output.pre_logits, output.logits[..., band, :], ood_logits)
 
 
-def upsampled_argmax(logits: Tensor, size: tuple[int, int], height: int | None = None) -> Tensor:
+def upsampled_argmax(
+    logits: Tensor, size: tuple[int, int], height: int | None = None, align_corners: bool = False
+) -> Tensor:
     """Argmax over classes of bilinearly upsampled logits.
 
     Args:
@@ -138,6 +140,7 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], height: int | None =
         size: (H, W) of the result.
         height: Rows of logits to upsample at once, which bounds the memory; None takes all. Also
             all where H is no multiple of h: bands would not meet on whole rows.
+        align_corners: Of the interpolation; True needs all rows at once.
 
     Returns:
         (H, W) uint8.
@@ -146,8 +149,8 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], height: int | None =
         return logits.argmax(1)[0].to(torch.uint8)
     rows = logits.shape[-2]
     scale, rest = divmod(size[0], rows)
-    if height is None or rest:
-        large = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    if height is None or rest or align_corners:
+        large = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
         return large.argmax(1)[0].to(torch.uint8)
     bands = []
     for top in range(0, rows, height):

@@ -266,7 +266,10 @@ OUT_OF_MEMORY = {
 @pytest.mark.parametrize(
     ("mode", "advice"),
     [
-        ("resized", "resized to at most 64 x 96: take inference mode 'tiled' or a smaller inference size"),
+        (
+            "resized",
+            "resized to at most 64 x 96: take inference mode 'tiled' or a smaller inference size",
+        ),
         ("full", "full resolution: take inference mode 'tiled'"),
         ("tiled", "tiles of 64 x 64 with overlap 16: take smaller tiles"),
     ],
@@ -314,3 +317,20 @@ def test_peak_memory_is_measured() -> None:
     resident = Path("/proc/self/statm").read_text().split()[1]
     assert after.mib >= int(resident) * resource.getpagesize() / 2**20
     assert after.mib >= before.mib
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_upsampling_follows_the_network(align_corners: bool) -> None:
+    network = tiny_network()
+    network.align_corners = align_corners
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    segmenter = Segmenter(network, tiny_metadata(), "cpu")
+    prediction = segmenter.predict(image, scores=("max_logit",))
+    with torch.inference_mode():
+        logits = segmenter._network(segmenter._to_input(image)).logits
+    large = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=align_corners)
+    assert np.array_equal(prediction.labels, large.argmax(1)[0].numpy())
+    score = F.interpolate(
+        -logits.amax(1)[None], size=(64, 96), mode="bilinear", align_corners=align_corners
+    )
+    np.testing.assert_allclose(prediction.scores["max_logit"], score[0, 0].numpy(), atol=1e-5)

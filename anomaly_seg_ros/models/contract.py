@@ -29,7 +29,9 @@ class SegmentationNetwork(Protocol):
     Attributes:
         num_classes: K.
         output_stride: Rows of the image for each row of the logits.
-        size_multiple: Of which H and W must be multiples.
+        size_multiple: Of which H and W must be multiples: a multiple of every stride inside.
+        align_corners: Whether the logits' corners lie on the image's corner pixels (what the
+            network was trained with), rather than on a grid of ``output_stride``.
         pre_logits_channels: C of the pre-logits.
         outlier_head: Maps pre-logits to (N, 2, h', w') outlier logits; None without one.
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
@@ -41,6 +43,7 @@ class SegmentationNetwork(Protocol):
     num_classes: int
     output_stride: int
     size_multiple: int
+    align_corners: bool
     pre_logits_channels: int
     outlier_head: nn.Module | None
     trainable_parts: Mapping[str, tuple[str, ...]]

@@ -80,6 +80,7 @@ class DeepLabV3Plus(nn.Module):
     """
 
     size_multiple = 8
+    align_corners = True
     pre_logits_channels = PRE_LOGITS_CHANNELS
 
     def __init__(self, num_classes: int, abstention: bool) -> None:

@@ -122,6 +122,7 @@ class ERFNet(nn.Module):
 
     output_stride = 1
     size_multiple = 8
+    align_corners = False
     pre_logits_channels = 16
     trunk = ("encoder.",)
     trainable_parts = MappingProxyType(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,6 +75,76 @@ def test_agrees_with_scikit_learn_on_any_pixels(pixels: list[tuple[float, int]])
     assert figures(collect((score, mask)).compute()) == pytest.approx(
         sklearn_figures(score, mask), abs=1e-12
     )
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(width=32, allow_nan=False, allow_infinity=False), st.booleans()),
+        min_size=2,
+        max_size=40,
+    ).filter(lambda pixels: len({label for _, label in pixels}) == 2)
+)
+@settings(max_examples=100, deadline=None)
+def test_agrees_with_scikit_learn_over_the_whole_range(pixels: list[tuple[float, bool]]) -> None:
+    score = np.array([[value for value, _ in pixels]], np.float32)
+    mask = np.array([[label for _, label in pixels]], np.uint8)
+    assert figures(collect((score, mask)).compute()) == pytest.approx(
+        sklearn_figures(score, mask), abs=1e-12
+    )
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 6), max_size=4), st.data())
+@settings(max_examples=15, deadline=None)
+def test_any_tree_of_merges_and_any_memory_give_the_same_digits(
+    order: list[int], cuts: list[int], data: st.DataObject
+) -> None:
+    frames = [random_frame(seed, (12, 17), levels=4 * (seed % 2)) for seed in range(6)]
+    whole = collect(*frames).compute()
+    parts = []
+    for start, end in itertools.pairwise([0, *sorted(cuts), 6]):
+        # The smallest limit writes counts to files from the first hundred scores on.
+        part = PixelScores(memory_limit=data.draw(st.sampled_from([5000, 20_000, 1 << 28])))
+        for place in order[start:end]:
+            part.update(*frames[place])
+        parts.append(part)
+    while len(parts) > 1:
+        first = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        parts[data.draw(st.integers(0, len(parts) - 1))].merge(first)
+    assert parts[0].compute() == whole
+
+
+def test_files_in_place_of_memory_change_nothing(tmp_path: Path) -> None:
+    frames = [random_frame(seed, (60, 80), 0.1) for seed in range(4)]
+    in_memory = collect(*frames)
+    spilled = PixelScores(memory_limit=30_000, spill_folder=tmp_path)
+    for frame in frames:
+        spilled.update(*frame)
+    assert spilled.compute() == in_memory.compute()
+    assert list(tmp_path.rglob("*.counts"))
+    for curve in ("pr_curve", "roc_curve", "histograms"):
+        pairs = zip(getattr(spilled, curve)(), getattr(in_memory, curve)(), strict=True)
+        for one, other in pairs:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_rates_at_a_threshold_count_scores_that_reach_it() -> None:
+    score, mask = random_frame(12, levels=5)
+    pixels = collect((score, mask))
+    for threshold in (-100.0, -1.0, 0.0, 0.3, 1.0, 100.0):
+        expected = [np.mean(score[mask == label] >= threshold) for label in (1, 0)]
+        assert pixels.rates_at(threshold) == pytest.approx(expected, abs=1e-15)
+
+
+def test_half_precision_scores_are_taken_as_they_are() -> None:
+    score, mask = random_frame(13)
+    half = score.astype(np.float16)
+    assert collect((half, mask)).compute() == collect((half.astype(np.float32), mask)).compute()
+
+
+def test_all_conventions_of_fpr95_come_along() -> None:
+    metrics = collect(random_frame(14)).compute()
+    assert metrics.fpr95["first_at_least"] == metrics.FPR95
+    assert len(metrics.fpr95) == 4
 
 
 @given(st.permutations(range(5)), st.integers(0, 5))
