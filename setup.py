@@ -44,7 +44,10 @@ def package_files() -> list[str]:
 
 def executables() -> list[str]:
     """Entry points, which are also what ``ros2 run anomaly_seg_ros`` lists."""
-    tools = ("dataset_to_bag", "demo", "evaluate_bag", "evaluate_folder", "inspect_model")
+    tools = (
+        *("compare", "convert_model", "dataset_to_bag", "demo", "evaluate", "evaluate_bag"),
+        *("evaluate_folder", "export_model", "inspect_model"),
+    )
     return [
         f"detector = {NAME}.ros.detector:main",
         *(f"{tool} = {NAME}.cli.{tool}:main" for tool in tools),

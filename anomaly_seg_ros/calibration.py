@@ -36,8 +36,10 @@ class RateTable:
         """The raw threshold at a rate, linear between the tabulated ones.
 
         Raises:
-            ParameterError: The rate lies outside the table.
+            ParameterError: The rate lies outside the table, or there is none.
         """
+        if not self.rates:
+            raise ParameterError("the model is not calibrated for this score: it has no rates")
         low, high = self.rates[-1], self.rates[0]
         if not low <= rate <= high:
             raise ParameterError(

@@ -14,6 +14,22 @@ from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.scores import ClassStatistics
 
 FORMAT = 1
+# Raw score called unknown, and scale, by score: orders of magnitude of a Cityscapes model, for
+# models that were never calibrated. The map keeps the order of scores, so AP and AUROC do not
+# depend on it; a threshold means nothing until the model is calibrated.
+_PROVISIONAL = {
+    "msp": (0.5, 0.25),
+    "entropy": (1.0, 0.5),
+    "max_logit": (-8.0, 4.0),
+    "energy": (-8.0, 4.0),
+    "max_min_logit": (-14.0, 6.0),
+    "sml": (3.0, 3.0),
+    "dense_hybrid": (-8.0, 4.0),
+    "outlier_head": (-0.7, 1.0),
+    "outlier_head_msp": (0.5, 0.25),
+}
+# Under which the JSON stands in the header of a safetensors file.
+METADATA_KEY = "anomaly_seg_ros"
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,8 @@ class ModelMetadata:
         palette: (K, 3) uint8 RGB.
         mean, std: Input scaling per RGB channel, on [0, 1]: ``(x / 255 - mean) / std``.
         inference_size: Default (height, width) of the network input.
+        output_stride: Rows of the input for each row of the logits; None in files written before
+            it was recorded.
         default_score: Used for ``score_method: auto``.
         calibration: By score name.
         statistics: Of the maximum logit by class, for ``sml``.
@@ -42,10 +60,21 @@ class ModelMetadata:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     inference_size: tuple[int, int]
+    output_stride: int | None = None
     default_score: str = "max_logit"
     calibration: dict[str, ScoreCalibration] = field(default_factory=dict)
     statistics: ClassStatistics | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def calibration_of(self, score: str) -> ScoreCalibration:
+        """The constants of a score; provisional ones where the model was not calibrated.
+
+        Provisional constants have no rates: only ``threshold`` and ``scale`` are there.
+        """
+        if score in self.calibration:
+            return self.calibration[score]
+        threshold, scale = _PROVISIONAL[score]
+        return ScoreCalibration(threshold, scale, RateTable((), ()))
 
     def to_json(self) -> str:
         """Serialises; :meth:`from_json` restores an equal object."""
@@ -60,6 +89,7 @@ class ModelMetadata:
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "inference_size": list(self.inference_size),
+                "output_stride": self.output_stride,
                 "default_score": self.default_score,
                 "calibration": {k: _calibration_json(v) for k, v in self.calibration.items()},
                 "statistics": None
@@ -100,6 +130,7 @@ class ModelMetadata:
                 mean=_triple(raw["mean"]),
                 std=_triple(raw["std"]),
                 inference_size=(int(raw["inference_size"][0]), int(raw["inference_size"][1])),
+                output_stride=_optional_int(raw.get("output_stride")),
                 default_score=str(raw["default_score"]),
                 calibration={k: _parse_calibration(v) for k, v in raw["calibration"].items()},
                 statistics=None
@@ -126,6 +157,10 @@ class ModelMetadata:
 def _triple(values: list[float]) -> tuple[float, float, float]:
     red, green, blue = (float(v) for v in values)
     return red, green, blue
+
+
+def _optional_int(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _calibration_json(calibration: ScoreCalibration) -> dict[str, Any]:

@@ -19,11 +19,15 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 EXECUTABLES = {
+    "compare",
+    "convert_model",
     "dataset_to_bag",
     "demo",
     "detector",
+    "evaluate",
     "evaluate_bag",
     "evaluate_folder",
+    "export_model",
     "inspect_model",
 }
 # What tells an import of ROS from others; its name is also the one in package.xml.

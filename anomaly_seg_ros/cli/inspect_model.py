@@ -1,44 +1,48 @@
-"""Says what a model is: network, classes, input, scores, calibration, provenance."""
+"""Says what a file of weights is and whether it fits: network, release, classes, input, scores.
+
+Reads safetensors of this package, public releases and checkpoints of a training, without running
+anything that is pickled in them. Exit code 1: the file cannot be loaded; all keys that are
+missing, unexpected or mis-shaped are listed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
-import yaml
-
-from anomaly_seg_ros.checkpoints import load_model, resolve_model
+from anomaly_seg_ros.checkpoints import resolve_model
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.layouts.checkpoint import read_checkpoint
+from anomaly_seg_ros.layouts.recognise import LAYOUTS
+from anomaly_seg_ros.layouts.report import as_text, inspect_checkpoint
 
 TOOL = "inspect_model"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=TOOL, description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=TOOL, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "model", nargs="?", default="default", help="default, closed_set, erfnet, or a file"
     )
+    parser.add_argument(
+        "--as", dest="layout", choices=LAYOUTS, help="compare with this network, whatever it is"
+    )
+    parser.add_argument("--key", help="place of the state dict in the file, such as ema")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args(argv)
 
     def body() -> None:
-        path = resolve_model(arguments.model)
-        network, metadata = load_model(arguments.model)
-        parameters = sum(p.numel() for p in network.parameters())
-        print(f"{metadata.name}: {path}")
-        print(f"network: {metadata.architecture} {metadata.arguments}")
-        print(f"  {len(network.state_dict())} tensors, {parameters / 1e6:.2f} M parameters")
-        print(f"classes: {len(metadata.classes)} ({', '.join(metadata.classes)})")
-        height, width = metadata.inference_size
-        print(f"input: {height} x {width} RGB, mean {metadata.mean}, std {metadata.std}")
-        print(f"default score: {metadata.default_score}")
-        for name, calibration in metadata.calibration.items():
-            print(
-                f"  {name:14s} threshold {calibration.threshold:10.4f}  "
-                f"scale {calibration.scale:8.4f}"
-            )
-        print(yaml.safe_dump({"provenance": metadata.provenance}, sort_keys=False), end="")
+        checkpoint = read_checkpoint(resolve_model(arguments.model), arguments.key)
+        report = inspect_checkpoint(checkpoint, arguments.layout)
+        print(json.dumps(report, indent=1) if arguments.json else as_text(report))
+        if report["error"]:
+            raise CheckpointError(report["error"])
 
     return run_tool(TOOL, body)
 

@@ -101,7 +101,7 @@ class Collector:
             for score, raw in in_process.scores.items():
                 if mask is not None:
                     self._in_process.setdefault(score, PixelScores()).update(raw, mask, name)
-            expected = self._metadata.calibration[self._score].to_unit(
+            expected = self._metadata.calibration_of(self._score).to_unit(
                 in_process.scores[self._score]
             )
             difference = float(np.abs(expected - unit_score).max())

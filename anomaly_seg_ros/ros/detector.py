@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import rclpy
 import torch
@@ -175,6 +177,7 @@ class Detector(LifecycleNode):
             values["model"], values["device"], values["precision"], **framing
         )
         settings = parameters.resolve_settings(values, segmenter)
+        self._say_if_uncalibrated(values, segmenter)
         warm_up_ms = segmenter.warm_up()
         self._segmenter = segmenter
         self._counts = FrameCounts()
@@ -286,12 +289,18 @@ class Detector(LifecycleNode):
             if self._segmenter is not None:
                 values = parameters.values_of(self) | {p.name: p.value for p in changed}
                 settings = parameters.resolve_settings(values, self._segmenter)
+                if "score_method" in (parameter.name for parameter in changed):
+                    self._say_if_uncalibrated(values, self._segmenter)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         # Nothing refuses them any more; rclpy stores the values when this returns.
         if settings is not None:
             self._pipeline.settings = settings
         return SetParametersResult(successful=True)
+
+    def _say_if_uncalibrated(self, values: Mapping[str, Any], segmenter: Segmenter) -> None:
+        if warning := parameters.missing_calibration(values, segmenter):
+            self.get_logger().warning(warning)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         changed = request.data != self._enabled

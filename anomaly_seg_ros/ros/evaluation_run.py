@@ -138,7 +138,7 @@ def _one_by_one(
     collector: Collector,
     options: RunOptions,
 ) -> None:
-    calibration = segmenter.metadata.calibration[score]
+    calibration = segmenter.metadata.calibration_of(score)
     for frame in tqdm(reader.frames(), "evaluating", len(reader), unit="frame", file=sys.stderr):
         collector.counts.sent += 1
         try:
@@ -270,7 +270,7 @@ def _chosen_score(segmenter: Segmenter, name: str) -> str:
 
 
 def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: str) -> dict:
-    calibration = segmenter.metadata.calibration[score]
+    calibration = segmenter.metadata.calibration_of(score)
     framing = segmenter.framing
     peak = peak_memory(segmenter.device)
     return {

@@ -218,7 +218,8 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
     """What the dynamic parameters mean for this model.
 
     Raises:
-        ParameterError: the model cannot compute that score, or has no calibration for it.
+        ParameterError: the model cannot compute that score, or ``target_tpr`` asks for rates that
+            it was not calibrated with.
     """
     metadata = segmenter.metadata
     score = values["score_method"]
@@ -229,14 +230,10 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
             f"parameter 'score_method': model '{metadata.name}' has no '{score}'; it has "
             + ", ".join(segmenter.available_scores)
         )
-    if score not in metadata.calibration:
-        raise ParameterError(
-            f"parameter 'score_method': model '{metadata.name}' has no calibration for '{score}'"
-        )
     threshold = values["threshold"]
     if values["target_tpr"] > 0:
         try:
-            threshold = metadata.calibration[score].threshold_for_tpr(values["target_tpr"])
+            threshold = metadata.calibration_of(score).threshold_for_tpr(values["target_tpr"])
         except ParameterError as error:
             raise ParameterError(f"parameter 'target_tpr': {error}") from error
     return Settings(
@@ -245,6 +242,19 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],
+    )
+
+
+def missing_calibration(values: Mapping[str, Any], segmenter: Segmenter) -> str:
+    """What to say about a model that was not calibrated for the score; empty if it was."""
+    metadata = segmenter.metadata
+    score = values["score_method"]
+    score = metadata.default_score if score == "auto" else score
+    if score in metadata.calibration:
+        return ""
+    return (
+        f"model '{metadata.name}' is not calibrated for '{score}': its unit scale and thresholds "
+        f"are provisional; python -m training.calibrate --model {values['model']} --out NEW"
     )
 
 

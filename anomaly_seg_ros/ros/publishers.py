@@ -140,7 +140,7 @@ class Outputs:
         labels = prediction.labels
         score = mask = None
         if NEED_SCORE.intersection(wanted):
-            calibration = self._metadata.calibration[settings.score_method]
+            calibration = self._metadata.calibration_of(settings.score_method)
             score = calibration.to_unit(prediction.scores[settings.score_method])
         if _UNKNOWN.intersection(wanted):
             # The threshold as float32, so that subscribers who compare get the same mask.

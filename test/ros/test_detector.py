@@ -461,7 +461,7 @@ def active_detector(start_detector):
         ({"score_method": "magic"}, "'score_method' must be one of auto, msp"),
         ({"score_method": "sml"}, "model 'tiny' has no 'sml'"),
         ({"score_method": "dense_hybrid"}, "model 'tiny' has no 'dense_hybrid'"),
-        ({"score_method": "max_min_logit"}, "no calibration for 'max_min_logit'"),
+        ({"score_method": "max_min_logit", "target_tpr": 0.9}, "calibration on unknown objects"),
         ({"target_tpr": 0.999}, "target_tpr"),
         ({"model": "default"}, "clean up the node first"),
         ({"device": "cpu"}, "while the node is active"),

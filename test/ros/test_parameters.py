@@ -17,6 +17,7 @@ from anomaly_seg_ros.ros.parameters import (
     PARAMETERS,
     check_change,
     framing_arguments,
+    missing_calibration,
     read_defaults,
     resolve_settings,
 )
@@ -132,9 +133,14 @@ def test_what_the_model_lacks_is_named(tiny_model, missing):
     else:
         del calibration["energy"]
     values = read_defaults() | {"score_method": "energy", "target_tpr": 0.9}
-    words = "'target_tpr'" if missing == "unknown objects" else "no calibration for 'energy'"
-    with pytest.raises(ParameterError, match=words):
+    with pytest.raises(ParameterError, match=r"'target_tpr': .* calibration on unknown objects"):
         resolve_settings(values, segmenter)
+    warning = missing_calibration(values, segmenter)
+    if missing == "unknown objects":
+        assert not warning
+    else:
+        assert "'tiny' is not calibrated for 'energy'" in warning
+        assert resolve_settings(values | {"target_tpr": 0.0}, segmenter).threshold == 0.5
 
 
 def test_sizes_need_both_sides():

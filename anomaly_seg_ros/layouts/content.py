@@ -1,0 +1,149 @@
+"""Finds the state dict among everything a training script saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+# Names under which scripts save weights, the ones to prefer first.
+_NAMES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module")
+_TRAINING_STATE = ("optim", "sched", "lr_sched", "scaler", "amp", "rng")
+# What a training script registers beside the network -> what it is.
+LEFTOVERS = {
+    "criterion.": "of the training loss",
+    "criterion_aux.": "of the training loss",
+    "loss.": "of the training loss",
+    "multi_scale.": "smoothing kernels of SML, which are constants",
+}
+# Wrappers, which put their name before every key.
+_PREFIXES = ("module.", "_orig_mod.", "branch1.", "model.", "network.", "net.")
+_LONGEST_TEXT = 200
+_DEEPEST = 4
+
+
+@dataclass
+class Content:
+    """A state dict and what lay around it.
+
+    Attributes:
+        tensors: By key, as they are in the file.
+        place: Keys that lead to the state dict.
+        record: Plain values beside the state dict, by dotted path: epoch, metrics, command.
+        others: Other state dicts of the file, as (place, number of tensors).
+        not_tensors: Entries of the state dict that are neither tensors nor plain values.
+        has_optimizer: Whether the state of a training is in the file.
+    """
+
+    tensors: dict[str, Tensor]
+    place: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    others: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    not_tensors: list[str] = field(default_factory=list)
+    has_optimizer: bool = False
+
+
+def find_state_dict(content: Any, key: str | None = None) -> Content | None:
+    """The weights in what a file holds, or None if there are none.
+
+    Args:
+        content: Of the file.
+        key: Dotted place of the state dict; without it the top level is preferred if most tensors
+            lie there, then the usual names, then the largest.
+    """
+    if not isinstance(content, Mapping):
+        return None
+    found = _state_dicts(content, ())
+    chosen = _choose(found) if key is None else tuple(key.split("."))
+    if chosen not in found:
+        return None
+    table = found[chosen]
+    result = Content({k: v for k, v in table.items() if isinstance(v, Tensor)}, chosen)
+    # What has far fewer tensors is a table beside the weights.
+    result.others = [
+        (place, count)
+        for place, count in ((place, _count(other)) for place, other in found.items())
+        if place != chosen and 2 * count > _count(table)
+    ]
+    _collect(content, (), set(found) - {chosen}, result)
+    result.not_tensors = [
+        str(key)
+        for key, value in table.items()
+        if not isinstance(value, Tensor | Mapping) and not _is_plain(value)
+    ]
+    return result
+
+
+def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Takes away the names of wrappers that stand before every key, repeatedly.
+
+    Returns:
+        The tensors by shorter keys, and the prefixes, the outermost first.
+    """
+    stripped = []
+    while prefix := _common_prefix(tensors):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        stripped.append(prefix)
+    return tensors, tuple(stripped)
+
+
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
+    keys = [key for key in tensors if not key.startswith(tuple(LEFTOVERS))]
+    for prefix in _PREFIXES:
+        if keys and all(key.startswith(prefix) for key in keys):
+            return prefix
+    return None
+
+
+def _state_dicts(table: Mapping, place: tuple[str, ...]) -> dict[tuple[str, ...], Mapping]:
+    """Every mapping that holds tensors under text keys, outside of a training's state."""
+    found = {}
+    if _count(table):
+        found[place] = table
+    if len(place) < _DEEPEST:
+        for key, value in table.items():
+            if isinstance(value, Mapping) and isinstance(key, str) and not _is_training(key):
+                found |= _state_dicts(value, (*place, key))
+    return found
+
+
+def _count(table: Mapping) -> int:
+    return sum(isinstance(k, str) and isinstance(v, Tensor) for k, v in table.items())
+
+
+def _choose(found: Mapping[tuple[str, ...], Mapping]) -> tuple[str, ...] | None:
+    """The place of the weights among several state dicts."""
+    if not found:
+        return None
+    largest = max(found, key=lambda place: _count(found[place]))
+    if () in found and 2 * _count(found[()]) > _count(found[largest]):
+        return ()
+    usual = [place for place in found if place and set(place) <= set(_NAMES)]
+    return min(usual, key=lambda place: (len(place), _NAMES.index(place[-1])), default=largest)
+
+
+def _is_training(key: str) -> bool:
+    return key.lower().startswith(_TRAINING_STATE)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _collect(
+    table: Mapping, path: tuple[str, ...], state_dicts: set[tuple[str, ...]], result: Content
+) -> None:
+    """Fills the record with the plain values of the file."""
+    for key, value in table.items():
+        here = (*path, str(key))
+        if _is_training(str(key)):
+            result.has_optimizer |= isinstance(value, Mapping)
+        elif isinstance(value, str):
+            cut = value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}..."
+            result.record[".".join(here)] = cut
+        elif _is_plain(value):
+            result.record[".".join(here)] = value
+        elif isinstance(value, Mapping) and here not in state_dicts and len(here) < _DEEPEST:
+            _collect(value, here, state_dicts, result)

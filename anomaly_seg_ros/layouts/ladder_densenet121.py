@@ -1,0 +1,45 @@
+"""LDN-121, the ladder-style DenseNet of the DenseHybrid release; its images are not normalised."""
+
+from __future__ import annotations
+
+from anomaly_seg_ros.layouts.checkpoint import Checkpoint
+from anomaly_seg_ros.layouts.labels import Labels
+from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, width
+from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, STREET_HAZARDS_SIZE
+from anomaly_seg_ros.metadata import ModelMetadata
+
+
+def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+    outputs = width(checkpoint, "logits.conv.weight", 19)
+    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
+    cityscapes = len(labels.classes) == 19
+    metadata = ModelMetadata(
+        name=f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
+        architecture="ladder_densenet121",
+        arguments={
+            "num_classes": len(labels.classes),
+            "outlier_head": outlier_head,
+            "abstention": abstention,
+        },
+        classes=labels.classes,
+        palette=labels.palette,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        inference_size=CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
+        default_score="dense_hybrid" if outlier_head else "energy",
+    )
+    release = "DenseHybrid" if outlier_head else "DenseHybrid, closed-set"
+    return Description(release, metadata, remarks)
+
+
+LADDER_DENSENET121 = Layout(
+    name="ladder_densenet121",
+    title="LDN-121, ladder-style DenseNet (DenseHybrid)",
+    landmarks=(
+        "backbone.features.denseblock4.denselayer16.conv2.weight",
+        "spp.spp.spp.spp_bn.conv.weight",
+        "upsample.upsample_layers.upsample_0.blend_conv.conv.weight",
+    ),
+    describe=_describe,
+)

@@ -1,0 +1,97 @@
+"""What a description of a public layout consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.layouts.checkpoint import Checkpoint
+from anomaly_seg_ros.layouts.labels import Labels, known_labels, numbered_labels
+from anomaly_seg_ros.metadata import ModelMetadata
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file of a known layout is.
+
+    Attributes:
+        release: Whose weights these seem to be, for people.
+        metadata: Of the network that they belong to.
+        remarks: What was concluded rather than read, one sentence each.
+    """
+
+    release: str
+    metadata: ModelMetadata
+    remarks: tuple[str, ...] = ()
+
+
+# From a checkpoint and the classes that a user stated, if any.
+Describe = Callable[[Checkpoint, Labels | None], Description]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A set of keys and shapes under which weights are published.
+
+    Attributes:
+        name: For ``inspect_model --as``.
+        title: For people: network and releases.
+        landmarks: Keys that no other layout has together.
+        describe: Derives arguments and metadata from the shapes; a key that is not there counts
+            as the release's usual one, so that damaged files can be compared.
+    """
+
+    name: str
+    title: str
+    landmarks: tuple[str, ...]
+    describe: Describe
+
+    def matches(self, checkpoint: Checkpoint) -> bool:
+        """Whether all landmarks are there."""
+        return all(key in checkpoint.tensors for key in self.landmarks)
+
+
+def width(checkpoint: Checkpoint, key: str, default: int) -> int:
+    """Output channels of the layer whose weight or bias this is (its first dimension)."""
+    tensor = checkpoint.tensors.get(key)
+    return tensor.shape[0] if tensor is not None and tensor.ndim else default
+
+
+def classes_of(
+    checkpoint: Checkpoint, outputs: int, stated: Labels | None
+) -> tuple[Labels, bool, tuple[str, ...]]:
+    """Which classes the outputs of a classifier are.
+
+    PEBAL's releases have one output more than classes: its abstention class.
+
+    Args:
+        checkpoint: For errors.
+        outputs: Channels of the last layer.
+        stated: The classes that a user said.
+
+    Returns:
+        The classes, whether there is an abstention class behind them, and remarks.
+
+    Raises:
+        CheckpointError: As many classes as stated cannot be.
+    """
+    if stated is not None:
+        if len(stated.classes) not in (outputs, outputs - 1):
+            raise CheckpointError(
+                f"{checkpoint.path}: its last layer has {outputs} outputs, which cannot be the "
+                f"{len(stated.classes)} classes that were given"
+            )
+        return stated, len(stated.classes) < outputs, ()
+    if labels := known_labels(outputs):
+        return labels, False, ()
+    if labels := known_labels(outputs - 1):
+        remark = (
+            f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class"
+        )
+        return labels, True, (remark,)
+    remark = (
+        f"nothing says what its {outputs} classes are; they are numbered. "
+        "Name them: convert_model --classes TAXONOMY.yaml"
+    )
+    return numbered_labels(outputs), False, (remark,)
