@@ -30,10 +30,11 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate lint format train fine-tune study colcon clean distclean
+.PHONY: help demo test evaluate lint format train fine-tune study inspect-networks check-export \
+	colcon clean distclean benchmark-metrics
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12  VENV=folder  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out/demo/ [DATA=folder]
@@ -70,6 +71,15 @@ study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder 
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" --tables docs/results.md
 
+benchmark-metrics: $(VENV)/.dev ## Time exact AP, AUROC and FPR95 beside scikit-learn [ARGS="--frames 1 5"]
+	@$(PY) -m benchmarks.metrics $(ARGS)
+
+inspect-networks: $(VENV)/.runtime ## Size, GFLOPs and ms of every network [ARGS="--no-time"]
+	@$(TRAIN_PY) -m benchmarks.inspect_networks $(ARGS)
+
+check-export: $(VENV)/.dev ## Every network through torch.compile, torch.export, ONNX [ARGS="--only erfnet"]
+	@$(PY) -m benchmarks.export_check $(ARGS)
+
 colcon: $(VENV)/.runtime ## Build as a ROS package and run an executable of it
 	@tools/check_colcon.sh
 
@@ -84,6 +94,6 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/ros.txt
 	@tools/set_up.sh runtime
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt requirements/export.txt requirements/optional.txt
 	@tools/set_up.sh dev
 	@touch $@

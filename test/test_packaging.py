@@ -70,7 +70,7 @@ def installed_files(setup_arguments) -> dict[str, str]:
 
 def requirement_lines(name: str) -> list[str]:
     lines = (REPOSITORY / "requirements" / name).read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and not line.startswith(("#", "-r "))]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -176,7 +176,7 @@ def test_every_python_folder_is_a_package(setup_arguments):
     assert folders == set(setup_arguments["packages"])
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "ros.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["runtime.txt", "ros.txt", "dev.txt", "export.txt", "optional.txt"])
 def test_requirements_are_pinned_or_bounded(name):
     lines = requirement_lines(name)
     assert lines
@@ -185,16 +185,17 @@ def test_requirements_are_pinned_or_bounded(name):
         assert "==" in operators or {">=", "<"} <= operators, f"{name}: {line} has no bound"
 
 
-def test_core_imports_only_what_runtime_requirements_bring():
-    """Third-party modules of the package outside ros/ come with requirements/runtime.txt."""
+def test_core_imports_only_what_its_requirements_bring():
+    """Third-party modules of the package outside ros/ come with these files."""
     modules = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
-    names = [Requirement(line).name for line in requirement_lines("runtime.txt")]
+    files = ("runtime.txt", "export.txt", "optional.txt")
+    names = [Requirement(line).name for file in files for line in requirement_lines(file)]
     bring = {modules.get(name, name.lower().replace("-", "_")) for name in names}
     known = bring | ROSBAGS_PARTS | {"anomaly_seg_ros"}
     for path in (REPOSITORY / "anomaly_seg_ros").rglob("*.py"):
         foreign = imported_modules(path) - known - set(sys.stdlib_module_names)
         foreign = {name for name in foreign if not is_ros(name)}
-        assert not foreign, f"{path} imports {foreign}, not in requirements/runtime.txt"
+        assert not foreign, f"{path} imports {foreign}, not in {files}"
 
 
 def test_readme_names_only_make_targets_that_exist():

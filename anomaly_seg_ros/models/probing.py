@@ -113,13 +113,17 @@ def _run(network: nn.Module, size_multiple: int) -> tuple[Tensor, list[_Call], A
 
     modes = {module: module.training for module in network.modules()}
     handles = [m.register_forward_hook(hook_of(path)) for path, m in network.named_modules()]
-    parameter = next(network.parameters())
+    parameter = next(network.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, 2 * size_multiple, 3 * size_multiple, generator=generator)
+    noise = torch.rand(1, 3, 4 * size_multiple, 6 * size_multiple, generator=generator)
     images = noise.to(parameter.device, parameter.dtype)
     try:
         with torch.no_grad():
             returned = network.eval()(images)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise ParameterError(
+            f"{type(network).__name__} does not run on images of {tuple(images.shape)}: {error}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from anomaly_seg_ros.models.probing import Layout, probe
 _PREFIX = "network"
 
 
-class _Reached(BaseException):  # noqa: N818
+class _Reached(BaseException):
     """The classifier was reached: what would follow is not needed.
 
     No error, and no ``Exception``: the wrapped network's own handlers must not take it for one.
@@ -31,13 +30,19 @@ class _Tap:
 
     Args:
         stops: Ends the forward pass there.
+
+    Attributes:
+        is_open: False lets everything pass: the wrapped network can still be called by itself.
     """
 
     def __init__(self, stops: bool) -> None:
+        self.is_open = False
         self._stops = stops
         self._read: Tensor | None = None
 
     def before_layer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not self.is_open:
+            return
         self._read = inputs[0]
         # A compiler drops what is not used by itself, and cannot follow the jump.
         if self._stops and not torch.compiler.is_compiling():
@@ -55,7 +60,7 @@ class WrappedNetwork(nn.Module):
 
     The classifier is one layer, or several whose outputs are added (LR-ASPP), and then the
     pre-logits are what they read, side by side. The network runs up to its classifier only: the
-    upsampling behind it, and auxiliary heads, cost nothing.
+    upsampling behind it, and auxiliary heads, cost nothing. One thread at a time may run it.
 
     All arguments are JSON values and stand in the metadata, except ``module``. Paths are those of
     the wrapped network. What is None is found by :func:`~anomaly_seg_ros.models.probing.probe`
@@ -108,7 +113,11 @@ class WrappedNetwork(nn.Module):
         self._factory_arguments = dict(factory_arguments or {})
         self._pre_logits = pre_logits
         num_outputs = num_classes + abstention
-        self.network = self._build(num_outputs) if module is None else module
+        if module is None:
+            module = self._build(num_outputs)
+        elif not isinstance(module, nn.Module):
+            raise TypeError(f"module is a {type(module).__name__}, expected an nn.Module")
+        self.network = module
 
         if isinstance(classifier, str):
             classifier = (classifier,)
@@ -150,7 +159,7 @@ class WrappedNetwork(nn.Module):
         build it, see :mod:`~anomaly_seg_ros.models.external`.
 
         Args:
-            module: Taken over; its classifier gets a hook.
+            module: Shared, not copied; it can still be called by itself.
             **arguments: Of the class.
         """
         return cls(module=module, **arguments)
@@ -185,10 +194,7 @@ class WrappedNetwork(nn.Module):
             Pre-logits, logits before the network's last upsampling, and outlier logits on the
             grid of the logits.
         """
-        with contextlib.suppress(_Reached):
-            self.network(images)
-        reads = [tap.take() for tap in self._taps]
-        pre_logits = reads[0] if len(reads) == 1 else torch.cat(reads, 1)
+        pre_logits = self._run_to_classifier(images)
         logits = self.classify(pre_logits)
         if self.outlier_head is None:
             return NetworkOutput(pre_logits, logits)
@@ -211,6 +217,19 @@ class WrappedNetwork(nn.Module):
             return layers[0].forward(pre_logits)
         reads = pre_logits.split([layer.in_channels for layer in layers], 1)
         return sum(layer.forward(read) for layer, read in zip(layers, reads, strict=True))
+
+    def _run_to_classifier(self, images: Tensor) -> Tensor:
+        for tap in self._taps:
+            tap.is_open = True
+        try:
+            self.network(images)
+        except _Reached:
+            pass
+        finally:
+            for tap in self._taps:
+                tap.is_open = False
+        reads = [tap.take() for tap in self._taps]
+        return reads[0] if len(reads) == 1 else torch.cat(reads, 1)
 
     def _build(self, num_outputs: int) -> nn.Module:
         if self._factory is None:

@@ -45,6 +45,15 @@ def street(height: int, width: int, seed: int = 0) -> np.ndarray:
     return picture
 
 
+def array_of(message: Image) -> np.ndarray:
+    dtype, channels = {"mono8": (np.uint8, 1), "32FC1": (np.float32, 1), "rgb8": (np.uint8, 3)}[
+        message.encoding
+    ]
+    assert message.step == message.width * channels * np.dtype(dtype).itemsize  # unpadded
+    data = np.frombuffer(message.data, dtype).reshape(message.height, message.width, channels)
+    return data[..., 0] if channels == 1 else data
+
+
 def stamped(seconds: float, frame_id: str = "camera_optical_frame") -> Header:
     """A header at this time."""
     header = Header(frame_id=frame_id)

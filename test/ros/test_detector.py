@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detector_harness import BEST_EFFORT, seconds_of, stamped, street
+from detector_harness import BEST_EFFORT, array_of, seconds_of, stamped, street
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
@@ -26,15 +26,6 @@ PICTURES = {
     "ood_score": "32FC1", "confidence": "mono8", "overlay": "rgb8", "ood_heatmap": "rgb8",
 }  # fmt: skip
 LATENCIES = [topic for topic in FRAME_TOPICS if topic.startswith("debug/")]
-
-
-def array_of(message):
-    dtype, channels = {"mono8": (np.uint8, 1), "32FC1": (np.float32, 1), "rgb8": (np.uint8, 3)}[
-        message.encoding
-    ]
-    assert message.step == message.width * channels * np.dtype(dtype).itemsize  # unpadded
-    data = np.frombuffer(message.data, dtype).reshape(message.height, message.width, channels)
-    return data[..., 0] if channels == 1 else data
 
 
 @pytest.fixture

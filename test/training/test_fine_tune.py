@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from every_network import NETWORKS, SIZE, save_network
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 from tiny_scenes import scenes
 
 from anomaly_seg_ros.checkpoints import load_model, save_model
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from training import calibrate, fine_tune, open_set_validation, storage
 from training.held_out import MaskedFrame, mixed_frames
@@ -235,3 +237,32 @@ def test_mixed_pixels_count_as_unknown(made_up_data: None, tmp_path: Path) -> No
         assert torch.equal(value, before[key]), key
     assert result.statistics is not None
     assert ARGUMENTS["num_classes"] == len(result.statistics.mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_trains_a_step_and_reloads(
+    run: Callable[..., int], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_network(name, tmp_path / "start.safetensors")
+    images = torch.rand(1, 3, *SIZE)
+    trained = []
+
+    def record(path: Path, network: torch.nn.Module, metadata: ModelMetadata) -> None:
+        with torch.inference_mode():
+            trained.append(network(images))
+        save_model(path, network, metadata)
+
+    monkeypatch.setattr(fine_tune, "save_model", record)
+    what = ["part=classification_head", "loss.name=top_k_ovr", 'best_figure=""']
+    sizes = [f"{key}={list(SIZE)}" for key in ("crop", "validation.size", "inference_size")]
+    once = ["steps=1", "calibrate=false", f"validation.closed_set_size={list(SIZE)}", *sizes]
+    assert run(*what, *once, model="start.safetensors") == 0
+    reloaded, _ = load_model(tmp_path / "run" / "final.safetensors")
+    start, _ = load_model(tmp_path / "start.safetensors")
+    with torch.inference_mode():
+        output, before = reloaded(images), start(images)
+    assert torch.equal(output.logits, trained[0].logits)
+    assert not torch.equal(output.logits, before.logits)
+    if output.ood_logits is not None:
+        assert torch.equal(output.ood_logits, trained[0].ood_logits)

@@ -42,7 +42,13 @@ def add_abstention(network: nn.Module) -> nn.Module:
 
 def _last_layer(network: nn.Module) -> tuple[nn.Conv2d | nn.ConvTranspose2d, int]:
     """The last layer and the dimension of its weight that counts outputs."""
-    (path,) = network.trainable_parts["last_layer"]
+    paths = network.trainable_parts["last_layer"]
+    if len(paths) != 1:
+        raise ParameterError(
+            f"{type(network).__name__} has {len(paths)} last layers ({', '.join(paths)}): no "
+            "abstention class can be added to it"
+        )
+    (path,) = paths
     layer = network.get_submodule(path)
     if isinstance(layer, nn.Conv2d):
         return layer, 0

@@ -1,0 +1,220 @@
+"""Size, arithmetic and speed of every network, with the overhead of DenseHybrid's score.
+
+    python -m benchmarks.inspect_networks [--no-time] [--only erfnet] [--device cuda]
+
+GFLOPs count convolutions and matrix products at two FLOPs a multiply-add, as
+``torch.utils.flop_counter`` does; elementwise operations count nothing. The overhead is the
+outlier head plus the hybrid score, measured on the network's own pre-logits and logits; beside it
+is the cheapest score without a head. To beat: Table 7 of "Hybrid Open-set Segmentation with
+Synthetic Negative Data" says 0.1 GFLOPs and 2.8 ms on an RTX 3090, for two megapixels. It names
+neither network nor convention; the head of their LDN-121 at stride 4 has 34 M multiply-adds, which
+makes 0.1 only at two FLOPs each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomaly_seg_ros import scores
+from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.devices import PRECISIONS, select_device, select_precision
+from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.outlier_head import OutlierHead
+from benchmarks.variants import VARIANTS, build_variant, settle
+
+_WARM_UP_SIZE = (64, 128)
+# First calls on a GPU choose algorithms and fill the memory pool.
+_GPU_WARM_UPS = 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs, whatever the machine.
+
+    Attributes:
+        tensors: In the state dict, without an outlier head.
+        parameters: Without an outlier head.
+        flops: Of a forward pass without an outlier head.
+        head_flops: What the outlier head adds.
+    """
+
+    tensors: int
+    parameters: int
+    flops: int
+    head_flops: int
+
+    @classmethod
+    def of(cls, name: str, height: int, width: int) -> Size:
+        """Counts on the meta device: no memory, no arithmetic."""
+        with torch.device("meta"):
+            plain, with_head = build_variant(name), build_variant(name, outlier_head=True)
+            images = torch.empty(1, 3, height, width)
+        flops = _flops(plain, images)
+        return cls(
+            tensors=len(plain.state_dict()),
+            parameters=sum(p.numel() for p in plain.parameters()),
+            flops=flops,
+            head_flops=_flops(with_head, images) - flops,
+        )
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median milliseconds of one image, and how many runs of the network they come from."""
+
+    network: float
+    runs: int
+    head: float
+    hybrid_score: float
+    max_logit: float
+
+
+class Stopwatch:
+    """Median time of a call on a device.
+
+    Args:
+        device: Waited for.
+        repeats: Calls at most.
+        budget: Seconds after which no further call starts.
+    """
+
+    def __init__(self, device: torch.device, repeats: int, budget: float) -> None:
+        self.device, self.repeats, self.budget = device, repeats, budget
+
+    def milliseconds(self, function: Callable[[], object]) -> list[float]:
+        """Times of each call; on a GPU after some to warm up."""
+        if self.device.type == "cuda":
+            for _ in range(_GPU_WARM_UPS):
+                function()
+        times: list[float] = []
+        while len(times) < self.repeats and sum(times) < 1e3 * self.budget:
+            self._wait()
+            began = time.perf_counter()
+            function()
+            self._wait()
+            times.append(1e3 * (time.perf_counter() - began))
+        return times
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@torch.inference_mode()
+def measure(name: str, size: tuple[int, int], stopwatch: Stopwatch, dtype: torch.dtype) -> Times:
+    """Times a network as the node runs it: BatchNorm folded, channels last in memory.
+
+    The head is timed alone: beside the network's, its time is lost in the noise of a difference.
+    """
+    torch.manual_seed(0)
+    network = fold_batchnorm(settle(build_variant(name)))
+    head = OutlierHead(network.pre_logits_channels).eval()
+    for module in (network, head):
+        module.to(stopwatch.device, dtype, memory_format=torch.channels_last)
+    network(_images(_WARM_UP_SIZE, stopwatch.device, dtype))
+    images = _images(size, stopwatch.device, dtype)
+    whole = stopwatch.milliseconds(lambda: network(images))
+    pre_logits, logits, _ = network(images)
+    ood_logits = outlier_logits(head, pre_logits, logits)
+    parts = {
+        "head": lambda: outlier_logits(head, pre_logits, logits),
+        "hybrid_score": lambda: scores.dense_hybrid(logits, ood_logits),
+        "max_logit": lambda: scores.max_logit(logits),
+    }
+    medians = {part: median(stopwatch.milliseconds(call)) for part, call in parts.items()}
+    return Times(network=median(whole), runs=len(whole), **medians)
+
+
+def outlier_logits(head: nn.Module, pre_logits: Tensor, logits: Tensor) -> Tensor:
+    """The outlier head's part of the forward pass: (N, 2, h, w) on the grid of the logits."""
+    ood_logits = head(pre_logits)
+    size = logits.shape[-2:]
+    if ood_logits.shape[-2:] == size:
+        return ood_logits
+    return F.interpolate(ood_logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _images(size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    images = torch.randn(1, 3, *size, device=device, dtype=dtype)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _flops(network: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network(images)
+    return counter.get_total_flops()
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return f"{cpu}, {torch.get_num_threads()} threads"
+
+
+def _print_table(arguments: argparse.Namespace) -> None:
+    device = select_device(arguments.device)
+    precision, dtype = select_precision(arguments.precision, device)
+    height, width = arguments.size
+    # Name, tensors, parameters and GFLOPs stand one space apart: lines to search for.
+    title = f"name tensors Mparameters GFLOPs ({height}x{width}, 2 FLOPs a multiply-add)"
+    print(f"{title:70s} +GFLOPs", end="")
+    if arguments.time:
+        print("         ms runs  head ms  hybrid ms  overhead ms  max-logit ms", end="")
+    print(flush=True)
+    for name in arguments.only:
+        size = Size.of(name, height, width)
+        counts = f"{name} {size.tensors} {size.parameters / 1e6:.2f} {size.flops / 1e9:.1f}"
+        print(f"{counts:70s} {size.head_flops / 1e9:7.2f}", end="", flush=True)
+        if arguments.time:
+            print(f"  timing {name} ...", file=sys.stderr)
+            stopwatch = Stopwatch(device, arguments.repeats, arguments.budget)
+            times = measure(name, (height, width), stopwatch, dtype)
+            print(
+                f" {times.network:10.1f} {times.runs:4d} {times.head:8.2f} "
+                f"{times.hybrid_score:10.2f} {times.head + times.hybrid_score:12.2f} "
+                f"{times.max_logit:13.2f}",
+                end="",
+            )
+        print(flush=True)
+    paper = "Table 7 (RTX 3090, two megapixels)"
+    print(f"{paper:70s} {0.1:7.2f}" + (f" {2.8:47.2f}" if arguments.time else ""))
+    print(
+        "+GFLOPs and overhead: outlier head and hybrid score. "
+        + (f"Times: {_machine(device)}, {precision}, median." if arguments.time else "")
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=tuple(VARIANTS))
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
+    parser.add_argument("--no-time", dest="time", action="store_false", help="only count")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--repeats", type=int, default=20, help="runs of each part at most")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds for each part")
+    arguments = parser.parse_args(argv)
+    return run_tool("inspect_networks", lambda: _print_table(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

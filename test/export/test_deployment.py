@@ -1,0 +1,79 @@
+"""The exported graph is the Segmenter's arithmetic, from raw image to score."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_metadata, tiny_network
+
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.export.deployment import Deployment
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.scores import SCORE_NAMES
+
+
+@pytest.mark.parametrize("score", SCORE_NAMES)
+def test_gives_what_the_segmenter_gives(score: str) -> None:
+    """The score, upsampled, and the labels of the upsampled logits."""
+    size = (64, 96)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    deployment = Deployment(tiny_network(True), tiny_metadata(True), score)
+    with torch.no_grad():
+        outputs = deployment(torch.from_numpy(image).permute(2, 0, 1)[None])
+    segmenter = Segmenter(tiny_network(True), tiny_metadata(True), "cpu", "fp32", size)
+    expected = segmenter.predict(image, (score,), confidence=False)
+
+    def upsampled(x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    np.testing.assert_allclose(
+        upsampled(outputs["score"][None])[0, 0].numpy(), expected.scores[score], atol=1e-4
+    )
+    labels = upsampled(outputs["logits"]).argmax(1)[0].numpy()
+    assert (labels == expected.labels).mean() > 0.999
+
+
+def test_outputs_follow_the_network() -> None:
+    plain = Deployment(tiny_network(), tiny_metadata(), "max_logit")
+    assert plain.output_names == ("logits", "score")
+    with_head = Deployment(tiny_network(True), tiny_metadata(True), "outlier_head")
+    assert with_head.output_names == ("logits", "ood_logits", "score")
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    for deployment in (plain, with_head):
+        assert tuple(deployment(image)) == deployment.output_names
+
+
+def test_float_images_are_the_same_images(deployment: Deployment) -> None:
+    image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        for of_bytes, of_floats in zip(
+            deployment(image).values(), deployment(image.float()).values(), strict=True
+        ):
+            torch.testing.assert_close(of_bytes, of_floats, rtol=0, atol=0)
+
+
+def test_refuses_a_score_that_the_model_lacks() -> None:
+    with pytest.raises(ParameterError, match=r"'tiny'.*dense_hybrid.*outlier head"):
+        Deployment(tiny_network(), tiny_metadata(), "dense_hybrid")
+    with pytest.raises(ParameterError, match="sml"):
+        Deployment(tiny_network(), tiny_metadata(statistics=None), "sml")
+
+
+def test_description_is_plain_and_complete(deployment: Deployment) -> None:
+    texts = deployment.description()
+    facts = {k: json.loads(v) for k, v in texts.items()}
+    metadata = tiny_metadata(True)
+    assert facts["classes"] == list(metadata.classes)
+    assert facts["mean"] == [0.5, 0.5, 0.5]
+    assert facts["std"] == [0.5, 0.5, 0.5]
+    assert (facts["size_multiple"], facts["output_stride"]) == (32, 4)
+    assert facts["score"] == "dense_hybrid"
+    assert facts["threshold"] == metadata.calibration["dense_hybrid"].threshold
+    restored = ModelMetadata.from_json(texts["anomaly_seg_ros"])
+    assert restored.calibration == metadata.calibration
