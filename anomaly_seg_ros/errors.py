@@ -37,3 +37,12 @@ class OutputError(AnomalySegError):
 
 class TrainingError(AnomalySegError):
     """A training that cannot go on: a loss that is not finite, a worker that died."""
+
+
+class ExportError(AnomalySegError):
+    """A network that cannot be exported, or an exported one that gives other outputs."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, for errors of libraries that go on with whole graphs."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.errors import CheckpointError, ExportError, first_line
 from anomaly_seg_ros.export.comparison import (
     TOLERANCE,
     Comparison,
@@ -28,7 +28,6 @@ from anomaly_seg_ros.export.comparison import (
     traced_size,
 )
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.export.errors import ExportError, first_line
 from anomaly_seg_ros.export.files import export_onnx, export_program
 from benchmarks.variants import (
     FOREIGN_VARIANTS,

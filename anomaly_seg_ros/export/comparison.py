@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anomaly_seg_ros.errors import ExportError, first_line
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.export.errors import ExportError, first_line
 
 TOLERANCE = 1e-3
 _TRACED = (128, 256)

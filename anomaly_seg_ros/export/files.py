@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from anomaly_seg_ros.errors import OutputError, ParameterError
+from anomaly_seg_ros.errors import ExportError, OutputError, ParameterError, first_line
 from anomaly_seg_ros.export.comparison import (
     TOLERANCE,
     Comparison,
@@ -28,7 +28,6 @@ from anomaly_seg_ros.export.comparison import (
     traced_size,
 )
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.export.errors import ExportError, first_line
 
 INPUT_NAME = "image"
 # The oldest opset of torch's exporter, so that most runtimes read it.

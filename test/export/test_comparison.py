@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from anomaly_seg_ros.errors import ExportError
 from anomaly_seg_ros.export.comparison import TOLERANCE, checked_sizes, compare, traced_size
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.export.errors import ExportError
 
 Outputs = dict[str, Tensor]
 
