@@ -5,7 +5,8 @@
 GFLOPs count convolutions and matrix products at two FLOPs a multiply-add, as
 ``torch.utils.flop_counter`` does; elementwise operations count nothing. The overhead is the
 outlier head plus the hybrid score, measured on the network's own pre-logits and logits; beside it
-is the cheapest score without a head. To beat: Table 7 of "Hybrid Open-set Segmentation with
+is the cheapest score without a head. The head is the node's: one output in place of two, see
+``models/folded_head.py``. To beat: Table 7 of "Hybrid Open-set Segmentation with
 Synthetic Negative Data" says 0.1 GFLOPs and 2.8 ms on an RTX 3090, for two megapixels. It names
 neither network nor convention; the head of their LDN-121 at stride 4 has 34 M multiply-adds, which
 makes 0.1 only at two FLOPs each.
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.devices import PRECISIONS, select_device, select_precision
+from anomaly_seg_ros.models.folded_head import FoldedOutlierHead
 from anomaly_seg_ros.models.fusion import fold_batchnorm
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 from benchmarks.variants import VARIANTS, build_variant, settle
@@ -47,7 +49,7 @@ class Size:
         tensors: In the state dict, without an outlier head.
         parameters: Without an outlier head.
         flops: Of a forward pass without an outlier head.
-        head_flops: What the outlier head adds.
+        head_flops: What the outlier head adds, as the node runs it (folded).
     """
 
     tensors: int
@@ -61,6 +63,7 @@ class Size:
         with torch.device("meta"):
             plain, with_head = build_variant(name), build_variant(name, outlier_head=True)
             images = torch.empty(1, 3, height, width)
+            with_head = fold_batchnorm(with_head)
         flops = _flops(plain, images)
         return cls(
             tensors=len(plain.state_dict()),
@@ -120,7 +123,7 @@ def measure(name: str, size: tuple[int, int], stopwatch: Stopwatch, dtype: torch
     """
     torch.manual_seed(0)
     network = fold_batchnorm(settle(build_variant(name)))
-    head = OutlierHead(network.pre_logits_channels).eval()
+    head = FoldedOutlierHead(OutlierHead(network.pre_logits_channels).eval())
     for module in (network, head):
         module.to(stopwatch.device, dtype, memory_format=torch.channels_last)
     network(_images(_WARM_UP_SIZE, stopwatch.device, dtype))

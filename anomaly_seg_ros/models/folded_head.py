@@ -51,7 +51,7 @@ class FoldedOutlierHead(nn.Module):
         if pre_logits.device.type == "cpu" and not torch.compiler.is_compiling():
             difference = self._in_blocks(pixels.reshape(-1, channels))
         else:
-            difference = pixels.clamp(self.low, self.high) @ self.weight + self.bias
+            difference = pixels.clamp(self.low, self.high) @ self.weight[:, None] + self.bias
         difference = difference.view(n, 1, height, width)
         return torch.cat([torch.zeros_like(difference), difference], 1)
 
