@@ -1,0 +1,1 @@
+"""The benchmark suite: many models x scores x data sets, all metrics, one run."""

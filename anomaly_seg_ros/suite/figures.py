@@ -1,0 +1,318 @@
+"""The figures of a benchmark, as ``benchmark.json``.
+
+``benchmark.json`` is a stable surface. Figures are in percent; what is not defined or was not
+measured is ``null``, never NaN, which is not JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomaly_seg_ros.errors import OutputError
+from anomaly_seg_ros.evaluation.results import CONVENTIONS as POOLED_CONVENTIONS
+from anomaly_seg_ros.evaluation.results import write_atomically
+from anomaly_seg_ros.metrics import fpr
+from anomaly_seg_ros.metrics.by_distance import DISTANCE_EDGES
+from anomaly_seg_ros.metrics.calibration_error import ECE_CONVENTION
+from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK
+
+FORMAT = 1
+FILE_NAME = "benchmark.json"
+
+# Key in FPR95_conventions -> name in metrics/fpr.py.
+FPR95_KEYS = {
+    "at_least": fpr.FIRST_AT_LEAST,
+    "above": fpr.FIRST_ABOVE,
+    "nearest": fpr.NEAREST,
+    "interpolated": fpr.INTERPOLATED,
+}
+
+CONVENTIONS: dict[str, Any] = {
+    **POOLED_CONVENTIONS,
+    "units": "all rates in percent; thresholds in the score's own unit; distances in metres",
+    "FPR95_conventions": {key: fpr.CONVENTIONS[name] for key, name in FPR95_KEYS.items()},
+    "scores": "higher = more anomalous; a pixel is an alarm where score >= threshold",
+    "per_image": "unweighted means over the images that have both kinds of pixels",
+    "best_F1": "highest pixel F1 over all thresholds, no bins",
+    "components": (
+        "SegmentMeIfYouCan (Chan et al. 2021) at the threshold of best_F1; minimum pixels of a "
+        f"predicted / true component: {ANOMALY_TRACK.predicted} / {ANOMALY_TRACK.target} "
+        f"(anomaly_track), {OBSTACLE_TRACK.predicted} / {OBSTACLE_TRACK.target} (obstacle_track)"
+    ),
+    "open_set": (
+        "DenseHybrid (Grcic et al. 2022), eq. 21; threshold_from 'folds': detects 95 % of the "
+        "anomalous pixels of the other folds, figures weighted by images; 'calibration': the "
+        "threshold that the model is deployed with"
+    ),
+    "distance": "baseline x focal length / disparity; [from_m, to_m); without disparity: dropped",
+    "distance_edges_m": list(DISTANCE_EDGES),
+    "calibration": "target and measured rates at the deployed threshold, 0.5 on the unit scale",
+    "ECE": ECE_CONVENTION,
+}
+
+
+@dataclass
+class PerImage:
+    """Means over the images where the figures are defined, percent."""
+
+    AP: float | None = None
+    AUROC: float | None = None
+    FPR95: float | None = None
+    images: int = 0
+
+
+@dataclass
+class Components:
+    """SegmentMeIfYouCan's component figures, percent.
+
+    Attributes:
+        sIoU: Mean over the ground-truth components.
+        PPV: Mean over the predicted components.
+        mean_F1: Mean over the thresholds of sIoU and PPV.
+        threshold: Raw score from which a pixel is an alarm.
+        sizes: ``obstacle_track`` or ``anomaly_track``: the smallest components that count.
+    """
+
+    sIoU: float | None  # noqa: N815 - the fields' names are the keys in the file
+    PPV: float | None
+    mean_F1: float | None  # noqa: N815
+    threshold: float
+    sizes: str
+
+
+@dataclass
+class DistanceBin:
+    """Figures of the pixels whose distance lies in [from_m, to_m), percent."""
+
+    from_m: float
+    to_m: float
+    AP: float | None
+    FPR95: float | None
+    anomaly: int
+    in_distribution: int
+
+
+@dataclass
+class Calibration:
+    """The deployed threshold's target and what it reaches, percent.
+
+    Attributes:
+        threshold: On the unit scale.
+        target_FPR: What the threshold was set for; None if the model does not say.
+        measured_FPR: Share of in-distribution pixels that are alarms.
+        measured_TPR: Share of anomalous pixels that are alarms.
+        ECE: Expected calibration error of the unit score.
+    """
+
+    threshold: float
+    target_FPR: float | None  # noqa: N815
+    measured_FPR: float | None  # noqa: N815
+    measured_TPR: float | None  # noqa: N815
+    ECE: float | None
+
+
+@dataclass
+class BestF1:
+    """The best pixel F1, percent, and the raw score that reaches it."""
+
+    F1: float
+    threshold: float
+
+
+@dataclass
+class ScoreResult:
+    """Figures of one score in one run; percent. None where not defined or not measured."""
+
+    AP: float | None = None
+    AUROC: float | None = None
+    FPR95: float | None = None
+    FPR95_conventions: dict[str, float | None] = field(default_factory=dict)
+    per_image: PerImage | None = None
+    components: Components | None = None
+    distance: list[DistanceBin] | None = None
+    calibration: Calibration | None = None
+    best_F1: BestF1 | None = None  # noqa: N815
+
+
+@dataclass
+class Segmentation:
+    """Closed-set figures, percent; an IoU is None for a class without ground truth."""
+
+    mIoU: float | None  # noqa: N815
+    pixel_accuracy: float | None
+    IoU: dict[str, float | None]
+
+
+@dataclass
+class OpenSet:
+    """Open-set figures of one score, percent.
+
+    Attributes:
+        open_mIoU: Mean open-IoU of the known classes.
+        closed_mIoU: The segmenter's own mIoU without anomalous pixels.
+        gap: ``closed_mIoU`` - ``open_mIoU``.
+        mean_F1: Over the known classes and "unknown".
+        anomaly_IoU: IoU of "unknown"; over folds, weighted by images like the others.
+        TPR: Share of anomalous pixels that are alarms.
+        FPR: Share of known pixels that are alarms.
+        threshold_from: ``folds`` or ``calibration``.
+        open_IoU: By class.
+    """
+
+    open_mIoU: float | None  # noqa: N815
+    closed_mIoU: float | None  # noqa: N815
+    gap: float | None
+    mean_F1: float | None  # noqa: N815
+    anomaly_IoU: float | None  # noqa: N815
+    TPR: float | None
+    FPR: float | None
+    threshold_from: str
+    open_IoU: dict[str, float | None] = field(default_factory=dict)  # noqa: N815
+
+
+@dataclass
+class Run:
+    """One model on one data set.
+
+    Attributes:
+        model: Name, as in tables.
+        dataset: Name of the data set's adapter, ``bag`` for a bag.
+        data: Name of the folder, with the options it was opened with.
+        via: ``in-process``, ``node`` or ``dumped``.
+        frames: Number of frames.
+        pixels: ``{"anomaly": n, "in_distribution": n}``.
+        segmentation: Where the labels' classes are the model's.
+        open_set: By score; where there are class labels and anomalies.
+        scores: By score; empty without anomaly masks.
+        notes: Sentences that a reader of the figures must know.
+        seconds: Time that the run took, over all resumptions.
+        model_configuration: JSON-like; what the scores depend on.
+    """
+
+    model: str
+    dataset: str
+    data: str
+    via: str
+    frames: int
+    pixels: dict[str, int]
+    segmentation: Segmentation | None = None
+    open_set: dict[str, OpenSet] | None = None
+    scores: dict[str, ScoreResult] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    model_configuration: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells runs of a benchmark apart: model, data, via."""
+        return self.model, self.data, self.via
+
+
+@dataclass
+class Benchmark:
+    """All runs of an output folder."""
+
+    runs: list[Run] = field(default_factory=list)
+    conventions: dict[str, Any] = field(default_factory=lambda: dict(CONVENTIONS))
+
+    def put(self, run: Run) -> None:
+        """Adds a run, in the place of an older one of the same model, data and way."""
+        for index, old in enumerate(self.runs):
+            if old.key == run.key:
+                self.runs[index] = run
+                return
+        self.runs.append(run)
+
+    def to_json(self) -> str:
+        """Serialises."""
+        document = {
+            "format": FORMAT,
+            "conventions": self.conventions,
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+        }
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Benchmark:
+        """Restores what :meth:`to_json` wrote; unknown keys are ignored.
+
+        Raises:
+            ValueError: Not JSON, or not such a document; the message says what is wrong.
+        """
+        document = json.loads(text)
+        if not isinstance(document, dict) or "runs" not in document:
+            raise ValueError("not a benchmark: it has no key 'runs'")
+        if document.get("format") != FORMAT:
+            raise ValueError(f"format {document.get('format')}, this version reads {FORMAT}")
+        return cls([_run(raw) for raw in document["runs"]], document.get("conventions", {}))
+
+
+def percent(fraction: float) -> float | None:
+    """A fraction in percent; None for NaN."""
+    return None if math.isnan(fraction) else 100 * float(fraction)
+
+
+def percents(names: Sequence[str], fractions: Sequence[float]) -> dict[str, float | None]:
+    """Fractions in percent by name."""
+    return {name: percent(value) for name, value in zip(names, fractions, strict=True)}
+
+
+def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
+    """Writes ``benchmark.json`` and returns its path.
+
+    Raises:
+        OutputError: It cannot be written; nothing half-written is left.
+    """
+    path = folder / FILE_NAME
+    write_atomically(path, benchmark.to_json().encode())
+    return path
+
+
+def read_benchmark(path: str | Path) -> Benchmark:
+    """Reads ``benchmark.json``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OutputError: It cannot be read or is no benchmark.
+    """
+    try:
+        return Benchmark.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"cannot read {path}: {error}") from error
+
+
+def _run(raw: dict[str, Any]) -> Run:
+    run = _restore(Run, raw)
+    run.segmentation = _optional(Segmentation, run.segmentation)
+    if run.open_set is not None:
+        run.open_set = {name: _restore(OpenSet, value) for name, value in run.open_set.items()}
+    run.scores = {name: _score(value) for name, value in run.scores.items()}
+    return run
+
+
+def _score(raw: dict[str, Any]) -> ScoreResult:
+    score = _restore(ScoreResult, raw)
+    score.per_image = _optional(PerImage, score.per_image)
+    score.components = _optional(Components, score.components)
+    score.calibration = _optional(Calibration, score.calibration)
+    score.best_F1 = _optional(BestF1, score.best_F1)
+    if score.distance is not None:
+        score.distance = [_restore(DistanceBin, row) for row in score.distance]
+    return score
+
+
+def _optional(kind: type, raw: dict[str, Any] | None) -> Any:
+    return None if raw is None else _restore(kind, raw)
+
+
+def _restore(kind: type, raw: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in raw.items() if key in known})

@@ -1,0 +1,387 @@
+"""Where frames come from, and where their scores do."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.calibration import ScoreCalibration
+from anomaly_seg_ros.checkpoints import resolve_model
+from anomaly_seg_ros.datasets import DATASETS, Camera, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
+from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.suite.dumps import find_dump, read_dump
+from anomaly_seg_ros.suite.plan import (
+    ALL,
+    AUTO,
+    BAG,
+    DUMPED,
+    IN_PROCESS,
+    DataSpec,
+    NamedPath,
+    Plan,
+    chosen_scores,
+)
+from anomaly_seg_ros.taxonomy import load_taxonomy
+
+_BAG_SUFFIXES = (".mcap", ".db3")
+# Of a score that comes from files: there is nothing that says what it is.
+DUMPED_SCORE = "dumped"
+
+
+class Frames(ABC):
+    """The frames of a data set or bag in a fixed order.
+
+    Attributes:
+        adapter: Name of the data set's adapter, or ``bag``.
+        label: Name in tables.
+        classes: Names of the classes of the labels, in trainId order.
+        has_masks: Whether any frame has an anomaly mask.
+        has_labels: Whether any frame has class labels.
+        configuration: JSON-like; what tells these frames from others.
+    """
+
+    adapter: str
+    label: str
+    classes: tuple[str, ...]
+    has_masks: bool
+    has_labels: bool
+    configuration: dict[str, Any]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
+        """Reads the frames with these indices, rising; one at a time.
+
+        Raises:
+            AnomalySegError: A file or message cannot be read.
+        """
+
+    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
+        """(H, W) float64 disparity of a sample, 0 or less where it was not measured."""
+        return sample.disparity / 256.0
+
+
+class DatasetFrames(Frames):
+    """The frames of a data set.
+
+    Args:
+        dataset: The data set.
+        label: Name in tables.
+        options: That it was opened with.
+        limit: Only the first so many frames.
+    """
+
+    def __init__(
+        self, dataset: Dataset, label: str, options: dict[str, Any], limit: int | None
+    ) -> None:
+        self.dataset = dataset
+        self.adapter, self.label = dataset.name, label
+        self.classes = load_taxonomy(dataset.taxonomy_name).classes
+        self._count = min(len(dataset), limit or len(dataset))
+        samples = list(islice(dataset, self._count))
+        self.has_masks = any(sample.anomaly_mask_path for sample in samples)
+        self.has_labels = any(sample.labels_path for sample in samples)
+        names = "\n".join(sample.name for sample in samples)
+        self.configuration = {
+            "adapter": dataset.name,
+            "folder": str(dataset.root.resolve()),
+            "options": options,
+            "frames": self._count,
+            "names": hashlib.sha256(names.encode()).hexdigest()[:16],
+        }
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
+        """See :class:`Frames`."""
+        for index in sorted(wanted):
+            yield index, self.dataset[index].load()
+
+    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
+        """See :class:`Frames`; Cityscapes stores 1 for no disparity, all others 0."""
+        return (sample.disparity - float(self.adapter == "cityscapes")) / 256
+
+
+class BagFrames(Frames):
+    """The frames of a rosbag2. It is read from its start for each pass: a bag has no index.
+
+    Args:
+        path: The bag.
+        label: Name in tables.
+        limit: Only the first so many frames.
+    """
+
+    adapter = BAG
+
+    def __init__(self, path: Path, label: str, limit: int | None) -> None:
+        self.path, self.label = path, label
+        with BagReader(path) as reader:
+            self._count = min(len(reader), limit or len(reader))
+            present = {name for name, (_, count) in reader.topics.items() if count}
+            # Bags that dataset_to_bag wrote say "NAME: FOLDER".
+            adapter = DATASETS.get((reader.dataset or "").partition(":")[0])
+        self.classes = load_taxonomy(adapter.taxonomy_name if adapter else "cityscapes").classes
+        self.has_masks = topics.ANOMALY_MASK in present
+        self.has_labels = topics.LABELS in present
+        self.configuration = {
+            "adapter": BAG,
+            "folder": str(path.resolve()),
+            "options": {},
+            "frames": self._count,
+        }
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
+        """See :class:`Frames`."""
+        wanted, index = set(wanted), -1
+        with BagReader(self.path) as reader:
+            for index, frame in enumerate(islice(reader.frames(), self._count)):
+                if index in wanted:
+                    yield index, _sample(frame, index)
+            if index + 1 < self._count:
+                raise BagError(f"{self.path}: ends after {index + 1} of {self._count} frames")
+
+
+class JoinedFrames(Frames):
+    """Several data sets or bags as one, such as all bags of a fleet; their pixels are pooled.
+
+    Frames are called after their part and their name in it.
+
+    Args:
+        parts: Opened without a limit.
+        label: Name in tables.
+        limit: Only the first so many frames of all.
+
+    Raises:
+        DatasetError: The parts are not of one kind.
+    """
+
+    def __init__(self, parts: list[Frames], label: str, limit: int | None) -> None:
+        self._parts, self.label = parts, label
+        self.adapter, self.classes = parts[0].adapter, parts[0].classes
+        for part in parts:
+            if (part.adapter, part.classes) != (self.adapter, self.classes):
+                raise DatasetError(
+                    f"{label}: {parts[0].label} is {self.adapter!r}, {part.label} is "
+                    f"{part.adapter!r}, or their classes differ: they cannot be pooled"
+                )
+        total = sum(map(len, parts))
+        self._count = min(total, limit or total)
+        self.has_masks = any(part.has_masks for part in parts)
+        self.has_labels = any(part.has_labels for part in parts)
+        self.configuration = {
+            "adapter": self.adapter,
+            "frames": self._count,
+            "parts": [part.configuration for part in parts],
+        }
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
+        """See :class:`Frames`."""
+        first = 0
+        for part in self._parts:
+            here = {index - first for index in wanted if first <= index < first + len(part)}
+            if here:
+                for index, sample in part.load(here):
+                    yield first + index, replace(sample, name=f"{part.label}_{sample.name}")
+            first += len(part)
+
+    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
+        """See :class:`Frames`."""
+        return self._parts[0].disparity_in_pixels(sample)
+
+
+class Scorer(Protocol):
+    """Anything that has scores for frames.
+
+    Attributes:
+        name: In tables.
+        via: How the scores come about.
+        scores: Their names.
+        default_score: The one that pictures show, where it is among the scores.
+        classes: Of the predicted labels; None if it predicts none.
+        palette: (K, 3) uint8 RGB colours of the classes; None likewise.
+        calibration: By score; those that were never calibrated are missing.
+        configuration: JSON-like; what the scores depend on.
+        notes: Sentences for the reader of the figures.
+    """
+
+    name: str
+    via: str
+    scores: tuple[str, ...]
+    default_score: str
+    classes: tuple[str, ...] | None
+    palette: np.ndarray | None
+    calibration: dict[str, ScoreCalibration]
+    configuration: dict[str, Any]
+    notes: list[str]
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """All scores of a frame, and its labels where asked for; one forward pass."""
+
+
+class ModelScorer:
+    """A model in this process; see :class:`Scorer`.
+
+    Raises:
+        CheckpointError, DeviceError, ParameterError: See :meth:`Segmenter.load`; or the model has
+            none of the wanted scores.
+    """
+
+    via = IN_PROCESS
+
+    def __init__(self, model: NamedPath, plan: Plan, device: str) -> None:
+        self.name = model.name
+        self.segmenter = Segmenter.load(
+            model.source,
+            device,
+            plan.precision,
+            plan.inference_size,
+            plan.inference_mode,
+            plan.tile_size,
+            plan.tile_overlap,
+        )
+        metadata, framing = self.segmenter.metadata, self.segmenter.framing
+        available = self.segmenter.available_scores
+        self.scores = chosen_scores(plan.scores, available)
+        if not self.scores:
+            raise ParameterError(
+                f"model {model.name!r} has none of the scores {', '.join(plan.scores)}; it "
+                f"offers {', '.join(available)}"
+            )
+        self.default_score = metadata.default_score
+        self.classes, self.palette = metadata.classes, metadata.palette
+        self.calibration = metadata.calibration
+        self.notes = [
+            f"the model has no score {name}"
+            for name in plan.scores
+            if name not in (*self.scores, ALL)
+        ]
+        uncalibrated = [name for name in self.scores if name not in self.calibration]
+        if uncalibrated:
+            self.notes.append(f"not calibrated: {', '.join(uncalibrated)}")
+        self.configuration = {
+            "name": metadata.name,
+            "architecture": metadata.architecture,
+            "sha256": _digest(resolve_model(model.source)),
+            "device": self.segmenter.device.type,
+            "threads": torch.get_num_threads() if self.segmenter.device.type == "cpu" else None,
+            "precision": self.segmenter.precision,
+            "inference_mode": framing.mode,
+            "inference_size": framing.size and list(framing.size),
+            "tile_size": framing.tile and list(framing.tile),
+            "tile_overlap": framing.overlap,
+        }
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """See :class:`Scorer`."""
+        return self.segmenter.predict(sample.image, self.scores, labels, confidence=False)
+
+
+class DumpedScorer:
+    """Scores from files, see :mod:`.dumps`; see :class:`Scorer`.
+
+    Raises:
+        DatasetError: There is no such folder.
+    """
+
+    via = DUMPED
+    default_score = DUMPED_SCORE
+    classes = palette = None
+
+    def __init__(self, dumped: NamedPath) -> None:
+        self._folder = Path(dumped.source)
+        if not self._folder.is_dir():
+            raise DatasetError(f"{self._folder}: no such folder of scores")
+        self.name = dumped.name
+        self.scores = (DUMPED_SCORE,)
+        self.calibration: dict[str, ScoreCalibration] = {}
+        self.configuration = {"name": dumped.name, "folder": str(self._folder.resolve())}
+        self.notes = ["scores from files: no labels and no calibration"]
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """See :class:`Scorer`."""
+        path = find_dump(self._folder, data, sample.name)
+        return Prediction(scores={DUMPED_SCORE: read_dump(path, sample.image.shape[:2])})
+
+
+def open_frames(spec: DataSpec, limit: int | None) -> Frames:
+    """Opens a data set or a bag, or all that fit a pattern with ``*`` as one.
+
+    Raises:
+        DatasetError, BagError, ParameterError: Missing, of another shape, or without any ground
+            truth.
+    """
+    if "*" in spec.folder.name and not spec.folder.exists():
+        folders = sorted(spec.folder.parent.glob(spec.folder.name))
+        if not folders:
+            raise DatasetError(f"{spec.folder}: nothing fits this pattern")
+        parts = [_open(replace(spec, folder=path, label=path.stem), None) for path in folders]
+        frames: Frames = JoinedFrames(parts, spec.label, limit)
+    else:
+        frames = _open(spec, limit)
+    if not frames.has_masks and not frames.has_labels:
+        raise DatasetError(
+            f"{spec.folder}: no anomaly mask and no class labels (read as {frames.adapter!r}): "
+            "there is nothing to evaluate on"
+        )
+    return frames
+
+
+def _open(spec: DataSpec, limit: int | None) -> Frames:
+    if spec.adapter == BAG or (spec.adapter == AUTO and _is_bag(spec.folder)):
+        if spec.options:
+            raise ParameterError(f"{next(iter(spec.options))}: a bag has no options")
+        return BagFrames(spec.folder, spec.label, limit)
+    dataset = open_dataset(spec.adapter, spec.folder, **spec.options)
+    return DatasetFrames(dataset, spec.label, spec.options, limit)
+
+
+def _is_bag(path: Path) -> bool:
+    return path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file()
+
+
+def _sample(frame: Frame, index: int) -> LoadedSample:
+    """A frame of a bag; unnamed ones are called by their place and stamp."""
+    info, camera = frame.camera_info, None
+    if info is not None:
+        k = info.k
+        camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]), frame.baseline_m)
+    name = frame.name or f"{index:06d}_{frame.stamp_ns}"
+    image = frame.to_rgb()
+    for what, array in (
+        ("anomaly mask", frame.anomaly_mask),
+        ("class labels", frame.labels),
+        ("disparity", frame.disparity),
+    ):
+        if array is not None and array.shape != image.shape[:2]:
+            raise BagError(f"frame {name}: its {what} are {array.shape}, its image {image.shape}")
+    return LoadedSample(
+        name, image, frame.anomaly_mask, frame.labels, frame.disparity, camera, frame.fold
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

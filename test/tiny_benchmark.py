@@ -1,0 +1,117 @@
+"""Small benchmarks for tests: one with every section, and ones measured on drawn scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.suite.compare import image_counts_path
+from anomaly_seg_ros.suite.figures import (
+    FPR95_KEYS,
+    Benchmark,
+    BestF1,
+    Calibration,
+    Components,
+    DistanceBin,
+    OpenSet,
+    PerImage,
+    Run,
+    ScoreResult,
+    Segmentation,
+    percent,
+    write_benchmark,
+)
+from anomaly_seg_ros.suite.image_counts import ImageCountsCollector
+
+SCORES = ("msp", "max_logit")
+
+
+def full_benchmark() -> Benchmark:
+    """Two models on two anomaly sets and a closed one; figures differ from each other."""
+    runs = []
+    for m, model in enumerate(("default", "erfnet")):
+        for d, data in enumerate(("fs_lost_and_found", "road_anomaly")):
+            scores = {
+                name: _score(10 * m + 3 * d + 5 * s, first=d == 0) for s, name in enumerate(SCORES)
+            }
+            runs.append(
+                Run(model, "folder", data, "in-process", 7, {"anomaly": 5, "in_distribution": 90})
+            )
+            runs[-1].scores = scores
+        runs.append(
+            Run(model, "cityscapes", "val", "in-process", 3, {"anomaly": 0, "in_distribution": 0})
+        )
+        runs[-1].segmentation = Segmentation(60.0 + m, 93.5 - m, {"road": 97.0, "train": None})
+        runs[0].open_set = {
+            name: OpenSet(40.5 + s, 60.0, 19.5 - s, 55.0, 12.0, 95.0, 30.0, "folds", {"road": 80})
+            for s, name in enumerate(SCORES)
+        }
+    return Benchmark(runs)
+
+
+def _score(base: float, first: bool) -> ScoreResult:
+    return ScoreResult(
+        AP=20.125 + base,
+        AUROC=80.25 + base / 10,
+        FPR95=40.5 - base,
+        FPR95_conventions={key: 40.5 - base + n for n, key in enumerate(FPR95_KEYS)},
+        per_image=PerImage(31.0 + base, 82.0, 33.0 - base, 6),
+        components=Components(25.0 + base, 14.5, 9.25, 0.75, "obstacle_track"),
+        distance=[
+            DistanceBin(5.0, 10.0, 50.0 + base, 9.0, 40, 400),
+            DistanceBin(10.0, 15.0, None, None, 0, 300),
+        ]
+        if first
+        else None,
+        calibration=Calibration(0.5, 1.0, 1.5 + base, 60.0, None),
+        best_F1=BestF1(28.0 + base, -3.25),
+    )
+
+
+def write_measured(
+    folder: Path,
+    model: str,
+    masks: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    names: tuple[str, ...] | None = None,
+    data: str = "drawn",
+    miou: float | None = None,
+) -> Path:
+    """Measures scores as `evaluate` does and writes ``benchmark.json`` with the images' counts.
+
+    Args:
+        folder: For the benchmark.
+        model: Name.
+        masks: (n, H, W) uint8 ground truth.
+        scores: (n, H, W) float32 by name.
+        names: Of the images.
+        data: Name of the data.
+        miou: Percent.
+    """
+    names = names or tuple(f"image_{index}" for index in range(len(masks)))
+    kinds = {"anomaly": int((masks == 1).sum()), "in_distribution": int((masks == 0).sum())}
+    run = Run(model, "folder", data, "in-process", len(masks), kinds)
+    counts, frames = ImageCountsCollector(), {}
+    for score, values in scores.items():
+        pixels = PixelScores()
+        for index, (name, value, mask) in enumerate(zip(names, values, masks, strict=True)):
+            pixels.update(value, mask, name)
+            counts.add(index, score, value, mask)
+        frames[score] = pixels.frames
+        figures = pixels.compute()
+        own = figures.per_image
+        run.scores[score] = ScoreResult(
+            AP=percent(figures.AP),
+            AUROC=percent(figures.AUROC),
+            FPR95=percent(figures.FPR95),
+            per_image=PerImage(
+                percent(own.AP), percent(own.AUROC), percent(own.FPR95), own.frames
+            ),
+        )
+    if miou is not None:
+        run.segmentation = Segmentation(miou, None, {})
+    counts.finish(dict(enumerate(names)), frames).save(image_counts_path(folder, run))
+    return write_benchmark(Benchmark([run]), folder)
