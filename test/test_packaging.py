@@ -176,7 +176,9 @@ def test_every_python_folder_is_a_package(setup_arguments):
     assert folders == set(setup_arguments["packages"])
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "ros.txt", "dev.txt", "export.txt", "optional.txt"])
+@pytest.mark.parametrize(
+    "name", ["runtime.txt", "ros.txt", "dev.txt", "export.txt", "optional.txt"]
+)
 def test_requirements_are_pinned_or_bounded(name):
     lines = requirement_lines(name)
     assert lines
