@@ -66,6 +66,9 @@ def domain() -> int:
     """A DDS domain of this test run's own, also for the processes that it starts."""
     number = random.randint(1, 101)
     os.environ["ROS_DOMAIN_ID"] = str(number)
+    # Processes that are killed, as some are here, leave their shared memory behind in /dev/shm,
+    # where a later participant of the same port can get stuck on it.
+    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
     return number
 
 
