@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Repeats tests over DDS that timed out: discovery now and then fails for good."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2, only_rerun="not within"))
+            item.add_marker(
+                pytest.mark.flaky(reruns=2, reruns_delay=2, only_rerun=["not within", "Timeout"])
+            )
 
 
 CLASSES = ("road", "building", "vegetation", "sky", "car")
