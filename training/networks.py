@@ -131,11 +131,12 @@ def parameter_groups(
     """
     groups = []
     head = _head_prefix(model)
+    trunk = tuple(f"{path}." for path in model.trunk)
 
     def part_of(name: str) -> str:
         if head and name.startswith(head):
             return "head"
-        return "trunk" if name.startswith(model.trunk) else "decoder"
+        return "trunk" if name.startswith(trunk) else "decoder"
 
     rates = {"trunk": trunk_lr, "decoder": lr, "head": head_lr}
     for part, rate in rates.items():

@@ -37,7 +37,7 @@ class SegmentationNetwork(Protocol):
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
             convolution), ``classification_head``, ``decoder``, ``upper``, and ``all`` where the
             network has parameters that the forward pass does not use.
-        trunk: Prefixes, with their dots, of the parameters of what comes pre-trained on images.
+        trunk: Paths of the submodules that come pre-trained on images.
     """
 
     num_classes: int

@@ -77,7 +77,7 @@ class DeepLabV3PlusLite(nn.Module):
     output_stride = 4
     size_multiple = 32
     align_corners = False
-    trunk = ("backbone.",)
+    trunk = ("backbone",)
     trainable_parts = MappingProxyType(
         {
             "last_layer": ("classifier",),

@@ -124,7 +124,7 @@ class ERFNet(nn.Module):
     size_multiple = 8
     align_corners = False
     pre_logits_channels = 16
-    trunk = ("encoder.",)
+    trunk = ("encoder",)
     trainable_parts = MappingProxyType(
         {
             "last_layer": ("decoder.output_conv",),

@@ -48,7 +48,7 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
     """
 
     output_stride = 4
-    trunk = tuple(f"{stage}." for stage in _STAGES)
+    trunk = _STAGES
 
     def __init__(
         self,

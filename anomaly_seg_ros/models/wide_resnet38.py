@@ -36,7 +36,7 @@ class DeepLabV3PlusWideResNet38(DeepLabV3Plus):
     """
 
     output_stride = 2
-    trunk = ("mod1.", "mod2.", "mod3.", "mod4.", "mod5.", "mod6.", "mod7.")
+    trunk = ("mod1", "mod2", "mod3", "mod4", "mod5", "mod6", "mod7")
     trainable_parts = MappingProxyType(
         {
             "last_layer": ("final.6",),

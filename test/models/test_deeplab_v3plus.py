@@ -86,9 +86,10 @@ def test_trunk_is_all_but_decoder_and_heads(arguments: dict) -> None:
     network = build_empty(**arguments, outlier_head=True)
     decoder = tuple(f"{path}." for path in network.trainable_parts["decoder"])
     names = [name for name, _ in network.named_parameters()]
-    trunk = {name for name in names if name.startswith(network.trunk)}
+    paths = tuple(f"{path}." for path in network.trunk)
+    trunk = {name for name in names if name.startswith(paths)}
     assert trunk == {n for n in names if not n.startswith((*decoder, "logits_ood.", "dsn."))}
-    assert all(any(name.startswith(prefix) for name in trunk) for prefix in network.trunk)
+    assert all(any(name.startswith(prefix) for name in trunk) for prefix in paths)
 
 
 @every_network
