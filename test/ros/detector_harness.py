@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -251,6 +252,10 @@ class DetectorHarness:
         self.node.destroy_node()
         self.probe.destroy_node()
         rclpy.shutdown(context=self._context)
+        # Nodes stand in reference cycles, and as long as they do their DDS participant lives on.
+        # Of more than 32 participants on a machine some do not find each other.
+        self.node = self.probe = self._executor = self._thread = None
+        gc.collect()
 
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)

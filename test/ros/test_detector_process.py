@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def probe():
     yield probe
     probe.destroy_node()
     rclpy.shutdown(context=context)
+    del probe
+    gc.collect()  # see DetectorHarness.close
 
 
 def wait_until_it_answers(probe: Probe) -> None:
