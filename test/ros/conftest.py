@@ -23,7 +23,7 @@ from detector_harness import DetectorHarness, street
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Repeats tests over DDS that timed out: discovery now and then fails for good."""
+    """Repeats tests over DDS that timed out, as discovery does on a busy machine."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(
