@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from every_network import NETWORKS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,7 +20,7 @@ from anomaly_seg_ros.models.efficientnet_lite import (
 )
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.models.fusion import fold_batchnorm
-from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
 
 # The large ones have test files of their own.
 LIGHT = ("deeplab_v3plus_lite", "erfnet")
@@ -42,6 +43,10 @@ def test_contract(architecture: str) -> None:
     assert {"last_layer", "classification_head", "decoder", "upper"} <= parts.keys()
     for path in (path for paths in parts.values() for path in paths):
         assert list(network.get_submodule(path).parameters()), path
+
+
+def test_every_network_is_listed_for_the_node_and_training() -> None:
+    assert {architecture for architecture, _ in NETWORKS.values()} == set(ARCHITECTURES)
 
 
 def test_unknown_architecture_is_named() -> None:
