@@ -17,6 +17,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.process_group import leave_process_group
 from training.batches import MixedBatch
 from training.flow import joint
 from training.flow.dense_flow import DenseFlow
@@ -121,4 +122,4 @@ if __name__ == "__main__":
     own_rank = int(os.environ["RANK"])
     state = train_share(own_rank, int(os.environ["WORLD_SIZE"]))
     torch.save(state, Path(sys.argv[1]) / f"rank{own_rank}.pt")
-    dist.destroy_process_group()
+    leave_process_group()

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.process_group import leave_process_group
 from training.losses import LOSSES, build_loss
 
 CLASSES = 5
@@ -121,4 +122,4 @@ if __name__ == "__main__":
     results = {f"{name}/{batch}": gradients(name, batch) for name in LOSSES for batch in BATCHES}
     if dist.get_rank() == 0:
         torch.save(results, Path(sys.argv[1]) / "gradients.pt")
-    dist.destroy_process_group()
+    leave_process_group()

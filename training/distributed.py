@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from anomaly_seg_ros.process_group import leave_process_group
+
 # The other ranks wait while the main one validates.
 _PATIENCE = timedelta(hours=1)
 
@@ -60,4 +62,4 @@ class Distributed:
     def close(self) -> None:
         """Leaves the process group."""
         if self.world_size > 1:
-            dist.destroy_process_group()
+            leave_process_group()

@@ -11,6 +11,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from anomaly_seg_ros.process_group import leave_process_group
+
 # Shares of the frames take different times, and one process merges while the others wait.
 _PATIENCE = timedelta(days=1)
 
@@ -71,4 +73,4 @@ def torchrun_ranks() -> Iterator[Ranks]:
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
     finally:
-        distributed.destroy_process_group()
+        leave_process_group()
