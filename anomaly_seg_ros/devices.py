@@ -1,6 +1,8 @@
-"""Choosing the compute device and the numeric precision."""
+"""Choosing the compute device, the numeric precision and the number of CPU threads."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -50,3 +52,16 @@ def select_precision(name: str, device: torch.device) -> tuple[str, torch.dtype]
     if name == "fp16" and device.type == "cpu":
         raise ParameterError("precision 'fp16' needs a CUDA device; use bf16 or fp32 on the CPU")
     return name, _DTYPES[name]
+
+
+def cpu_threads(wanted: int = 0) -> int:
+    """Threads of a network on the CPU.
+
+    Args:
+        wanted: 0 leaves one core to DDS and the executor where there are more than four: with
+            fewer, a core is worth more to the network.
+    """
+    if wanted > 0:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores - 1 if cores > 4 else cores

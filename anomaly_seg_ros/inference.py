@@ -1,4 +1,4 @@
-"""From an RGB image to labels, anomaly scores and confidence.
+"""From an RGB image to labels, anomaly scores, confidence and what is unknown.
 
 segmenter = Segmenter.load("default", device="auto")
 prediction = segmenter.predict(image, scores=("max_logit", "energy"))
@@ -6,6 +6,7 @@ prediction = segmenter.predict(image, scores=("max_logit", "energy"))
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.backends.selection import TORCH, select_backend
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device, select_precision
 from anomaly_seg_ros.errors import ImageError, ParameterError
@@ -26,7 +28,9 @@ from anomaly_seg_ros.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.fusion import fold_batchnorm
-from anomaly_seg_ros.tiling import band_height, row_bands, run_in_tiles, upsampled_argmax
+from anomaly_seg_ros.stopwatch import Stopwatch
+from anomaly_seg_ros.tiling import band_height, row_bands, run_in_tiles
+from anomaly_seg_ros.upsampling import upsampled, upsampled_argmax
 
 # What needs less memory, by inference mode.
 _LESS_MEMORY = {
@@ -34,6 +38,22 @@ _LESS_MEMORY = {
     FULL: "take inference mode 'tiled'",
     TILED: "take smaller tiles",
 }
+
+
+@dataclass(frozen=True)
+class UnknownRule:
+    """Which pixels are called unknown, and what of it is wanted.
+
+    Attributes:
+        score: Name of the anomaly score; its calibration is the model's.
+        threshold: On the unit scale; compared as float32, as subscribers would.
+        mask, open_set_labels: Whether to make them; the unit score is always made.
+    """
+
+    score: str
+    threshold: float
+    mask: bool = True
+    open_set_labels: bool = False
 
 
 @dataclass
@@ -44,17 +64,38 @@ class Prediction:
         labels: (H, W) uint8 trainIds, or None if not asked for.
         confidence: (H, W) uint8, maximum softmax probability times 255, or None.
         scores: Raw anomaly scores by name, (H, W) float32, higher = more anomalous.
+        unit_score: (H, W) float32, the rule's score on the unit scale, or None without a rule.
+        mask: (H, W) uint8, 255 where unknown, else 0, or None.
+        open_set_labels: (H, W) uint8, the labels with K where unknown, or None.
         inference_ms: From the image in memory to the arrays in memory.
+        stages_ms: Parts of it: ``resize``, ``upload``, ``network``, ``score``, ``download``. Of a
+            batch, each frame has those of the frames that ran with it.
     """
 
     labels: np.ndarray | None = None
     confidence: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    unit_score: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    open_set_labels: np.ndarray | None = None
     inference_ms: float = 0.0
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What of a prediction was asked for; see :meth:`Segmenter.predict`."""
+
+    scores: tuple[str, ...]
+    labels: bool
+    confidence: bool
+    unknown: UnknownRule | None
 
 
 class Segmenter:
     """A network with its metadata on a device, ready for images of any size.
+
+    Several threads may share one: they take turns.
 
     Args:
         network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`; taken over and
@@ -64,14 +105,22 @@ class Segmenter:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         inference_size, inference_mode, tile_size, tile_overlap: How frames reach the network; see
             :meth:`Framing.choose <anomaly_seg_ros.framing.Framing.choose>`.
+        backend: What runs the network; see
+            :func:`~anomaly_seg_ros.backends.selection.select_backend`.
+        threads: Of the network on the CPU, for backends other than torch's; 0 decides.
+        cuda_graphs: Whether a GPU replays the network as one graph.
 
     Attributes:
         framing: How frames reach the network.
         inference_size: (height, width) to which frames are resized; None if they keep their own.
         available_scores: Names of the scores that the model can compute.
+        backend: Name of what runs the network.
+        precision: Of the network's arithmetic.
+        notes: What a user should know about the choice of the backend, a sentence each.
 
     Raises:
-        DeviceError, ParameterError: What was asked for does not exist or does not fit.
+        DeviceError, ExportError, ParameterError: What was asked for does not exist or does not
+            fit.
     """
 
     def __init__(
@@ -84,10 +133,12 @@ class Segmenter:
         inference_mode: str = RESIZED,
         tile_size: tuple[int, int] | None = TILE_SIZE,
         tile_overlap: int = TILE_OVERLAP,
+        backend: str = TORCH,
+        threads: int = 0,
+        cuda_graphs: bool = False,
     ) -> None:
         self.metadata = metadata
         self.device = select_device(device)
-        self.precision, self._dtype = select_precision(precision, self.device)
         self.framing = Framing.choose(
             inference_mode,
             inference_size,
@@ -97,14 +148,20 @@ class Segmenter:
             network.size_multiple,
         )
         self.inference_size = self.framing.size
-        network = fold_batchnorm(network.eval())
-        self._network = network.to(
-            self.device, self._dtype, memory_format=torch.channels_last
-        ).requires_grad_(False)
-        self._scale = 255 * torch.tensor(metadata.std, device=self.device).view(1, 3, 1, 1)
-        self._offset = 255 * torch.tensor(metadata.mean, device=self.device).view(1, 3, 1, 1)
-        self._align_corners = getattr(network, "align_corners", False)
         has_head = getattr(network, "outlier_head", None) is not None
+        self._align_corners = getattr(network, "align_corners", False)
+        self._runner, self.notes = select_backend(
+            fold_batchnorm(network.eval()),
+            metadata,
+            backend,
+            self.device,
+            precision,
+            self.framing.tile or self.framing.usual_size,
+            threads,
+            cuda_graphs,
+        )
+        self.backend, self.precision = self._runner.name, self._runner.precision
+        self._turn = threading.Lock()
         self.available_scores = tuple(
             name
             for name in score_functions.SCORE_NAMES
@@ -121,11 +178,14 @@ class Segmenter:
         inference_mode: str = RESIZED,
         tile_size: tuple[int, int] | None = TILE_SIZE,
         tile_overlap: int = TILE_OVERLAP,
+        backend: str = TORCH,
+        threads: int = 0,
+        cuda_graphs: bool = False,
     ) -> Segmenter:
         """Loads a model by name or file; see :func:`~anomaly_seg_ros.checkpoints.load_model`.
 
         Raises:
-            CheckpointError, DeviceError, ParameterError: See there and the class.
+            CheckpointError, DeviceError, ExportError, ParameterError: See there and the class.
         """
         select_precision(precision, select_device(device))  # refuse before the slow part
         network, metadata = load_model(model)
@@ -138,6 +198,9 @@ class Segmenter:
             inference_mode,
             tile_size,
             tile_overlap,
+            backend,
+            threads,
+            cuda_graphs,
         )
 
     def warm_up(self) -> float:
@@ -150,6 +213,7 @@ class Segmenter:
 
         Raises:
             DeviceError: Out of memory.
+            ExportError: The backend cannot take the network at this size.
         """
         grey = np.full((*self.framing.usual_size, 3), 127, np.uint8)
         return self.predict(grey, scores=self.available_scores).inference_ms
@@ -160,106 +224,217 @@ class Segmenter:
         scores: Sequence[str] = ("max_logit",),
         labels: bool = True,
         confidence: bool = True,
+        unknown: UnknownRule | None = None,
     ) -> Prediction:
         """Segments one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, any strides.
-            scores: Names of the anomaly scores to compute.
+            scores: Names of the anomaly scores to compute, in raw units.
             labels: Whether to compute labels.
             confidence: Whether to compute class confidence.
+            unknown: Whether, and how, to say which pixels are unknown.
 
         Raises:
             ImageError: The image has another shape or dtype.
             ParameterError: A score that this model cannot compute.
             DeviceError: Out of memory; the next, smaller image may do.
+            ExportError: The backend cannot take the network at this size.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ImageError(
-                f"expected a non-empty (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
-            )
-        for name in scores:
+        return self.predict_batch([image], scores, labels, confidence, unknown)[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[np.ndarray],
+        scores: Sequence[str] = ("max_logit",),
+        labels: bool = True,
+        confidence: bool = True,
+        unknown: UnknownRule | None = None,
+    ) -> list[Prediction]:
+        """Segments several images, those that reach the network at the same size in one pass.
+
+        Arguments and errors are those of :meth:`predict`.
+        """
+        names = tuple(scores) if unknown is None else (*scores, unknown.score)
+        self._check(images, names)
+        wanted = _Wanted(tuple(scores), labels, confidence, unknown)
+        started = time.perf_counter()
+        situation = "on {} for {} of {} x {}, {}: {}".format(
+            self.device,
+            "a frame" if len(images) == 1 else f"{len(images)} frames",
+            *images[0].shape[:2],
+            self.framing.describe(),
+            _LESS_MEMORY[self.framing.mode],
+        )
+        with self._turn, out_of_memory_as_device_error(situation), torch.inference_mode():
+            predictions = self._predict(images, wanted)
+        for prediction in predictions:
+            prediction.inference_ms = 1e3 * (time.perf_counter() - started)
+        return predictions
+
+    def run_network(self, frames: np.ndarray) -> NetworkOutput:
+        """The network alone, with its input scaling, on frames that have its size already.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB.
+
+        Returns:
+            Logits and outlier logits on the device, good until the next call.
+        """
+        with self._turn:
+            return self._runner(frames, Stopwatch(self.device))
+
+    def _check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ImageError(
+                    f"expected a non-empty (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
+                )
+        for name in names:
             if name not in self.available_scores:
                 raise ParameterError(
                     f"score {name!r}: model {self.metadata.name!r} offers "
                     f"{', '.join(self.available_scores)}"
                 )
-        started = time.perf_counter()
-        situation = "on {} for a frame of {} x {}, {}: {}".format(
-            self.device,
-            *image.shape[:2],
-            self.framing.describe(),
-            _LESS_MEMORY[self.framing.mode],
-        )
-        with out_of_memory_as_device_error(situation), torch.inference_mode():
-            prediction = self._predict(image, scores, labels, confidence)
-        prediction.inference_ms = 1e3 * (time.perf_counter() - started)
-        return prediction
 
-    def _predict(
-        self, image: np.ndarray, scores: Sequence[str], labels: bool, confidence: bool
-    ) -> Prediction:
-        frame = self.framing.fit(image)
-        band = None
+    def _predict(self, images: Sequence[np.ndarray], wanted: _Wanted) -> list[Prediction]:
+        watch = Stopwatch(self.device)
+        groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for index, image in enumerate(images):
+            frame = self.framing.fit(image)
+            groups.setdefault(frame.shape, []).append((index, frame))
+        watch.lap("resize")
+        predictions: dict[int, Prediction] = {}
+        for shape, members in groups.items():
+            indices, frames = zip(*members, strict=True)
+            batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
+            output, band = self._run(batch, watch)
+            maps = []
+            for place, index in enumerate(indices):
+                one = _of_batch(output, place)
+                maps.append(self._maps(one, band, shape[:2], images[index].shape[:2], wanted))
+            watch.lap("score")
+            for index, made in zip(indices, maps, strict=True):
+                predictions[index] = _downloaded(made)
+            if self.device.type == "cuda":
+                watch.lap("download")
+                torch.cuda.current_stream(self.device).synchronize()
+        stages = watch.milliseconds()
+        for prediction in predictions.values():
+            prediction.stages_ms = stages
+        return [predictions[index] for index in range(len(images))]
+
+    def _run(self, frames: np.ndarray, watch: Stopwatch) -> tuple[NetworkOutput, int | None]:
+        """The outputs of frames of one size, and the rows of logits to score at once."""
         if self.framing.tile is None:
-            output = self._run(frame)
-        else:
-            output = run_in_tiles(
-                lambda rows, columns: self._run(frame[rows, columns]),
-                frame.shape[:2],
-                self.framing,
-            )
-            band = band_height(output.logits, frame.shape[1], self.framing.tile)
-        height, width = image.shape[:2]
+            return self._runner(frames, watch), None
+
+        def tiled(frame: np.ndarray) -> NetworkOutput:
+            def run(rows: slice, columns: slice) -> NetworkOutput:
+                return self._runner(frame[None, rows, columns], watch)
+
+            return run_in_tiles(run, frame.shape[:2], self.framing)
+
+        outputs = [tiled(frame) for frame in frames]
+        output = outputs[0] if len(outputs) == 1 else _as_batch(outputs)
+        return output, band_height(output.logits, frames.shape[2], self.framing.tile)
+
+    def _maps(
+        self,
+        output: NetworkOutput,
+        band: int | None,
+        seen: tuple[int, int],
+        image_size: tuple[int, int],
+        wanted: _Wanted,
+    ) -> dict[str, Tensor]:
+        """What is wanted of one frame by name, on the device, (H, W) each."""
+        height, width = image_size
         # A frame at its own size may have been padded: the maps are made for the padded one and
         # cut, so that nothing is resampled.
-        size = (height, width) if self.inference_size else frame.shape[:2]
+        size = image_size if self.inference_size else seen
+        statistics = self.metadata.statistics
 
-        def finished(maps: list[Tensor]) -> Tensor:
+        def finished(parts: list[Tensor]) -> Tensor:
             """Bands of a map (1, h, w) as one of (H, W)."""
-            whole = _upsample(torch.cat(maps, 1), size, self._align_corners)
+            whole = upsampled(torch.cat(parts, 1), size, self._align_corners)
             return whole[:height, :width].contiguous()
 
-        prediction = Prediction()
-        statistics = self.metadata.statistics
-        for name in scores:
-            score = finished(
-                [score_functions.compute(name, o, statistics) for o in row_bands(output, band)]
-            )
-            prediction.scores[name] = score.cpu().numpy()
-        if labels:
-            whole = self._labels(output.logits, frame.shape[:2], size, band)
-            prediction.labels = np.ascontiguousarray(whole[:height, :width])
-        if confidence:
-            top = finished([o.logits.float().softmax(1).amax(1) for o in row_bands(output, band)])
-            level = top.mul_(255).round_().to(torch.uint8)
-            prediction.confidence = level.cpu().numpy()
-        return prediction
+        def score(name: str) -> Tensor:
+            bands = row_bands(output, band)
+            return finished([score_functions.compute(name, o, statistics) for o in bands])
 
-    def _run(self, frame: np.ndarray) -> NetworkOutput:
-        return self._network(self._to_input(frame))
+        maps = {f"scores/{name}": score(name) for name in wanted.scores}
+        labels = None
+        rule = wanted.unknown
+        if wanted.labels or (rule is not None and rule.open_set_labels):
+            labels = self._labels(output.logits, seen, size, band)[:height, :width].contiguous()
+        if wanted.labels:
+            maps["labels"] = labels
+        if wanted.confidence:
+            bands = row_bands(output, band)
+            top = finished([o.logits.float().softmax(1).amax(1) for o in bands])
+            maps["confidence"] = top.mul_(255).round_().to(torch.uint8)
+        if rule is not None:
+            raw = maps.get(f"scores/{rule.score}")
+            maps |= self._unknown(rule, score(rule.score) if raw is None else raw, labels)
+        return maps
 
-    def _to_input(self, frame: np.ndarray) -> Tensor:
-        """Maps (H, W, 3) uint8 of a size that the network takes to its input (1, 3, H, W)."""
-        # (H, W, 3) in memory is (1, 3, H, W) in channels-last order: no transpose is needed.
-        tensor = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)[None]
-        return ((tensor - self._offset) / self._scale).to(self._dtype)
+    def _unknown(self, rule: UnknownRule, raw: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        calibration = self.metadata.calibration_of(rule.score)
+        if raw.device.type == "cpu":
+            unit = torch.from_numpy(calibration.to_unit(raw.numpy()))
+        else:
+            unit = calibration.to_unit_on_device(raw)
+        maps = {"unit_score": unit}
+        if rule.mask or rule.open_set_labels:
+            unknown = unit >= float(np.float32(rule.threshold))
+            if rule.open_set_labels:
+                number = len(self.metadata.classes)
+                maps["open_set_labels"] = labels.masked_fill(unknown, number)
+            if rule.mask:
+                maps["mask"] = unknown.view(torch.uint8) * 255
+        return maps
 
     def _labels(
         self, logits: Tensor, seen: tuple[int, int], size: tuple[int, int], band: int | None
-    ) -> np.ndarray:
+    ) -> Tensor:
         """Argmax of logits brought to the size that the network saw, then nearest neighbour."""
         grid = min(seen, size, key=lambda s: s[0] * s[1])
-        labels = upsampled_argmax(logits, grid, band, self._align_corners).cpu().numpy()
-        if grid != size:
-            labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return labels
+        labels = upsampled_argmax(logits, grid, band, self._align_corners)
+        if grid == size:
+            return labels
+        if labels.device.type == "cpu":
+            resized = cv2.resize(labels.numpy(), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            return torch.from_numpy(resized)
+        return F.interpolate(labels[None, None], size=size, mode="nearest-exact")[0, 0]
 
 
-def _upsample(score: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """(1, h, w) float32 to (H, W), bilinear."""
-    if score.shape[-2:] == size:
-        return score[0]
-    return F.interpolate(score[None], size=size, mode="bilinear", align_corners=align_corners)[
-        0, 0
-    ]
+def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
+    """One frame's outputs, still with a batch axis."""
+    parts = (output.logits, output.ood_logits)
+    logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
+    return NetworkOutput(output.pre_logits, logits, ood_logits)
+
+
+def _as_batch(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
+    ood_logits = None
+    if outputs[0].ood_logits is not None:
+        ood_logits = torch.cat([output.ood_logits for output in outputs])
+    logits = torch.cat([output.logits for output in outputs])
+    return NetworkOutput(outputs[0].pre_logits, logits, ood_logits)
+
+
+def _downloaded(maps: dict[str, Tensor]) -> Prediction:
+    """Maps as arrays; from a GPU they are complete only when its stream has been waited for."""
+    prediction = Prediction()
+    for name, value in maps.items():
+        host = value
+        if value.device.type == "cuda":
+            # Into pinned memory, so that the host queues all copies and waits once.
+            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            host.copy_(value, non_blocking=True)
+        if name.startswith("scores/"):
+            prediction.scores[name.removeprefix("scores/")] = host.numpy()
+        else:
+            setattr(prediction, name, host.numpy())
+    return prediction

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_seg_ros.errors import ParameterError
@@ -128,43 +127,6 @@ def row_bands(output: NetworkOutput, height: int | None) -> Iterator[NetworkOutp
         band = slice(top, top + height)
         ood_logits = None if output.ood_logits is None else output.ood_logits[..., band, :]
         yield NetworkOutput(output.pre_logits, output.logits[..., band, :], ood_logits)
-
-
-def upsampled_argmax(
-    logits: Tensor, size: tuple[int, int], height: int | None = None, align_corners: bool = False
-) -> Tensor:
-    """Argmax over classes of bilinearly upsampled logits.
-
-    Args:
-        logits: (1, K, h, w).
-        size: (H, W) of the result.
-        height: Rows of logits to upsample at once, which bounds the memory; None takes all. Also
-            all where H is no multiple of h: bands would not meet on whole rows.
-        align_corners: Of the interpolation; True needs all rows at once.
-
-    Returns:
-        (H, W) uint8.
-    """
-    if logits.shape[-2:] == size:
-        return logits.argmax(1)[0].to(torch.uint8)
-    rows = logits.shape[-2]
-    scale, rest = divmod(size[0], rows)
-    if height is None or rest or align_corners:
-        large = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
-        return large.argmax(1)[0].to(torch.uint8)
-    bands = []
-    for top in range(0, rows, height):
-        bottom = min(top + height, rows)
-        first, last = max(top - 1, 0), min(bottom + 1, rows)  # interpolation looks one row further
-        large = F.interpolate(
-            logits[..., first:last, :],
-            size=((last - first) * scale, size[1]),
-            mode="bilinear",
-            align_corners=False,
-        )
-        inner = large[..., (top - first) * scale : (bottom - first) * scale, :]
-        bands.append(inner.argmax(1)[0].to(torch.uint8))
-    return torch.cat(bands)
 
 
 def _read(output: NetworkOutput) -> list[Tensor]:

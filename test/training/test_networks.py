@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 
+from anomaly_seg_ros.backends.contract import ScaledNetwork
 from anomaly_seg_ros.checkpoints import save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
-from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.networks import InputScaling, as_described, load_for_training, parameter_groups
@@ -21,9 +21,9 @@ CITYSCAPES = load_taxonomy()
 def test_scaling_is_that_of_the_segmenter() -> None:
     metadata = tiny_metadata(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
-    segmenter = Segmenter(tiny_network(), metadata, "cpu")
-    expected = segmenter._to_input(images[0].permute(1, 2, 0).contiguous().numpy())
-    torch.testing.assert_close(InputScaling.of(metadata)(images), expected)
+    network = tiny_network().eval()
+    expected = ScaledNetwork(network, metadata)(images.permute(0, 2, 3, 1))[0]
+    torch.testing.assert_close(network(InputScaling.of(metadata)(images)).logits, expected)
 
 
 def test_an_outlier_head_is_added_and_the_rest_kept(tmp_path: Path) -> None:

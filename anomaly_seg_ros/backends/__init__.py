@@ -1,0 +1,1 @@
+"""What runs a network: torch, or a compiler or runtime that is faster on this machine."""

@@ -1,0 +1,87 @@
+"""OpenVINO on the CPU: two to six times as fast as torch where the CPU multiplies bfloat16."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import openvino
+import torch
+from torch import nn
+
+from anomaly_seg_ros.backends.compiled_sizes import CompiledSizes
+from anomaly_seg_ros.backends.contract import ScaledNetwork, as_output
+from anomaly_seg_ros.errors import ExportError, first_line
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.models.rounding import round_kernels
+from anomaly_seg_ros.stopwatch import Stopwatch
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16 that OpenVINO uses."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoBackend:
+    """Runs the network with OpenVINO, converted anew for each size of frame.
+
+    Args:
+        network: BatchNorm folded already, float32, on the CPU; left as it is.
+        metadata: Of the network.
+        precision: ``fp32`` or ``bf16``.
+        threads: Of the network.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, network: nn.Module, metadata: ModelMetadata, precision: str, threads: int
+    ) -> None:
+        self.precision = precision
+        if precision == "bf16":
+            network = round_kernels(copy.deepcopy(network), torch.bfloat16)
+        self._network = ScaledNetwork(network, metadata)
+        self._core = openvino.Core()
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # Pinned threads would fight for their cores with those of DDS.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._requests = CompiledSizes(self._compile)
+
+    def __call__(self, frames: np.ndarray, watch: Stopwatch) -> NetworkOutput:
+        """See :class:`~anomaly_seg_ros.backends.contract.Backend`."""
+        # One at a time: on a CPU a batch takes as long as its frames.
+        results = []
+        for frame in frames:
+            request = self._requests[(1, *frame.shape)]
+            pixels = openvino.Tensor(np.ascontiguousarray(frame)[None], shared_memory=True)
+            watch.lap("upload")
+            outputs = request.infer([pixels], share_outputs=len(frames) == 1)
+            results.append([torch.from_numpy(outputs[i]) for i in range(len(outputs))])
+            watch.lap("network")
+        if len(results) == 1:
+            return as_output(results[0])
+        return as_output([torch.cat(parts) for parts in zip(*results, strict=True)])
+
+    def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
+        example = torch.zeros(shape, dtype=torch.uint8)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch about its own export
+                program = torch.export.export(self._network, (example,), strict=False)
+                model = openvino.convert_model(program)
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            # OpenVINO's own errors are RuntimeErrors; torch.export adds the others.
+            raise ExportError(
+                f"backend 'openvino': the network cannot be converted at {shape[1]} x "
+                f"{shape[2]}: {first_line(error)}"
+            ) from error
+        return compiled.create_infer_request()

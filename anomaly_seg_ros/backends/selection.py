@@ -1,0 +1,154 @@
+"""Which backend runs a network, and what is said when it is not the one that was hoped for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from anomaly_seg_ros.backends.contract import Backend
+from anomaly_seg_ros.backends.torch_backend import TorchBackend
+from anomaly_seg_ros.devices import cpu_threads
+from anomaly_seg_ros.errors import ExportError, ParameterError
+from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.stopwatch import Stopwatch
+
+AUTO, TORCH, TORCH_COMPILE = "auto", "torch", "torch_compile"
+OPENVINO, ONNXRUNTIME = "openvino", "onnxruntime"
+BACKENDS = (AUTO, TORCH, TORCH_COMPILE, OPENVINO, ONNXRUNTIME)
+# Fastest first, as docs/performance.md measures them. torch_compile is left out: it needs a C++
+# compiler on the machine and takes a minute before the first frame.
+CPU_ORDER = (OPENVINO, ONNXRUNTIME, TORCH)
+_NEEDS = {OPENVINO: ("openvino",), ONNXRUNTIME: ("onnxruntime", "onnx", "onnxscript")}
+_HOW_TO_INSTALL = {
+    OPENVINO: "pip install openvino",
+    ONNXRUNTIME: "pip install onnx onnxscript onnxruntime",
+}
+
+
+class Selection(NamedTuple):
+    """What was found.
+
+    Attributes:
+        backend: What was chosen.
+        notes: What a user should know about the choice, a sentence each; empty for the best one.
+    """
+
+    backend: Backend
+    notes: tuple[str, ...]
+
+
+def select_backend(
+    network: nn.Module,
+    metadata: ModelMetadata,
+    name: str,
+    device: torch.device,
+    precision: str,
+    size: tuple[int, int],
+    threads: int = 0,
+    cuda_graphs: bool = False,
+) -> Selection:
+    """Finds the backend; those of several that may fail are run once.
+
+    Args:
+        network: BatchNorm folded already, float32, on the CPU; taken over.
+        metadata: Of the network.
+        name: One of :data:`BACKENDS`. ``auto``: torch on a GPU; on the CPU the first of
+            :data:`CPU_ORDER` that is installed, has the precision and takes the network.
+        device: CPU or CUDA.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``. ``auto``: fp16 on a GPU; bf16 with
+            OpenVINO on a CPU that multiplies it; fp32 otherwise.
+        size: (height, width) of the frame to try.
+        threads: Of the network on the CPU; 0 decides.
+        cuda_graphs: Whether a GPU replays the network as one graph.
+
+    Raises:
+        ExportError: The named backend does not take the network.
+        ParameterError: There is no such backend, it is not installed, or it has not this device
+            or precision.
+    """
+    if name not in BACKENDS:
+        raise ParameterError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+    names: Sequence[str] = (name,)
+    if name == AUTO:
+        names = (TORCH,) if device.type == "cuda" else CPU_ORDER
+    notes: list[str] = []
+    arguments = (network, metadata, device, precision, threads, cuda_graphs)
+    for candidate in names[:-1]:
+        backend = _attempt(candidate, size, notes, *arguments)
+        if backend is not None:
+            break
+    else:
+        backend = _build(names[-1], *arguments)
+    if notes:
+        notes.append(f"backend '{backend.name}' ({backend.precision}) takes its place")
+    return Selection(backend, tuple(notes))
+
+
+def _attempt(
+    name: str,
+    size: tuple[int, int],
+    notes: list[str],
+    network: nn.Module,
+    metadata: ModelMetadata,
+    device: torch.device,
+    *settings: Any,
+) -> Backend | None:
+    """A backend that has run once: whether it takes a network shows only then."""
+    try:
+        backend = _build(name, network, metadata, device, *settings)
+        backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(device))
+    except (ExportError, ParameterError) as error:
+        notes.append(f"backend '{name}' is not used: {error}")
+        return None
+    return backend
+
+
+def _build(
+    name: str,
+    network: nn.Module,
+    metadata: ModelMetadata,
+    device: torch.device,
+    precision: str,
+    threads: int,
+    cuda_graphs: bool,
+) -> Backend:
+    if name in _NEEDS:
+        return _build_runtime(name, network, metadata, device, precision, cpu_threads(threads))
+    return TorchBackend(network, metadata, device, precision)
+
+
+def _build_runtime(
+    name: str,
+    network: nn.Module,
+    metadata: ModelMetadata,
+    device: torch.device,
+    precision: str,
+    threads: int,
+) -> Backend:
+    if device.type != "cpu":
+        raise ParameterError(f"backend '{name}' runs on the CPU only, not on {device}")
+    if any(importlib.util.find_spec(package) is None for package in _NEEDS[name]):
+        raise ParameterError(f"backend '{name}' is not installed: {_HOW_TO_INSTALL[name]}")
+    if name == OPENVINO:
+        from anomaly_seg_ros.backends.openvino_backend import OpenVinoBackend, multiplies_bf16
+
+        if precision == AUTO:
+            precision = "bf16" if multiplies_bf16() else "fp32"
+        _check_precision(name, precision, ("fp32", "bf16"))
+        return OpenVinoBackend(network, metadata, precision, threads)
+    from anomaly_seg_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    _check_precision(name, "fp32" if precision == AUTO else precision, ("fp32",))
+    return OnnxRuntimeBackend(network, metadata, threads)
+
+
+def _check_precision(name: str, precision: str, offered: Sequence[str]) -> None:
+    if precision not in offered:
+        raise ParameterError(
+            f"precision '{precision}': backend '{name}' has {' and '.join(offered)}"
+        )

@@ -1,0 +1,41 @@
+"""How long each stage of a frame takes, on the CPU or, by events, on a GPU."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+class Stopwatch:
+    """Laps by name; a name may come several times, its laps add up.
+
+    On a GPU a lap ends when the device gets there, not when the host has queued the work, and
+    nothing waits for it: :meth:`milliseconds` must be called after the device has been waited for.
+
+    Args:
+        device: Where the stages run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
+
+    def lap(self, name: str) -> None:
+        """Ends a lap, which began where the one before ended."""
+        self._marks.append((name, self._now()))
+
+    def milliseconds(self) -> dict[str, float]:
+        """Name -> time of its laps."""
+        total: dict[str, float] = {}
+        for (_, began), (name, ended) in zip(self._marks, self._marks[1:], strict=False):
+            passed = began.elapsed_time(ended) if self._on_gpu else 1e3 * (ended - began)
+            total[name] = total.get(name, 0.0) + passed
+        return total
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
