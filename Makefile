@@ -30,8 +30,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate lint format train fine-tune study inspect-networks check-export \
-	colcon clean distclean benchmark-metrics
+.PHONY: help demo test evaluate fuzz lint format train fine-tune study inspect-networks \
+	check-export colcon clean distclean benchmark benchmark-metrics
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: $(VENV)/.dev ## Run the whole test suite [TESTS="test/metrics -k ap"]
 evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL=default into OUT=folder
 	@$(PY) -m anomaly_seg_ros.cli.evaluate_folder \
 		--data "$(DATA)" --model "$(MODEL)" --out "$(OUT)"
+
+fuzz: $(VENV)/.dev ## Attack everything that reads files and messages [ARGS="decoder --seconds 600"]
+	@$(PY) -m tools.fuzz $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	@$(PY) -m ruff check .
@@ -70,6 +73,9 @@ study: RUN_DIR = runs/study
 study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder and write their tables
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" --tables docs/results.md
+
+benchmark: $(VENV)/.dev ## Time the node beside the bare network and a naive node [ARGS="--compare OLD.json"]
+	@$(PY) -m benchmarks.online $(ARGS)
 
 benchmark-metrics: $(VENV)/.dev ## Time exact AP, AUROC and FPR95 beside scikit-learn [ARGS="--frames 1 5"]
 	@$(PY) -m benchmarks.metrics $(ARGS)

@@ -21,7 +21,7 @@ from anomaly_seg_ros.layouts.fit import compare
 from anomaly_seg_ros.layouts.recognise import recognise
 from anomaly_seg_ros.layouts.tensor_files import read_tensors, save_tensors
 from anomaly_seg_ros.metadata import METADATA_KEY, ModelMetadata
-from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.models.registry import build_network, network_class
 from anomaly_seg_ros.resources import weights_dir
 
 __all__ = [
@@ -94,6 +94,9 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
     for note in (*found.changes, *found.remarks):
         _LOG.warning("%s: %s", path, note)
     metadata = found.metadata
+    if found.misfit:  # before a network of whatever size the file asks for is built
+        wanted = network_class(metadata.architecture).__name__
+        raise CheckpointError(f"{path} does not fit {wanted}: {found.misfit}")
     network = build_network(metadata.architecture, metadata.arguments)
     load_strictly(network, found.tensors, str(path))
     num_classes = getattr(network, "num_classes", None)

@@ -15,6 +15,10 @@ class DeviceError(AnomalySegError):
     """A compute device that does not exist or cannot be used."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The memory of a compute device does not suffice."""
+
+
 class ImageError(AnomalySegError):
     """An image, mask or message that cannot be read, or that does not fit its partner."""
 

@@ -14,17 +14,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.errors import ImageError, first_line
+from anomaly_seg_ros.image_headers import JPEG_MAGIC, PNG_MAGIC, read_header
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".bmp", ".tif", ".tiff")
 )
 LABEL_SUFFIXES = IMAGE_SUFFIXES - {".jpg", ".jpeg"}
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_PALETTE = 3
-_BINARY_PNM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s")
+_BINARY_PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -62,9 +61,9 @@ def read_label(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     data = _read_complete(path)
-    if data.startswith(_JPEG_MAGIC):
+    if data.startswith(JPEG_MAGIC):
         raise ImageError(f"{path}: a JPEG cannot hold labels (lossy); use PNG")
-    if data.startswith(_PNG_MAGIC):
+    if data.startswith(PNG_MAGIC):
         bit_depth, colour_type = data[24], data[25]
         if colour_type == _PNG_PALETTE:
             raise ImageError(f"{path}: palette PNG; store the label values as 8-bit grey")
@@ -117,8 +116,8 @@ def check_same_size(
 def _decode(data: bytes, flags: int, path: Path) -> np.ndarray:
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"{path}: not a readable image ({error.err or error})") from error
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
     if array is None or array.size == 0:
         raise ImageError(f"{path}: not a readable image")
     return array
@@ -126,12 +125,14 @@ def _decode(data: bytes, flags: int, path: Path) -> np.ndarray:
 
 def _read_complete(path: Path) -> bytes:
     """The bytes of an image file, after a check that nothing is missing at its end."""
-    if not path.exists():
-        raise ImageError(f"{path}: no such file")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
+    except (ValueError, MemoryError) as error:  # a name with a zero byte; too large
+        raise ImageError(f"{path}: cannot be read ({error})") from error
     if not data:
         raise ImageError(f"{path}: empty file")
     fault = image_fault(data)
@@ -141,13 +142,24 @@ def _read_complete(path: Path) -> bytes:
 
 
 def image_fault(data: bytes) -> str | None:
-    """Says what is missing or damaged in an encoded image; None if nothing was found.
+    """Says why an encoded image should not be decoded; None if nothing was found.
 
-    Knows JPEG, PNG (with checksums), WebP and binary PNM; for others it trusts the decoder.
+    Nothing is allocated for it: other formats than JPEG, PNG, WebP, PNM, BMP and TIFF and sizes
+    that no camera has are refused by the header. What is missing or damaged is found in JPEG, PNG
+    (with checksums), WebP and binary PNM; for the others the decoder is trusted.
     """
-    if data.startswith(_JPEG_MAGIC):
+    if (fault := _damage(data)) is not None:
+        return fault
+    header = read_header(data)
+    if header is None:
+        return "not a readable image (no JPEG, PNG, WebP, PNM, BMP or TIFF)"
+    return header.fault
+
+
+def _damage(data: bytes) -> str | None:
+    if data.startswith(JPEG_MAGIC):
         return _jpeg_fault(data)
-    if data.startswith(_PNG_MAGIC):
+    if data.startswith(PNG_MAGIC):
         return _png_fault(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         if len(data) < int.from_bytes(data[4:8], "little") + 8:
@@ -180,7 +192,7 @@ def _jpeg_fault(data: bytes) -> str | None:
 
 
 def _png_fault(data: bytes) -> str | None:
-    position = len(_PNG_MAGIC)
+    position = len(PNG_MAGIC)
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         end = position + 12 + length

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from anomaly_seg_ros.errors import DeviceError
+from anomaly_seg_ros.errors import DeviceMemoryError
 
 MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -47,13 +47,13 @@ def peak_memory(device: torch.device) -> PeakMemory:
 
 @contextmanager
 def out_of_memory_as_device_error(situation: str) -> Iterator[None]:
-    """Turns every kind of "out of memory" into a DeviceError; lets other errors pass.
+    """Turns every kind of "out of memory" into a DeviceMemoryError; lets other errors pass.
 
     Args:
         situation: What was being done and what would need less; ends the message.
 
     Raises:
-        DeviceError: The device's memory did not suffice.
+        DeviceMemoryError: The device's memory did not suffice.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def out_of_memory_as_device_error(situation: str) -> Iterator[None]:
         if not known and not any(sign in str(error) for sign in _SIGNS):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DeviceError(f"out of memory {situation} ({reason})") from error
+        raise DeviceMemoryError(f"out of memory {situation} ({reason})") from error
 
 
 def _resident_peak_mib() -> float:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.documents import parse_json, shown
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.scores import ClassStatistics
+from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
 
 FORMAT = 1
 # Raw score called unknown, and scale, by score: orders of magnitude of a Cityscapes model, for
@@ -30,6 +31,7 @@ _PROVISIONAL = {
 }
 # Under which the JSON stands in the header of a safetensors file.
 METADATA_KEY = "anomaly_seg_ros"
+_LONGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -114,34 +116,36 @@ class ModelMetadata:
         Raises:
             CheckpointError: Not our JSON, of another format version, or inconsistent.
         """
+        raw = parse_json(text, f"{source}: model metadata", CheckpointError)
         try:
-            raw = json.loads(text)
-            if raw["format"] != FORMAT:
+            if (version := raw["format"]) != FORMAT:
                 raise CheckpointError(
-                    f"{source}: metadata format {raw['format']}, this version reads {FORMAT}"
+                    f"{source}: metadata format {shown(version)}, this version reads {FORMAT}"
                 )
             statistics = raw["statistics"]
             metadata = cls(
-                name=str(raw["name"]),
-                architecture=str(raw["architecture"]),
+                name=_text(raw["name"]),
+                architecture=_text(raw["architecture"]),
                 arguments=dict(raw["arguments"]),
-                classes=tuple(str(c) for c in raw["classes"]),
-                palette=np.array(raw["palette"], np.uint8).reshape(-1, 3),
+                classes=tuple(_text(c) for c in raw["classes"]),
+                palette=_palette(raw["palette"]),
                 mean=_triple(raw["mean"]),
-                std=_triple(raw["std"]),
-                inference_size=(int(raw["inference_size"][0]), int(raw["inference_size"][1])),
-                output_stride=_optional_int(raw.get("output_stride")),
-                default_score=str(raw["default_score"]),
-                calibration={k: _parse_calibration(v) for k, v in raw["calibration"].items()},
+                std=_triple(raw["std"], positive=True),
+                inference_size=(_side(raw["inference_size"][0]), _side(raw["inference_size"][1])),
+                output_stride=_optional_side(raw.get("output_stride")),
+                default_score=_score(raw["default_score"]),
+                calibration={
+                    _text(k): _parse_calibration(v) for k, v in raw["calibration"].items()
+                },
                 statistics=None
                 if statistics is None
                 else ClassStatistics(
-                    torch.tensor(statistics["mean"], dtype=torch.float32),
-                    torch.tensor(statistics["std"], dtype=torch.float32),
+                    torch.tensor(_floats(statistics["mean"]), dtype=torch.float32),
+                    torch.tensor(_floats(statistics["std"]), dtype=torch.float32),
                 ),
                 provenance=dict(raw["provenance"]),
             )
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{source}: unreadable model metadata: {error!r}") from error
         if len(metadata.classes) != len(metadata.palette):
             raise CheckpointError(
@@ -154,13 +158,51 @@ class ModelMetadata:
         return metadata
 
 
-def _triple(values: list[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(v) for v in values)
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {shown(value)}")
+    return value
+
+
+def _score(value: Any) -> str:
+    if value not in SCORE_NAMES:
+        raise ValueError(f"unknown score {shown(value)}")
+    return value
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    """Finite numbers of a list."""
+    numbers = tuple(float(v) for v in values if isinstance(v, int | float))
+    if len(numbers) != len(values) or not np.isfinite(numbers).all():
+        raise ValueError(f"expected finite numbers, got {shown(values)}")
+    return numbers
+
+
+def _triple(values: Any, positive: bool = False) -> tuple[float, float, float]:
+    red, green, blue = _floats(values)
+    if positive and min(red, green, blue) <= 0:
+        raise ValueError(f"expected positive numbers, got {shown(values)}")
     return red, green, blue
 
 
-def _optional_int(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _side(value: Any) -> int:
+    """A number of rows or columns."""
+    if type(value) is not int or not 1 <= value <= _LONGEST_SIDE:
+        raise ValueError(f"expected 1 to {_LONGEST_SIDE} pixels, got {shown(value)}")
+    return value
+
+
+def _optional_side(value: Any) -> int | None:
+    return None if value is None else _side(value)
+
+
+def _palette(values: Any) -> np.ndarray:
+    colours = np.array(values)
+    if colours.ndim != 2 or colours.shape[1] != 3 or colours.dtype.kind not in "iu":
+        raise ValueError("the palette must be a list of [red, green, blue]")
+    if colours.min() < 0 or colours.max() > 255:
+        raise ValueError("a colour outside 0 to 255")
+    return colours.astype(np.uint8)
 
 
 def _calibration_json(calibration: ScoreCalibration) -> dict[str, Any]:
@@ -181,7 +223,10 @@ def _parse_calibration(raw: dict[str, Any]) -> ScoreCalibration:
     def table(rates: dict[str, list[float]] | None) -> RateTable | None:
         if rates is None:
             return None
-        return RateTable(tuple(rates["thresholds"]), tuple(rates["rates"]))
+        thresholds, shares = _floats(rates["thresholds"]), _floats(rates["rates"])
+        if len(thresholds) != len(shares) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("a table of rates is damaged")
+        return RateTable(thresholds, shares)
 
     inlier_rates = table(raw["inlier_rates"])
     if inlier_rates is None:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.errors import ImageError, first_line
 from anomaly_seg_ros.images import image_fault
 
 
@@ -73,6 +74,8 @@ _YUV422 = {
 # Planar 4:2:0: a plane of luma, below it half as many rows of interleaved chroma.
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 _FLOAT = {"32FC1": 1, "32FC3": 3}
+# Decodes a JPEG to RGB at once, 0.8 ms less at 2 MP; OpenCV before 4.11 has only BGR.
+_READ_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)
 ENCODINGS = (*_COLOUR_8BIT, *_COLOUR_16BIT, *_YUV422, *_YUV420, *_FLOAT)
 
 
@@ -98,29 +101,35 @@ def rgb_from_raw(image: RawImageFields) -> np.ndarray:
     """
     try:
         return _rgb_from_raw(image)
-    except cv2.error as error:  # such as a Bayer image of one row
-        raise FrameError("undecodable", f"'{image.encoding}' image: {error.err}") from error
+    except (cv2.error, MemoryError) as error:  # such as a Bayer image of one row
+        what = f"{shown(image.encoding)} image of {image.width} x {image.height} pixels"
+        raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
 
 
 def rgb_from_compressed(image: CompressedImageFields) -> np.ndarray:
-    """The pixels of a JPEG, PNG or WebP.
+    """The pixels of a JPEG, PNG, WebP, PNM, BMP or TIFF.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        FrameError: Empty, truncated, or nothing that OpenCV reads.
+        FrameError: Empty, truncated, larger than any camera's, or something else.
     """
     try:
         return _decompress(image)
-    except cv2.error as error:
-        raise FrameError("undecodable", f"'{image.format}' image: {error.err}") from error
+    except (cv2.error, MemoryError) as error:
+        what = f"{shown(image.format)} image"
+        raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: cv2.error | MemoryError) -> str:
+    return getattr(error, "err", None) or first_line(error)
 
 
 def _rgb_from_raw(message: RawImageFields) -> np.ndarray:
     encoding, height, width = message.encoding, message.height, message.width
     if height == 0 or width == 0:
-        raise FrameError("zero size", f"'{encoding}' image of {width} x {height} pixels")
+        raise FrameError("zero size", f"{shown(encoding)} image of {width} x {height} pixels")
     if encoding in _COLOUR_8BIT:
         channels, code = _COLOUR_8BIT[encoding]
         return _converted(_pixels(message, np.dtype(np.uint8), channels), code)
@@ -142,7 +151,7 @@ def _rgb_from_raw(message: RawImageFields) -> np.ndarray:
     if encoding in _FLOAT:
         return _rgb_from_float(message, _FLOAT[encoding])
     raise FrameError(
-        "unknown encoding", f"encoding '{encoding}' is not one of {', '.join(ENCODINGS)}"
+        "unknown encoding", f"encoding {shown(encoding)} is not one of {', '.join(ENCODINGS)}"
     )
 
 
@@ -193,15 +202,18 @@ def _rgb_from_float(message: RawImageFields, channels: int) -> np.ndarray:
 
 def _decompress(message: CompressedImageFields) -> np.ndarray:
     data = bytes(message.data)
-    what = f"compressed image '{message.format}' of {len(data)} bytes"
+    what = f"compressed image {shown(message.format)} of {len(data)} bytes"
     if not data:
         raise FrameError("zero size", what)
     # OpenCV fills what is missing of a cut file with grey and says nothing.
     if (fault := image_fault(data)) is not None:
-        raise FrameError("truncated" if "truncated" in fault else "damaged", f"{what}: {fault}")
+        for kind in ("truncated", "damaged"):
+            if kind in fault:
+                raise FrameError(kind, f"{what}: {fault}")
+        raise FrameError("undecodable", f"{what} cannot be decoded: {fault}")
     # The picture must lie as camera_info says: an EXIF orientation must not turn it.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = (_READ_RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise FrameError("undecodable", f"{what} cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image if _READ_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

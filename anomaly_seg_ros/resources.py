@@ -54,6 +54,9 @@ def weights_dir() -> Path:
 
 
 def _find(relative: Path) -> Path:
+    # Names of taxonomies stand in files: such a name must not lead anywhere else.
+    if relative.is_absolute() or ".." in relative.parts or "\0" in str(relative):
+        raise ResourceError(f"{PACKAGE_NAME}: {str(relative)!r} leads out of its own files")
     roots = _roots(_PACKAGE_FOLDER)
     for root in roots:
         candidate = root / relative

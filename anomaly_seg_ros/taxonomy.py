@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.documents import read_yaml
+from anomaly_seg_ros.resources import ResourceError, config_path
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ def load_taxonomy(name: str = "cityscapes") -> Taxonomy:
     """Reads a taxonomy.
 
     Raises:
-        ResourceError: There is no such file.
+        ResourceError: There is no such file in ``config/taxonomies``.
     """
-    content = yaml.safe_load(config_path(f"taxonomies/{name}.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(config_path(f"taxonomies/{name}.yaml"), ResourceError)
     classes = content["classes"]
     palette = np.array([c["colour"] for c in classes], np.uint8)
     return Taxonomy(content["name"], tuple(c["name"] for c in classes), palette)

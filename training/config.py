@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from anomaly_seg_ros import documents
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import ParameterError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -63,10 +63,7 @@ def load_config(
         key, equals, text = item.partition("=")
         if not equals:
             raise ParameterError(f"--set {item}: expected KEY=VALUE")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ParameterError(f"--set {item}: the value is not YAML: {error}") from error
+        value = documents.parse_yaml(text, f"--set {key}", ParameterError)
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
@@ -124,12 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ParameterError: Missing, not YAML, or no mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path}: cannot read the configuration: {error}") from error
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    content = documents.read_yaml(path, ParameterError)
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -187,7 +179,7 @@ def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
         # YAML 1.1 reads 1e-5 (without a dot) as a string.
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif isinstance(value, type(old)) and isinstance(value, bool) == isinstance(old, bool):
         if isinstance(old, list):
@@ -195,7 +187,7 @@ def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
         return value
     raise ParameterError(
         f"{source}: {dotted} must be {_TYPE_NAMES.get(type(old), type(old).__name__)} "
-        f"like {old!r}, got {value!r}"
+        f"like {old!r}, got {shown(value)}"
     )
 
 
@@ -205,7 +197,7 @@ def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) ->
     if len({type(item) for item in old}) == 1 and isinstance(old[0], (int, float)):
         if len(value) != len(old):
             raise ParameterError(
-                f"{source}: {dotted} must have {len(old)} values like {old!r}, got {value!r}"
+                f"{source}: {dotted} must have {len(old)} values like {old!r}, got {shown(value)}"
             )
         return [_checked(item, old[0], dotted, source) for item in value]
     return value

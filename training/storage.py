@@ -7,7 +7,6 @@ untouched in any case.
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError
+from anomaly_seg_ros.layouts.pickles import DAMAGED
 
 # Beside the tensors: keys, pickle structure, zip entries.
 _OVERHEAD_BYTES = 1 << 20
@@ -117,5 +117,5 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import struct
 import sys
 from collections import OrderedDict
@@ -21,12 +21,14 @@ from rosbags.typesys import Stores, get_typestore
 
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.messages import CameraInfo, CompressedImage, RawImage
+from anomaly_seg_ros.bags.storage_checks import (
+    ZstdError,
+    check_sqlite_files,
+    limit_chunks,
+    unpacked_message,
+)
+from anomaly_seg_ros.documents import is_file_name, parse_json, shown
 from anomaly_seg_ros.errors import BagError, ImageError
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
-else:
-    from backports.zstd import ZstdError
 
 # What rosbags 0.11 raises on damaged bags (found by truncating and overwriting bags at random).
 # ReaderError and SerdeError are its own; the rest escapes from its parsers and decompressors.
@@ -130,12 +132,12 @@ class BagReader:
         self._reader = self._open()
         try:
             with self._damage():
-                connections = list(self._reader.connections)
+                self.topics = self._read_topics()
                 custom = getattr(self._reader.storage.metadata, "custom", None) or {}
-            self.topics: dict[str, tuple[str, int]] = {}
-            for connection in connections:  # a topic has one connection for each publisher's QoS
-                count = self.topics.get(connection.topic, ("", 0))[1] + connection.msgcount
-                self.topics[connection.topic] = (connection.msgtype, count)
+                self._is_packed = self._reader.compression_mode == "message"
+                if self._is_packed:  # unpacked here, with a limit
+                    metadata = self._reader.storage.metadata._replace(compression_mode=None)
+                    self._reader.storage.metadata = metadata
             if not any(count for _, count in self.topics.values()):
                 raise BagError(f"{self.path}: the bag is empty")
             self.image_topic = self._choose_image_topic(image_topic)
@@ -249,7 +251,11 @@ class BagReader:
 
     def _messages(self) -> Iterator[tuple[str, Any]]:
         chosen = {self.image_topic, self._camera_info_topic, *self._slots}
-        connections = [x for x in self._reader.connections if x.topic in chosen]
+        connections = [
+            x
+            for x in self._reader.connections
+            if x.topic in chosen and x.msgtype == self.topics[x.topic][0]
+        ]
         with self._damage():
             messages = self._reader.messages(connections)
         while True:
@@ -258,6 +264,7 @@ class BagReader:
                 if item is None:
                     return
                 connection, _, data = item
+                data = unpacked_message(data) if self._is_packed else data
                 message = self._store.deserialize_cdr(data, connection.msgtype)
             yield connection.topic, message
 
@@ -307,7 +314,9 @@ class BagReader:
             raise BagError(f"{self.path}: a ROS 1 bag; convert it with rosbags-convert")
         elif self.path.suffix not in Reader.STORAGE_PLUGINS:
             raise BagError(f"{self.path}: not a bag (a folder, .mcap or .db3 file)")
+        limit_chunks()
         with self._damage():
+            check_sqlite_files(self.path)
             reader = Reader(self.path)
             reader.open()
         return reader
@@ -320,6 +329,18 @@ class BagReader:
         except _DAMAGE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BagError(f"{self.path}: damaged or truncated bag ({reason})") from error
+
+    def _read_topics(self) -> dict[str, tuple[str, int]]:
+        topics: dict[str, tuple[str, int]] = {}
+        for connection in self._reader.connections:
+            name, kind, count = connection.topic, connection.msgtype, connection.msgcount
+            if not (isinstance(name, str) and isinstance(kind, str)):
+                raise ReaderError(f"a topic called {shown(name)} of type {shown(kind)}")
+            if type(count) is not int or not 0 <= count < sys.maxsize:
+                raise ReaderError(f"topic {shown(name)} with {shown(count)} messages")
+            # A topic has one connection for each publisher's QoS.
+            topics[name] = (kind, topics.get(name, ("", 0))[1] + count)
+        return topics
 
     def _count(self, topic: str, kind: str) -> int:
         found, count = self.topics.get(topic, ("", 0))
@@ -349,13 +370,38 @@ class BagReader:
         return sibling if self._count(sibling, topics.CAMERA_INFO_TYPE) else None
 
     def _read_custom_data(self, custom: dict[str, str]) -> None:
-        self.dataset: str | None = custom.get(topics.DATASET_KEY)
+        what = f"{self.path}: custom_data in metadata.yaml"
+        self.dataset: str | None = None
         self.frame_rate: float | None = None
         self._samples: dict[int, dict[str, Any]] = {}
         try:
+            self.dataset = _optional(str, custom.get(topics.DATASET_KEY))
             if topics.FRAME_RATE_KEY in custom:
                 self.frame_rate = float(custom[topics.FRAME_RATE_KEY])
-            for sample in json.loads(custom.get(topics.SAMPLES_KEY, "[]")):
+            for sample in parse_json(custom.get(topics.SAMPLES_KEY, "[]"), what, BagError):
+                _check_sample(sample)
                 self._samples[sample["stamp_ns"]] = sample
-        except (LookupError, TypeError, ValueError) as error:
-            raise BagError(f"{self.path}: unreadable custom_data in metadata.yaml") from error
+            if self.frame_rate is not None and not 0 < self.frame_rate < math.inf:
+                raise ValueError(f"a frame rate of {self.frame_rate}")
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BagError(f"{what} is unreadable: {error}") from error
+
+
+def _optional(kind: type, value: Any) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{shown(value)} instead of a {kind.__name__}")
+    return value
+
+
+def _check_sample(sample: Any) -> None:
+    """Raises ValueError or TypeError unless this is what the writer writes for a sample."""
+    stamp, name = sample["stamp_ns"], sample.get("name")
+    if type(stamp) is not int:
+        raise TypeError(f"a stamp {shown(stamp)}")
+    # Names of frames become names of files.
+    if name is not None and not is_file_name(name):
+        raise ValueError(f"{shown(name)} is no name of a frame")
+    _optional(int | float, sample.get("baseline_m"))
+    fold = sample.get("fold", "")
+    if not isinstance(fold, str):
+        raise TypeError(f"a fold {shown(fold)}")

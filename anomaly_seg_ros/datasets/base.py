@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros import documents
 from anomaly_seg_ros.datasets.colour_code import ColourCode
 from anomaly_seg_ros.datasets.label_maps import ANOMALY_MASK, INVALID
 from anomaly_seg_ros.datasets.overlay import add_overlay
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.images import (
     IMAGE_SUFFIXES,
@@ -263,12 +265,7 @@ def read_json(path: Path) -> dict:
     Raises:
         DatasetError: Missing, not JSON, or not an object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: not valid JSON ({error})") from error
+    value = documents.read_json(path, DatasetError)
     if not isinstance(value, dict):
         raise DatasetError(f"{path}: expected a JSON object")
     return value
@@ -281,5 +278,11 @@ def number(value: object, key: str, path: Path) -> float:
         DatasetError: Something else stands there.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DatasetError(f"{path}: key '{key}' must be a number, got {value!r}")
-    return float(value)
+        raise DatasetError(f"{path}: key '{key}' must be a number, got {shown(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # a whole number may have thousands of digits
+        result = math.inf
+    if not math.isfinite(result):
+        raise DatasetError(f"{path}: key '{key}' must be a finite number, got {shown(value)}")
+    return result

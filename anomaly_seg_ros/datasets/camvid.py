@@ -28,7 +28,7 @@ _ORIGINAL_IMAGES = "701_StillsRaw_full"
 _ORIGINAL_LABELS = "LabeledApproved_full"
 _COLOURS = "label_colors.txt"
 _CLASSES = "classes.json"
-_COLOUR_LINE = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S+)\s*")
+_COLOUR_LINE = re.compile(r"\s*(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})\s+(\S+)\s*")
 
 
 class CamVidDataset(Dataset):
@@ -128,6 +128,8 @@ def _read_colours(path: Path) -> tuple[dict[int, str], ColourCode]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not text ({error})") from error
     found = [_COLOUR_LINE.fullmatch(line) for line in lines if line.strip()]
     if not found or None in found:
         raise DatasetError(f"{path}: expected lines of R G B NAME")

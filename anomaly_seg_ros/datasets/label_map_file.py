@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from anomaly_seg_ros.datasets.colour_code import MOST_COLOURS, ColourCode
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
+from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -68,11 +68,13 @@ def read_label_map(path: str | Path) -> LabelMap:
     content = _read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise DatasetError(f"{path}: unknown key '{key}' (known: {', '.join(KEYS)})")
+            raise DatasetError(f"{path}: unknown key {shown(key)} (known: {', '.join(KEYS)})")
     entries = content.get("labels")
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(f"{path}: key 'labels' must map stored values to their meaning")
-    taxonomy_name = str(content.get("taxonomy", "cityscapes"))
+    taxonomy_name = content.get("taxonomy", "cityscapes")
+    if not isinstance(taxonomy_name, str):
+        raise DatasetError(f"{path}: key 'taxonomy' must be a name; got {shown(taxonomy_name)}")
     names = load_taxonomy(taxonomy_name).classes
     others = _others(content.get("others", "error"), path)
     colours = _colours(list(entries), path)
@@ -92,30 +94,27 @@ def read_label_map(path: str | Path) -> LabelMap:
 
 
 def _read_yaml(path: Path) -> Mapping[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not valid YAML ({error})") from error
+    content = read_yaml(path, DatasetError)
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected a mapping with the key 'labels'")
     return content
 
 
 def _others(word: object, path: Path) -> tuple[int, int]:
-    if word == "error":
+    if isinstance(word, str) and word == "error":
         return _ERROR
     if not isinstance(word, str) or word not in _WORDS:
-        raise DatasetError(f"{path}: key 'others' must be error, {', '.join(_WORDS)}; got {word}")
+        raise DatasetError(
+            f"{path}: key 'others' must be error, {', '.join(_WORDS)}; got {shown(word)}"
+        )
     return _WORDS[word]
 
 
 def _stored_value(key: object, path: Path) -> int:
     if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key <= 255:
         raise DatasetError(
-            f"{path}: {key!r} in 'labels' is no stored value: expected 0 to 255, or \"#rrggbb\" "
-            "for all"
+            f"{path}: {shown(key)} in 'labels' is no stored value: expected 0 to 255, or "
+            '"#rrggbb" for all'
         )
     return key
 
@@ -126,9 +125,11 @@ def _colours(keys: list[object], path: Path) -> tuple[tuple[int, int, int], ...]
         return ()
     colours = []
     for key in keys:
-        match = _COLOUR.fullmatch(str(key))
+        match = _COLOUR.fullmatch(key) if isinstance(key, str) else None
         if match is None:
-            raise DatasetError(f"{path}: {key!r} in 'labels' is no colour such as \"#804080\"")
+            raise DatasetError(
+                f"{path}: {shown(key)} in 'labels' is no colour such as \"#804080\""
+            )
         red, green, blue = (int(part, 16) for part in match.groups())
         if (red, green, blue) in colours:
             raise DatasetError(f"{path}: the colour {key} stands twice in 'labels'")
@@ -147,6 +148,6 @@ def _meaning(key: object, value: object, names: tuple[str, ...], path: Path) -> 
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return value, 0
     raise DatasetError(
-        f"{path}: '{value}' in 'labels' for {key} is none of {', '.join(_WORDS)}, no trainId "
-        f"below {len(names)} and no class: {', '.join(names)}"
+        f"{path}: {shown(value)} in 'labels' for {shown(key)} is none of {', '.join(_WORDS)}, "
+        f"no trainId below {len(names)} and no class: {', '.join(names)}"
     )

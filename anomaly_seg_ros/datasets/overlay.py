@@ -7,14 +7,16 @@ bdl-benchmark).
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.errors import ImageError
 
 KEY = "rgb"
+# Bytes of the widest integers.
+_WIDEST = 8
 
 
 def add_overlay(image: np.ndarray, path: Path) -> np.ndarray:
@@ -31,11 +33,10 @@ def add_overlay(image: np.ndarray, path: Path) -> np.ndarray:
         ImageError: The file is missing or damaged, or its array has another shape or type.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            overlay = archive[KEY]
+        overlay = read_npz(path, largest=_WIDEST * image.size)[KEY]
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ImageError(f"{path}: no npz file with an array '{KEY}' ({error})") from error
     if overlay.shape != image.shape or overlay.dtype.kind not in "iu":
         raise ImageError(

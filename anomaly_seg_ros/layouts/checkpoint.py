@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.errors import CheckpointError, first_line
 from anomaly_seg_ros.layouts.content import Content, find_state_dict, strip_prefixes
 from anomaly_seg_ros.layouts.pickles import unpickle
 from anomaly_seg_ros.layouts.tensor_files import read_tensors
@@ -95,7 +95,10 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     plain, prefixes = content.tensors, ()
     if METADATA_KEY not in header:  # files of this package have the network's own keys
         plain, prefixes = strip_prefixes(plain)
-    converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
+    try:
+        converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
+    except (RuntimeError, MemoryError) as error:  # such as a type without a conversion
+        raise CheckpointError(f"{path}: unreadable tensors: {first_line(error)}") from error
     changes += _conversions(plain)
     return Checkpoint(
         path=path,

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anomaly_seg_ros.documents import shown
+
 # Names under which scripts save weights, the ones to prefer first.
 _NAMES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module")
 _TRAINING_STATE = ("optim", "sched", "lr_sched", "scaler", "amp", "rng")
@@ -67,9 +69,9 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
         for place, count in ((place, _count(other)) for place, other in found.items())
         if place != chosen and 2 * count > _count(table)
     ]
-    _collect(content, (), set(found) - {chosen}, result)
+    _collect(content, (), set(found) - {chosen}, result, set())
     result.not_tensors = [
-        str(key)
+        str(key) if _is_plain(key) else shown(key)
         for key, value in table.items()
         if not isinstance(value, Tensor | Mapping) and not _is_plain(value)
     ]
@@ -97,15 +99,23 @@ def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _state_dicts(table: Mapping, place: tuple[str, ...]) -> dict[tuple[str, ...], Mapping]:
-    """Every mapping that holds tensors under text keys, outside of a training's state."""
+def _state_dicts(
+    table: Mapping, place: tuple[str, ...], seen: set[int] | None = None
+) -> dict[tuple[str, ...], Mapping]:
+    """Every mapping that holds tensors under text keys, outside of a training's state.
+
+    A mapping that lies in several places is found at the first.
+    """
     found = {}
+    seen = set() if seen is None else seen
+    seen.add(id(table))
     if _count(table):
         found[place] = table
     if len(place) < _DEEPEST:
         for key, value in table.items():
-            if isinstance(value, Mapping) and isinstance(key, str) and not _is_training(key):
-                found |= _state_dicts(value, (*place, key))
+            is_new = isinstance(value, Mapping) and id(value) not in seen
+            if is_new and isinstance(key, str) and not _is_training(key):
+                found |= _state_dicts(value, (*place, key), seen)
     return found
 
 
@@ -133,17 +143,25 @@ def _is_plain(value: Any) -> bool:
 
 
 def _collect(
-    table: Mapping, path: tuple[str, ...], state_dicts: set[tuple[str, ...]], result: Content
+    table: Mapping,
+    path: tuple[str, ...],
+    state_dicts: set[tuple[str, ...]],
+    result: Content,
+    seen: set[int],
 ) -> None:
     """Fills the record with the plain values of the file."""
+    seen.add(id(table))
     for key, value in table.items():
-        here = (*path, str(key))
-        if _is_training(str(key)):
+        name = str(key) if _is_plain(key) else shown(key)
+        here = (*path, name)
+        if _is_training(name):
             result.has_optimizer |= isinstance(value, Mapping)
         elif isinstance(value, str):
             cut = value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}..."
             result.record[".".join(here)] = cut
         elif _is_plain(value):
             result.record[".".join(here)] = value
-        elif isinstance(value, Mapping) and here not in state_dicts and len(here) < _DEEPEST:
-            _collect(value, here, state_dicts, result)
+        elif not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        elif here not in state_dicts and len(here) < _DEEPEST:
+            _collect(value, here, state_dicts, result, seen)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from anomaly_seg_ros.documents import read_yaml
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -47,6 +47,12 @@ def numbered_labels(num_classes: int) -> Labels:
     return Labels(tuple(f"class {i}" for i in range(num_classes)), palette, guessed=True)
 
 
+def _name(value: str | float) -> str:
+    if not isinstance(value, str | int | float):  # a number is a name, too; a list is not
+        raise TypeError("a name must be a text")
+    return str(value)
+
+
 def read_labels(path: Path) -> Labels:
     """Reads a taxonomy file.
 
@@ -57,19 +63,16 @@ def read_labels(path: Path) -> Labels:
     Raises:
         CheckpointError: Missing or of another shape; names the entry at fault.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: unreadable taxonomy: {error}") from error
+    content = read_yaml(path, CheckpointError)
     entries = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise CheckpointError(f"{path}: expected a list 'classes' of {{name, colour}}")
     names, palette = [], []
     for index, entry in enumerate(entries):
         try:
-            names.append(str(entry["name"]))
+            names.append(_name(entry["name"]))
             red, green, blue = (int(value) for value in entry["colour"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"{path}: class {index} must be {{name: ..., colour: [red, green, blue]}}"
             ) from error

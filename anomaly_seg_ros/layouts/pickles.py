@@ -8,16 +8,20 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.layouts.opcodes import check_nesting
 
 # Kind and size of the NumPy scalars that are read: bool, integers, floats.
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _BYTE_ORDERS = frozenset("<>=|")
+# What torch wrote before 1.6 begins with: magic number, version, system, content, storage keys.
+_LEGACY_PICKLES = 5
 _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 # First bytes of what a download leaves in place of a checkpoint.
 _NOT_WEIGHTS = {
@@ -27,10 +31,10 @@ _NOT_WEIGHTS = {
 }
 
 
-# What torch's reader raises on a damaged file, found by damaging files.
-_DAMAGED = (
+# What torch's reader raises on a damaged file, found by fuzzing.
+DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
-    *(OSError, RuntimeError, TypeError, ValueError),
+    *(MemoryError, OSError, RuntimeError, TypeError, ValueError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 
@@ -83,13 +87,43 @@ def unpickle(path: Path) -> tuple[Any, str]:
     zipped = False
     try:
         zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _check_members(path)
+        else:
+            with path.open("rb") as file:
+                _check_pickles(file, _LEGACY_PICKLES)
         with torch.serialization.safe_globals(_STAND_INS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         refused = _refused_globals(path, str(error)) if zipped else _names(str(error))
         reason = _refusal(refused) if refused else _unreadable(path, str(error))
         raise CheckpointError(f"{path}: {reason}") from error
     return content, "torch zip" if zipped else "torch before 1.6"
+
+
+def _check_members(path: Path) -> None:
+    """Refuses an archive that would grow: torch.save stores its members as they are."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise zipfile.BadZipFile("TorchScript")
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise zipfile.BadZipFile(f"member {shown(member.filename)} is compressed")
+        size = sum(member.file_size for member in members)
+        if size > path.stat().st_size:
+            raise zipfile.BadZipFile(f"its members have {size} bytes, more than the file")
+        for member in members:
+            if member.filename.endswith(".pkl"):
+                with archive.open(member) as file:
+                    _check_pickles(file, 1)
+
+
+def _check_pickles(file: IO[bytes], count: int) -> None:
+    """Looks at the pickles at the beginning of a file; torch reports what is damaged in them."""
+    with contextlib.suppress(ValueError, LookupError, EOFError):
+        for _ in range(count):
+            check_nesting(file)
 
 
 def _names(message: str) -> list[str]:
@@ -102,7 +136,7 @@ def _refused_globals(path: Path, message: str) -> list[str]:
     names = _names(message)
     if names:
         allowed = {name for _, name in _STAND_INS}
-        with contextlib.suppress(*_DAMAGED):
+        with contextlib.suppress(*DAMAGED):
             found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             names = sorted({*names, *found} - allowed)
     return names

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 
+# What the reader raises; beside its own errors those for data types that torch has not.
+_DAMAGED = (
+    *(SafetensorError, OSError, AttributeError, LookupError, MemoryError),
+    *(OverflowError, RuntimeError, TypeError, ValueError),
+)
+
 
 def save_tensors(path: Path, module: nn.Module, header: Mapping[str, str]) -> None:
     """Writes a module's tensors as safetensors, so that an interrupted write leaves no file.
@@ -46,5 +52,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: missing or damaged safetensors file: {error}") from error

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_seg_ros.array_files import DAMAGED, read_stream
+from anomaly_seg_ros.documents import parse_json
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
 from anomaly_seg_ros.metrics.fpr import CONVENTIONS
@@ -74,7 +76,9 @@ def load_state(
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read("header.json"))
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are compressed, those of a state are not")
+            header = parse_json(archive.read("header.json"), "its header", OutputError)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise ValueError("its header is not that of a state of pixel scores")
             if header.get("version") != VERSION:
@@ -90,10 +94,10 @@ def load_state(
                 _read_counts(archive, kind, counts)
                 if counts.total != header[kind]:
                     raise ValueError(f"it holds {counts.total} {kind}, not {header[kind]}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise OutputError(f"cannot read {path}: {error}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise OutputError(f"cannot read {path}: it is damaged ({error})") from error
+    except (OutputError, *DAMAGED) as error:
+        raise OutputError(f"cannot read {path}: {error}") from error
     return pixels
 
 
@@ -134,7 +138,9 @@ def _write_counts(archive: zipfile.ZipFile, kind: str, counts: ExactCounts) -> N
 
 
 def _read_counts(archive: zipfile.ZipFile, kind: str, counts: ExactCounts) -> None:
-    index = np.load(io.BytesIO(archive.read(f"{kind}.index.npy")), allow_pickle=False)
+    member = archive.getinfo(f"{kind}.index.npy")
+    with archive.open(member) as file:
+        index = read_stream(file, member.file_size)
     if index.dtype != INDEX or index.ndim != 1:
         raise ValueError(f"the index of its {kind} is damaged")
     # The keys of numbers that are not finite lie at both ends.

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints import load_strictly, read_tensors, save_tensors
+from anomaly_seg_ros.documents import parse_json
 from anomaly_seg_ros.errors import CheckpointError, ImageError
+from anomaly_seg_ros.layouts.fit import compare
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.invertible import (
     ActNorm,
@@ -180,9 +182,14 @@ def load_pointwise_flow(path: Path) -> PointwiseFlow:
     tensors, header = read_tensors(path)
     if _METADATA_KEY not in header:
         raise CheckpointError(f"{path}: no {_METADATA_KEY!r} metadata, so it is no such flow")
+    content = parse_json(header[_METADATA_KEY], f"{path}: metadata", CheckpointError)
     try:
-        flow = PointwiseFlow(**json.loads(header[_METADATA_KEY])["arguments"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        with torch.device("meta"):  # a file may ask for any size
+            blank = PointwiseFlow(**content["arguments"])
+        if misfit := compare(blank.state_dict(), tensors):
+            raise CheckpointError(f"{path} does not fit PointwiseFlow: {misfit}")
+        flow = PointwiseFlow(**content["arguments"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: unreadable metadata: {error!r}") from error
     load_strictly(flow, tensors, str(path))
     return flow.eval()

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
 
 _MODELS = "anomaly_seg_ros.models"
 # Module and class by architecture; a module is imported when its network is asked for.
@@ -19,6 +20,12 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
     "ladder_densenet121": (f"{_MODELS}.ladder_densenet", "LadderDenseNet121"),
     "wrapped": (f"{_MODELS}.wrapped", "WrappedNetwork"),
 }
+
+# What networks and torch raise for arguments that make no network; found by fuzzing.
+_UNBUILDABLE = (
+    *(ParameterError, ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(MemoryError, RuntimeError, TypeError, ValueError),
+)
 
 
 def network_class(architecture: str) -> type[nn.Module]:
@@ -44,7 +51,10 @@ def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     network = network_class(architecture)
     try:
         return network(**arguments)
-    except (TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except _UNBUILDABLE as error:
+        given = ", ".join(f"{key}={shown(value)}" for key, value in arguments.items())
         raise CheckpointError(
-            f"{architecture} cannot be built from {arguments}: {error}"
+            f"{architecture} cannot be built from {given}: {first_line(error)}"
         ) from error

@@ -20,7 +20,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from anomaly_seg_ros.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.datasets import LoadedSample
+from anomaly_seg_ros.documents import read_json
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.inference import Prediction
 from anomaly_seg_ros.metrics.by_distance import DistanceScores, distance_from_disparity
@@ -138,9 +140,8 @@ class FramePass(ABC):
         other = self.empty()
         other.done, other.seconds = read_progress(folder)
         try:
-            with np.load(folder / _COUNTS, allow_pickle=False) as arrays:
-                other.read(folder, dict(arrays))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            other.read(folder, read_npz(folder / _COUNTS))
+        except DAMAGED as error:
             raise OutputError(f"cannot read the state {folder}: {error}") from error
         return other
 
@@ -151,11 +152,11 @@ def read_progress(folder: Path) -> tuple[dict[int, str], float]:
     Raises:
         OutputError: It cannot be read.
     """
+    progress = read_json(folder / _PROGRESS, OutputError)
     try:
-        progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
         done = {int(index): str(name) for index, name in progress["done"]}
         return done, float(progress["seconds"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, OverflowError) as error:
         raise OutputError(f"cannot read the state {folder}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
+from anomaly_seg_ros.array_files import DAMAGED, read_npy
 from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, ParameterError
 
 KINDS = {"npy": ".npy", "hdf5": ".hdf5"}
@@ -60,11 +61,10 @@ def read_dump(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """
     try:
         if path.suffix in _HDF5_SUFFIXES:
-            with _h5py(path).File(path, "r") as file:
-                array = np.asarray(file[_KEY])
+            array = _read_hdf5(path, most=2 * shape[0] * shape[1])
         else:
-            array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+            array = read_npy(path)
+    except DAMAGED as error:
         raise ImageError(f"{path}: cannot read scores ({error})") from error
     if array.dtype not in (np.float16, np.float32):
         raise ImageError(f"{path}: expected float16 or float32 scores, got {array.dtype}")
@@ -73,6 +73,23 @@ def read_dump(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if array.shape != shape:
         raise ImageError(f"{path}: scores are {found}, the image is {shape}")
     return array.astype(np.float32)
+
+
+def _read_hdf5(path: Path, most: int) -> np.ndarray:
+    """The dataset ``value``, which must lie in the file itself and have ``most`` values at most.
+
+    HDF5 can take data out of any other file: by a link, as external storage, or as a view.
+    """
+    h5py = _h5py(path)
+    with h5py.File(path, "r") as file:
+        if not isinstance(file.get(_KEY, getlink=True), h5py.HardLink):
+            raise ValueError(f"its '{_KEY}' is missing or a link")
+        dataset = file[_KEY]
+        if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+            raise ValueError(f"its '{_KEY}' is no dataset of its own")
+        if dataset.size is None or dataset.size > most:
+            raise ValueError(f"its '{_KEY}' has the shape {dataset.shape}")
+        return np.asarray(dataset)
 
 
 def write_dump(path: Path, score: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.metrics.fpr import FIRST_AT_LEAST
@@ -217,19 +218,19 @@ class ImageCounts:
             OutputError: It cannot be read or is something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                scores = [n.removesuffix(".bins") for n in arrays.files if n.endswith(".bins")]
-                tables = {
-                    score: _Table(
-                        arrays[f"{score}.bins"],
-                        _Rows.from_arrays(arrays, f"{score}.positives"),
-                        _Rows.from_arrays(arrays, f"{score}.negatives"),
-                        {name: arrays[f"{score}.{name}"] for name in _FIGURES},
-                    )
-                    for score in scores
-                }
-                return cls(tuple(arrays["names"].tolist()), tables)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            arrays = read_npz(path)
+            scores = [name.removesuffix(".bins") for name in arrays if name.endswith(".bins")]
+            tables = {
+                score: _Table(
+                    arrays[f"{score}.bins"],
+                    _Rows.from_arrays(arrays, f"{score}.positives"),
+                    _Rows.from_arrays(arrays, f"{score}.negatives"),
+                    {name: arrays[f"{score}.{name}"] for name in _FIGURES},
+                )
+                for score in scores
+            }
+            return cls(tuple(arrays["names"].tolist()), tables)
+        except DAMAGED as error:
             raise OutputError(f"cannot read {path}: {error}") from error
 
 

@@ -45,6 +45,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         inference_mode=plan.inference_mode,
         tile_size=plan.tile_size,
         tile_overlap=plan.tile_overlap,
+        backend=plan.backend,
         score=score,
         mode=LOCK_STEP,
     )

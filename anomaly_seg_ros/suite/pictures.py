@@ -14,6 +14,7 @@ import numpy as np
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.datasets import LoadedSample
+from anomaly_seg_ros.documents import inside, read_json
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.inference import Prediction
@@ -90,12 +91,13 @@ def read_pictures(
         place = pictures_folder(folder, run.model, run.data)
         if not (place / _CAPTIONS).is_file():
             continue
+        captions = read_json(place / _CAPTIONS, OutputError)
         try:
-            captions = json.loads((place / _CAPTIONS).read_text(encoding="utf-8"))
             pictures[run.model, run.data] = [
-                (caption, (place / file).read_bytes()) for file, caption in captions.items()
+                (str(caption), inside(place, file).read_bytes())
+                for file, caption in captions.items()
             ]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise OutputError(f"cannot read the pictures in {place}: {error}") from error
     return pictures
 

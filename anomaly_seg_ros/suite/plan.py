@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anomaly_seg_ros.backends.selection import TORCH
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.framing import RESIZED, TILE_OVERLAP, TILE_SIZE
@@ -74,7 +75,7 @@ class Plan:
         via: ``node``: also through a detector node, in lock-step.
         components: One of :data:`COMPONENTS`.
         dump: ``(kind, folder)`` to also write the scores to.
-        device, precision, inference_size, inference_mode, tile_size, tile_overlap: See
+        device, precision, inference_size, inference_mode, tile_size, tile_overlap, backend: See
             :meth:`Segmenter.load`.
         limit: Only the first so many frames of each data set.
         memory_limit: Bytes for counts before they go to temporary files.
@@ -96,6 +97,7 @@ class Plan:
     inference_mode: str = RESIZED
     tile_size: tuple[int, int] = TILE_SIZE
     tile_overlap: int = TILE_OVERLAP
+    backend: str = TORCH
     limit: int | None = None
     memory_limit: int = MEMORY_LIMIT
     save_every: float = 60.0
@@ -123,9 +125,16 @@ class Plan:
                 )
 
 
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
+
+
 def parse_named(text: str) -> NamedPath:
     """Reads ``[NAME=]MODEL`` or ``[NAME=]FOLDER``; the name is the file's stem by default."""
-    found = None if Path(text).exists() else _LABELLED.fullmatch(text)
+    found = None if _exists(text) else _LABELLED.fullmatch(text)
     if found:
         return NamedPath(found["label"], found["rest"])
     return NamedPath(_UNSAFE.sub("_", Path(text).stem), text)
@@ -140,11 +149,13 @@ def parse_data(text: str) -> DataSpec:
         ParameterError: An unknown adapter, or an option without a value.
     """
     rest, label = text, ""
-    if not Path(text).exists() and (found := _LABELLED.fullmatch(text.partition("?")[0])):
+    if "\0" in text:
+        raise ParameterError(f"data {text!r}: no path has a zero byte")
+    if not _exists(text) and (found := _LABELLED.fullmatch(text.partition("?")[0])):
         label, rest = found["label"], text[len(found["label"]) + 1 :]
-    rest, _, query = (rest, "", "") if Path(rest).exists() else rest.partition("?")
+    rest, _, query = (rest, "", "") if _exists(rest) else rest.partition("?")
     adapter, colon, folder = rest.partition(":")
-    if not colon or Path(rest).exists():
+    if not colon or _exists(rest):
         adapter, folder = AUTO, rest
     if adapter not in (AUTO, BAG, *DATASETS):
         raise ParameterError(

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from anomaly_seg_ros.documents import read_json, shown
 from anomaly_seg_ros.errors import OutputError, ParameterError
 from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.suite.accumulate import FramePass
@@ -44,9 +45,9 @@ class Snapshots:
         if not path.is_file():
             return False
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OutputError(f"cannot read {path}: {error}; use --fresh") from error
+            old = read_json(path, OutputError)
+        except OutputError as error:
+            raise OutputError(f"cannot read {error}; use --fresh") from error
         new = json.loads(json.dumps({"version": VERSION, **configuration}))
         if changed := _differences(old, new):
             raise ParameterError(
@@ -122,4 +123,4 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if old == new else [f"{where}: {old} before, {new} now"]
+    return [] if old == new else [f"{where}: {shown(old)} before, {shown(new)} now"]

@@ -258,6 +258,7 @@ class ModelScorer:
             plan.inference_mode,
             plan.tile_size,
             plan.tile_overlap,
+            plan.backend,
         )
         metadata, framing = self.segmenter.metadata, self.segmenter.framing
         available = self.segmenter.available_scores
@@ -284,6 +285,7 @@ class ModelScorer:
             "sha256": _digest(resolve_model(model.source)),
             "device": self.segmenter.device.type,
             "threads": torch.get_num_threads() if self.segmenter.device.type == "cpu" else None,
+            "backend": self.segmenter.backend,
             "precision": self.segmenter.precision,
             "inference_mode": framing.mode,
             "inference_size": framing.size and list(framing.size),

@@ -37,7 +37,7 @@ def test_taxonomy_files_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "needle"),
     [
-        ("classes: [", "unreadable taxonomy"),
+        ("classes: [", "not valid YAML"),
         ("[]", "list 'classes'"),
         ("classes: []", "list 'classes'"),
         ("classes: [{name: road}]", "class 0 must be"),
