@@ -1,0 +1,90 @@
+"""What a report says about the machine and the software that it was measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_CPU_INFO = Path("/proc/cpuinfo")
+# Instruction sets that decide which backend and precision is fast.
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
+_PACKAGES = ("torch", "openvino", "onnxruntime", "numpy", "opencv-python-headless", "ros-rclpy")
+_ENVIRONMENT = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "RMW_IMPLEMENTATION",
+    "FASTDDS_BUILTIN_TRANSPORTS",
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "RMW_FASTRTPS_PUBLICATION_MODE",
+)
+
+
+def describe() -> dict[str, Any]:
+    """Hardware, versions, and the environment variables that matter to speed."""
+    cpu, flags = _cpu()
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "environment": {
+            key: os.environ[key].replace(f"{REPOSITORY}/", "")
+            for key in _ENVIRONMENT
+            if key in os.environ
+        },
+    }
+
+
+def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions name the same hardware."""
+    return all(one.get(key) == other.get(key) for key in ("cpu", "cores", "flags", "gpu"))
+
+
+def commit() -> str:
+    """The checkout's commit, with ``+changes`` if the working tree differs; or ``unknown``."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """The first processor's name and flags."""
+    name, flags = platform.processor() or platform.machine(), set()
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(encoding="utf-8").split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    return name, flags
+
+
+def _version(package: str) -> str | None:
+    """Of an installed distribution; None without it, as for an rclpy that comes from apt."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
