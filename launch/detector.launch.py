@@ -8,6 +8,7 @@ of its own: launch hands arguments on to later includes otherwise.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -16,6 +17,7 @@ from launch.substitutions import LaunchConfiguration, TextSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from anomaly_seg_ros.ros.transport import profile_variables
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 PACKAGE = "anomaly_seg_ros"
@@ -72,6 +74,13 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("bag_rate", default_value="1.0", description="speed of the bag"),
     DeclareLaunchArgument(
+        "large_images",
+        default_value="true",
+        choices=["true", "false"],
+        description="shared memory for whole images, by the package's Fast DDS profile, unless "
+        "the environment names a profile, transports or another middleware",
+    ),
+    DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
@@ -102,6 +111,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     }
     namespace, image_topic = arguments["namespace"], arguments["image_topic"]
     parameters = [arguments["params_file"]] if arguments["params_file"] else []
+    # For those who send images: what they write to is what has to be large.
+    large_images = arguments["large_images"] == "true"
+    senders_environment = profile_variables(os.environ) if large_images else {}
     actions: list[LaunchDescriptionEntity] = [
         LifecycleNode(
             package=PACKAGE,
@@ -111,6 +123,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             parameters=[*parameters, parameter_overrides(arguments)],
             remappings=[("image", image_topic), ("camera_info", arguments["camera_info_topic"])],
             arguments=["--ros-args", "--log-level", arguments["log_level"]],
+            additional_env=senders_environment,
             output="screen",
         )
     ]
@@ -137,7 +150,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if arguments["bag"]:
         command = ["ros2", "bag", "play", arguments["bag"], "--clock", "100"]
         actions.append(
-            ExecuteProcess(cmd=[*command, "--rate", arguments["bag_rate"]], output="screen")
+            ExecuteProcess(
+                cmd=[*command, "--rate", arguments["bag_rate"]],
+                additional_env=senders_environment,
+                output="screen",
+            )
         )
     return actions
 

@@ -16,6 +16,7 @@ import rclpy
 import torch
 from tqdm import tqdm
 
+from anomaly_seg_ros.backends.selection import TORCH
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
@@ -26,6 +27,7 @@ from anomaly_seg_ros.inference import Prediction, Segmenter
 from anomaly_seg_ros.memory import peak_memory, reset_peak
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import Answer, Replayer
+from anomaly_seg_ros.ros.transport import use_profile
 
 LOCK_STEP, REAL_TIME, IN_PROCESS = "lock-step", "real-time", "in-process"
 MODES = (LOCK_STEP, REAL_TIME, IN_PROCESS)
@@ -36,8 +38,8 @@ class RunOptions:
     """How to evaluate.
 
     Attributes:
-        model, device, precision, inference_size, inference_mode, tile_size, tile_overlap: See
-            :meth:`Segmenter.load`.
+        model, device, precision, inference_size, inference_mode, tile_size, tile_overlap,
+            backend: See :meth:`Segmenter.load`.
         score: The score that the node publishes; ``auto`` is the model's default.
         mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
             own rate, drops and latency; ``in-process``: without a node.
@@ -55,6 +57,7 @@ class RunOptions:
     inference_mode: str = RESIZED
     tile_size: tuple[int, int] = TILE_SIZE
     tile_overlap: int = TILE_OVERLAP
+    backend: str = TORCH
     score: str = "auto"
     mode: str = LOCK_STEP
     node: str | None = None
@@ -96,6 +99,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
             options.inference_mode,
             options.tile_size,
             options.tile_overlap,
+            options.backend,
         )
         score = _chosen_score(segmenter, options.score)
         frame_rate = reader.frame_rate or 10.0
@@ -221,6 +225,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
                 "model": str(options.model),
                 "device": options.device,
                 "precision": options.precision,
+                "backend": options.backend,
                 "inference_mode": options.inference_mode,
                 "inference_height": height,
                 "inference_width": width,
@@ -241,6 +246,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
             if (reason := process.failure()) is not None:
                 raise CheckpointError(f"the node could not start: {reason}")
 
+    use_profile()
     rclpy.init()
     replayer = None
     try:
@@ -280,6 +286,7 @@ def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: 
             "name": segmenter.metadata.name,
             "architecture": segmenter.metadata.architecture,
             "device": str(segmenter.device),
+            "backend": segmenter.backend,
             "precision": segmenter.precision,
             "inference_mode": framing.mode,
             "inference_size": framing.size and list(framing.size),

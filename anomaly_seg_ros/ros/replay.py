@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 from anomaly_seg_ros.bags.messages import RawImage
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.errors import AnomalySegError, ImageError
+from anomaly_seg_ros.ros.messages import show_data
 
 # An unanswered frame is published again after this time: best effort may have lost it, and a
 # restarted node has never seen it.
@@ -211,7 +212,7 @@ def message_from_frame(frame: Frame) -> Image | CompressedImage:
         )
     else:
         message = CompressedImage(header=header, format=recorded.format)
-    message.data.frombytes(memoryview(recorded.data).cast("B"))
+    show_data(message, recorded.data)
     return message
 
 

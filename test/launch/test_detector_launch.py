@@ -19,6 +19,8 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from anomaly_seg_ros.ros.transport import DECIDED_BY
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = REPOSITORY / "launch" / "detector.launch.py"
 PACKAGE = "anomaly_seg_ros"
@@ -47,7 +49,7 @@ def test_every_argument_is_described():
     arguments = declared_arguments()
     assert set(arguments) == {
         "namespace", "image_topic", "camera_info_topic", "model", "device", "image_transport",
-        "autostart", "params_file", "rviz", "bag", "bag_rate", "log_level",
+        "autostart", "params_file", "rviz", "bag", "bag_rate", "large_images", "log_level",
     }  # fmt: skip
     assert all(keywords["description"] for keywords in arguments.values())
 
@@ -203,3 +205,50 @@ def test_several_cameras_by_namespace(launched, observer, unconfigured):
     right = common | {"namespace": "right"}
     processes = launched([left, right], check)
     assert [process.returncode for process in processes] == [0, 0]
+
+
+def environment_of_detector() -> dict[str, str]:
+    """Of the process that this one has started, as the kernel tells."""
+    (found,) = (
+        process
+        for process in Path("/proc").glob("[0-9]*")
+        if f"PPid:\t{os.getpid()}\n" in (process / "status").read_text()
+        and b"/detector\0" in (process / "cmdline").read_bytes()
+    )
+    pairs = (found / "environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("argument", "already_set", "expected"),
+    [
+        (None, {}, "fastdds_large_images_localhost.xml"),
+        (None, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, "fastdds_large_images.xml"),
+        ("false", {}, ""),
+        (None, {"FASTRTPS_DEFAULT_PROFILES_FILE": "/my.xml"}, "my.xml"),
+    ],
+)
+def test_large_images_choose_the_transport_of_the_node(
+    launched, observer, unconfigured, monkeypatch, argument, already_set, expected
+):
+    for name in DECIDED_BY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    for name, value in already_set.items():
+        monkeypatch.setenv(name, value)
+
+    def check() -> None:
+        observer.wait_for_state("/detector", "unconfigured")
+        environment = environment_of_detector()
+        profile = environment.get("FASTRTPS_DEFAULT_PROFILES_FILE", "")
+        assert Path(profile).name == expected
+        if "large_images" in expected:
+            assert Path(profile).is_file()
+            assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == profile
+
+    arguments = {"params_file": str(unconfigured)}
+    if argument is not None:
+        arguments["large_images"] = argument
+    (process,) = launched([arguments], check)
+    assert process.returncode == 0

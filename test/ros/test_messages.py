@@ -9,11 +9,23 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from detector_harness import stamped, street
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
+from anomaly_seg_ros import pixel_formats
 from anomaly_seg_ros.pixel_formats import FrameError
-from anomaly_seg_ros.ros.messages import image_message, jpeg_message, rgb_from_message
+from anomaly_seg_ros.ros.messages import (
+    image_message,
+    jpeg_message,
+    png_message,
+    rgb_from_message,
+)
 
 RGB = street(24, 40)  # not square: swapped sizes must not pass
 GREY = RGB[..., 1]
@@ -139,6 +151,14 @@ def test_compressed_images():
     assert rgb_from_message(message).shape == RGB.shape
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff", ".ppm"])
+def test_older_opencv_decodes_to_the_same_pixels(suffix, monkeypatch):
+    message = compressed(suffix, suffix[1:])
+    newest = rgb_from_message(message)
+    monkeypatch.setattr(pixel_formats, "_READ_RGB", None)
+    np.testing.assert_array_equal(rgb_from_message(message), newest)
+
+
 def broken(**fields: object) -> Image:
     message = message_of(RGB, "rgb8")
     for name, value in fields.items():
@@ -211,8 +231,76 @@ def test_written_images_are_unpadded_and_exact(pixels, encoding):
     np.testing.assert_array_equal(back, pixels)
 
 
+HEADERS = st.builds(
+    lambda sec, nanosec, frame_id: Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 10**9 - 1),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40),
+)
+SIDES = st.integers(1, 9)
+ARRAYS = st.one_of(
+    st.tuples(
+        st.just(encoding),
+        hypothesis_numpy.arrays(dtype, st.tuples(SIDES, SIDES, *map(st.just, channels))),
+    )
+    for encoding, dtype, channels in (
+        ("mono8", np.uint8, ()), ("rgb8", np.uint8, (3,)), ("32FC1", np.float32, ())
+    )
+)  # fmt: skip
+
+
+@given(HEADERS, ARRAYS, st.booleans())
+@settings(deadline=None)
+def test_what_is_published_equals_a_message_that_owns_its_bytes(header, picture, reverse):
+    encoding, array_ = picture
+    array_ = array_[::-1] if reverse else array_  # not contiguous
+    height, width = array_.shape[:2]
+    step = array_.nbytes // height
+    plain = Image(header=header, height=height, width=width, encoding=encoding, step=step)
+    plain.data = array.array("B", array_.tobytes())
+    sent = serialize_message(image_message(array_, encoding, header))
+    # Past its end the serialised message may hold any byte.
+    assert deserialize_message(sent, Image) == plain
+    assert len(sent) == len(serialize_message(plain))
+
+
+def test_an_image_is_not_copied_into_its_message():
+    message = image_message(RGB, "rgb8", stamped(1))
+    assert np.shares_memory(np.frombuffer(message.data, np.uint8), RGB)
+
+
 def test_written_jpeg_is_read_back():
     message = jpeg_message(SMOOTH, 95, stamped(1))
     assert "jpeg" in message.format
     assert np.abs(rgb_from_message(message).astype(int) - SMOOTH).mean() < 2
     assert len(jpeg_message(SMOOTH, 20, stamped(1)).data) < len(message.data)
+
+
+def as_image_transport_reads(message: CompressedImage) -> tuple[np.ndarray, str]:
+    """Pixels and encoding, by the rules of compressed_image_transport's subscriber."""
+    encoding, words = message.format.split(";")
+    pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if "compressed bgr" in words and encoding == "rgb8":
+        pixels = pixels[..., ::-1]
+    return pixels, encoding
+
+
+@given(hypothesis_numpy.arrays(np.uint8, st.tuples(SIDES, SIDES)))
+@settings(deadline=None)
+def test_written_png_is_the_label_map(labels):
+    message = png_message(labels, stamped(3))
+    assert message.header == stamped(3)
+    pixels, encoding = as_image_transport_reads(message)
+    assert (encoding, pixels.dtype) == ("mono8", np.uint8)
+    np.testing.assert_array_equal(pixels, labels)
+
+
+def test_written_jpeg_keeps_its_colours_in_image_transport():
+    pixels, encoding = as_image_transport_reads(jpeg_message(SMOOTH, 95, stamped(1)))
+    assert encoding == "rgb8"
+    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 2
+
+
+def test_label_maps_compress_well():
+    labels = np.kron(np.arange(128).reshape(8, 16) % 19, np.ones((64, 64))).astype(np.uint8)
+    assert len(png_message(labels, stamped(1)).data) < labels.nbytes / 40
