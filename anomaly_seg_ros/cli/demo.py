@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomaly_seg_ros.backends.selection import AUTO
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.evaluate_folder import evaluate_dataset
 from anomaly_seg_ros.cli.options import add_run_options, run_options
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="another data set than the rendered clip")
     parser.add_argument("--limit", type=int, help="only the first so many frames")
     add_run_options(parser)
+    parser.set_defaults(backend=AUTO)  # what users of the node see
     arguments = parser.parse_args(argv)
 
     def body() -> None:

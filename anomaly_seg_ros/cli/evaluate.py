@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.backends.selection import BACKENDS
+from anomaly_seg_ros.cli import BACKEND_HELP, run_tool
 from anomaly_seg_ros.devices import PRECISIONS
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.framing import INFERENCE_MODES
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of each process on the CPU (default: all cores); the last digits depend on it",
     )
     network.add_argument("--precision", default=Plan.precision, choices=PRECISIONS)
+    network.add_argument("--backend", default=Plan.backend, choices=BACKENDS, help=BACKEND_HELP)
     network.add_argument("--inference-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     network.add_argument("--inference-mode", default=Plan.inference_mode, choices=INFERENCE_MODES)
     network.add_argument(
@@ -169,6 +171,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         else (check_kind(arguments.dump[0]), Path(arguments.dump[1])),
         device=arguments.device,
         precision=arguments.precision,
+        backend=arguments.backend,
         inference_size=None if size is None else (size[0], size[1]),
         inference_mode=arguments.inference_mode,
         tile_size=(arguments.tile_size[0], arguments.tile_size[1]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from anomaly_seg_ros.backends.selection import BACKENDS
+from anomaly_seg_ros.cli import BACKEND_HELP
 from anomaly_seg_ros.devices import PRECISIONS
 from anomaly_seg_ros.framing import INFERENCE_MODES
 from anomaly_seg_ros.ros.evaluation_run import MODES, RunOptions
@@ -18,6 +20,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default=default.precision, choices=PRECISIONS)
+    parser.add_argument("--backend", default=default.backend, choices=BACKENDS, help=BACKEND_HELP)
     parser.add_argument(
         "--inference-size",
         type=int,
@@ -60,6 +63,7 @@ def run_options(arguments: argparse.Namespace, **more: object) -> RunOptions:
         model=arguments.model,
         device=arguments.device,
         precision=arguments.precision,
+        backend=arguments.backend,
         inference_size=None if size is None else (size[0], size[1]),
         inference_mode=arguments.inference_mode,
         tile_size=(arguments.tile_size[0], arguments.tile_size[1]),

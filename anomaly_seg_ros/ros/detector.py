@@ -2,8 +2,8 @@
 
     ros2 run anomaly_seg_ros detector --ros-args -r image:=/camera/image_raw
 
-The executor's thread answers services and parameters and stores the newest frame; a worker's
-thread does everything with it (see :mod:`~anomaly_seg_ros.ros.pipeline`).
+The executor's thread answers services and parameters and stores each camera's newest frame; a
+worker's thread does everything with them (see :mod:`~anomaly_seg_ros.ros.pipeline`).
 """
 
 from __future__ import annotations
@@ -11,38 +11,36 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 import rclpy
-import torch
-from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
-from rclpy.timer import Timer
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from anomaly_seg_ros import memory
-from anomaly_seg_ros.devices import select_device
-from anomaly_seg_ros.errors import AnomalySegError, ParameterError
+from anomaly_seg_ros import heap, memory
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError, first_line
 from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.ros import diagnostics, parameters
+from anomaly_seg_ros.ros import device_errors, parameters
+from anomaly_seg_ros.ros.arrival import Arrival
+from anomaly_seg_ros.ros.camera import Camera
+from anomaly_seg_ros.ros.guarded_services import guard_services
+from anomaly_seg_ros.ros.model_loading import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
 from anomaly_seg_ros.ros.publishers import Outputs
-from anomaly_seg_ros.ros.qos import QosEvents, input_profile
-from anomaly_seg_ros.ros.worker import FrameCounts, RateLimiter, Worker
+from anomaly_seg_ros.ros.qos import QosEvents
+from anomaly_seg_ros.ros.recovery import Recovery
+from anomaly_seg_ros.ros.reporter import Reporter
+from anomaly_seg_ros.ros.reports import Report
+from anomaly_seg_ros.ros.worker import Worker
 
-# Longer than any frame takes; after it the worker's thread counts as hung and is left behind.
-WORKER_STOP_TIMEOUT_S = 60.0
+# At least so long a thread may take to end when it has nothing to do, on a busy machine.
+STOP_GRACE_S = 2.0
+# How often is looked whether something changed that the node has to act on, or to tell.
+LOOK_S = 0.2
 SIGNAL_POLL_S = 0.2
 
 
@@ -56,34 +54,27 @@ class Detector(LifecycleNode):
     def __init__(self, **node_arguments: object) -> None:
         super().__init__("detector", **node_arguments)
         self._segmenter: Segmenter | None = None
-        self._outputs: Outputs | None = None
+        self._outputs: dict[Camera, Outputs] = {}
         self._pipeline: Pipeline | None = None
-        self._worker: Worker | None = None
-        self._image_subscription: Subscription | None = None
-        self._info_subscription: Subscription | None = None
-        self._counts = FrameCounts()
-        self._limiter = RateLimiter()
+        self._worker: Worker[Camera, Arrival] | None = None
         self._qos_events = QosEvents(self.get_logger())
+        self._recovery = Recovery()
         self._enabled = True
         self._failure = ""
+        self._lost = ""  # why the device is gone; set in the worker's thread
         self._label_info = ""
-        self._last_stamp: int | None = None  # in nanoseconds
-        self._last_arrival = time.monotonic()
-        self._reported: Counter[str] = Counter()
-        self._report_time = time.monotonic()
         parameters.declare(self)
+        self._cameras = self._make_cameras()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.create_service(SetBool, "~/enable", self._on_enable)
-        self._answer_impossible_transitions()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        guard_services(self)
         # Steady: with use_sim_time, timers of the node's clock stand still until /clock arrives.
-        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._diagnostics_timer: Timer | None = None
-        self._restart_diagnostics()
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._reporter = Reporter(self, self._report, clock)
+        self._reporter.restart(self.get_parameter("diagnostics_period").value)
+        self.create_timer(LOOK_S, self._look, clock=clock)
         if self.get_parameter("autostart").value:
-            self._autostart_timer = self.create_timer(
-                0.0, self._autostart, clock=self._steady_clock
-            )
+            self._autostart_timer = self.create_timer(0.0, self._autostart, clock=clock)
 
     @property
     def state(self) -> str:
@@ -94,12 +85,14 @@ class Detector(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, run it once, create the outputs."""
+        self._recovery.cancel()
         try:
             self._configure()
         except Exception as error:  # noqa: BLE001
-            known = isinstance(error, AnomalySegError)
-            self._failure = str(error) if known else f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"configure failed: {self._failure}")
+            reason = _in_words(error)
+            if device_errors.is_lost(error):
+                reason += "; a process that lost its device mostly has to be started again"
+            self._fail(f"configure failed: {reason}")
             self._release()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -107,19 +100,35 @@ class Detector(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the inference thread and subscribe."""
         result = super().on_activate(state)
-        self._restart_diagnostics()
-        self._worker = Worker(self._pipeline.process, self._on_fault, self._counts)
-        self._worker.start()
-        self._last_stamp, self._last_arrival = None, time.monotonic()
-        if self._enabled:
-            self._subscribe()
-        self._outputs.publish_label_info()
-        self.get_logger().info(f"active, listening on {self._image_topic()}")
+        try:
+            self._reporter.restart(self.get_parameter("diagnostics_period").value)
+            batch_wait = self.get_parameter("batch_wait_ms").value / 1e3
+            self._worker = Worker(
+                self._pipeline.process, self._on_fault, len(self._cameras), batch_wait
+            )
+            self._worker.start()
+            if self._enabled:
+                self._subscribe()
+            for outputs in self._outputs.values():
+                outputs.publish_label_info()
+        except Exception as error:  # noqa: BLE001
+            self._fail(f"activate failed: {_in_words(error)}")
+            return TransitionCallbackReturn.ERROR
+        self.get_logger().info(f"active, listening on {self._topics()}")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and end the inference thread, after the frame at work is published."""
-        self._stop()
+        """Unsubscribe and end the inference thread, after the frame at work is published.
+
+        With a lost device, or a frame that is stuck, this goes to ``unconfigured``.
+        """
+        stopped = self._stop()
+        if self._lost:
+            self._fail(f"device lost: {self._lost}; configure the node again")
+            return TransitionCallbackReturn.ERROR
+        if not stopped:
+            self._fail("inference stuck: a frame was left behind; configure the node again")
+            return TransitionCallbackReturn.ERROR
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -142,165 +151,131 @@ class Detector(LifecycleNode):
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
-        if self.state != "unconfigured":  # a lifecycle manager was faster
-            return
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        if self.state == "unconfigured":  # otherwise a lifecycle manager was faster
+            self._start()
 
-    def _answer_impossible_transitions(self) -> None:
-        """Refuse a transition that the present state has not: rclpy ends the process on one."""
-        (service,) = (s for s in self.services if s.srv_type is ChangeState)
-        change_state = service.callback
+    def _start(self) -> bool:
+        """Configure and activate; whether it is active."""
+        return (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        )
 
-        def answer(
-            request: ChangeState.Request, response: ChangeState.Response
-        ) -> ChangeState.Response:
-            try:
-                return change_state(request, response)
-            except RuntimeError as error:  # the base of rclpy's RCLError
-                what = request.transition.label or request.transition.id
-                self.get_logger().error(f"no transition {what} from '{self.state}': {error}")
-                response.success = False
-                return response
+    def _look(self) -> None:
+        self._look_after_device()
+        self._reporter.publish_changes()
 
-        service.callback = answer
+    def _look_after_device(self) -> None:
+        """Leave ``active`` when the device is lost, and try again when that is due."""
+        if self._lost and self.state == "active":
+            if any(camera.counts.totals()["processed"] for camera in self._cameras):
+                self._recovery.succeeded()  # it had worked before it was lost
+            self.trigger_deactivate()  # ends in `unconfigured`, see there
+            self._plan_recovery()
+        elif self._recovery.is_due() and self.state == "unconfigured" and not self._start():
+            self._plan_recovery()
+
+    def _plan_recovery(self) -> None:
+        delay = self._recovery.schedule(self.get_parameter("recovery_attempts").value)
+        if delay is not None:
+            self.get_logger().warning(f"the node configures itself again in {delay:.0f} s")
 
     def _configure(self) -> None:
-        started = time.monotonic()
-        values = parameters.values_of(self)
-        framing = parameters.framing_arguments(values)
-        if values["num_threads"] > 0:
-            torch.set_num_threads(values["num_threads"])
-        self.get_logger().info(f"loading model '{values['model']}'; this can take a while")
-        memory.reset_peak(select_device(values["device"]))
-        segmenter = Segmenter.load(
-            values["model"], values["device"], values["precision"], **framing
-        )
-        settings = parameters.resolve_settings(values, segmenter)
-        self._say_if_uncalibrated(values, segmenter)
-        warm_up_ms = segmenter.warm_up()
-        self._segmenter = segmenter
-        self._counts = FrameCounts()
-        self._reported = Counter()
-        self._outputs = Outputs(self, segmenter.metadata, self._qos_events)
-        self._pipeline = Pipeline(segmenter, self._outputs, settings, self.get_clock())
-        self._failure = ""
+        model, settings = load_model(parameters.values_of(self), self.get_logger())
+        self._failure = self._lost = ""
+        self._segmenter = model.segmenter
+        self._cameras = self._make_cameras()
+        for camera in self._cameras:
+            self._outputs[camera] = Outputs(
+                self, model.segmenter.metadata, self._qos_events, camera.name
+            )
+        self._pipeline = Pipeline(model, self._outputs, settings, self.get_clock())
         self._label_info = "latched while active"
-        if not self._outputs.has_label_info:
+        if not all(outputs.has_label_info for outputs in self._outputs.values()):
             self._label_info = "not published: vision_msgs is not installed"
             self.get_logger().warning(f"~/label_info is {self._label_info}")
-        self.get_logger().info(
-            f"model '{segmenter.metadata.name}' is ready on {segmenter.device} "
-            f"({segmenter.precision}, {segmenter.framing.describe()}) after "
-            f"{time.monotonic() - started:.1f} s, of which the first inference took "
-            f"{warm_up_ms:.0f} ms"
-        )
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
+        """Take no more frames and end the inference thread; False if it had to be left behind."""
         self._unsubscribe()
-        if self._worker is not None and not self._worker.stop(WORKER_STOP_TIMEOUT_S):
-            self.get_logger().error(
-                f"the inference thread has not ended in {WORKER_STOP_TIMEOUT_S:.0f} s"
-            )
-        self._worker = None
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return True
+        limits = parameters.watchdog_limits(self)
+        if worker.stop(max(limits.stuck_after - worker.at_work_for, STOP_GRACE_S)):
+            return True
+        took = worker.at_work_for
+        for camera in worker.leave_behind():
+            camera.say_first("inference stuck", f"left behind after {took:.0f} s")
+        return False
 
     def _release(self) -> None:
-        if self._outputs is not None:
-            self._outputs.destroy()
-        if self._segmenter is not None:
+        for outputs in self._outputs.values():
+            outputs.destroy()
+        if self._segmenter is not None and not self._lost:
             peak = memory.peak_memory(self._segmenter.device)
             self.get_logger().info(f"peak memory: {peak.mib:.0f} MiB {peak.what}")
-        self._outputs = self._pipeline = self._segmenter = None
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # back to other processes on the GPU
+        # A new dictionary: a thread that was left behind may still look into the old one.
+        self._outputs = {}
+        self._pipeline = self._segmenter = None
+        device_errors.free_cache()  # back to other processes on the GPU
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self.get_logger().error(reason)
 
     # Input.
 
-    def _image_topic(self) -> str:
-        """The input's topic; compressed ones are named as image_transport does."""
-        topic = self.resolve_topic_name("image")
-        if self.get_parameter("image_transport").value == "raw":
-            return topic
-        if topic == self.resolve_topic_name("image", only_expand=True):
-            return self.resolve_topic_name("image/compressed")  # may have its own remapping
-        return f"{topic}/compressed"
+    def _make_cameras(self) -> list[Camera]:
+        names = parameters.camera_names(self.get_parameter("cameras").value) or ("",)
+        return [Camera(self, name, self._qos_events, self._on_image) for name in names]
+
+    def _topics(self) -> str:
+        return ", ".join(camera.topic for camera in self._cameras)
 
     def _subscribe(self) -> None:
-        raw = self.get_parameter("image_transport").value == "raw"
-        profile = input_profile(
-            self.get_parameter("qos_reliability").value, self.get_parameter("qos_depth").value
-        )
-        topic = self._image_topic()
-        self._image_subscription = self.create_subscription(
-            Image if raw else CompressedImage,
-            topic,
-            self._on_image,
-            profile,
-            event_callbacks=self._qos_events.of_subscription(topic),
-        )
-        info_topic = self.resolve_topic_name("camera_info")
-        self._info_subscription = self.create_subscription(
-            CameraInfo,
-            "camera_info",
-            self._on_camera_info,
-            profile,
-            event_callbacks=self._qos_events.of_subscription(info_topic),
-        )
+        for camera in self._cameras:
+            camera.subscribe()
 
     def _unsubscribe(self) -> None:
-        for subscription in (self._image_subscription, self._info_subscription):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._image_subscription = self._info_subscription = None
+        for camera in self._cameras:
+            camera.unsubscribe()
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        if self._last_stamp is not None and stamp <= self._last_stamp:
-            kind = "stamp repeated" if stamp == self._last_stamp else "stamp went back"
-            reason = f"{self._last_stamp / 1e9:.9f} s was followed by {stamp / 1e9:.9f} s"
-            self._say_first(kind, f"{reason}; the frame is processed all the same")
-        self._last_stamp, self._last_arrival = stamp, time.monotonic()
-        if self._limiter.admits(self._pipeline.settings.max_rate):
-            self._worker.put(message)
+    def _on_image(self, camera: Camera, arrival: Arrival) -> None:
+        worker, pipeline = self._worker, self._pipeline
+        if worker is None or pipeline is None:  # it was on its way when the node stopped
+            camera.counts.add("received", "dropped")
+        elif camera.limiter.admits(pipeline.settings.max_rate):
+            worker.put(camera, arrival)
         else:
-            self._counts.add("received")
-            self._counts.add("throttled")
+            camera.counts.add("received", "throttled")
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._pipeline.camera_info = message
+    # In the worker's thread.
 
-    def _on_fault(self, kind: str, error: Exception) -> None:
-        self._say_first(kind, " ".join(str(error).split()))  # OpenCV and torch write paragraphs
-
-    def _say_first(self, kind: str, reason: str) -> None:
-        """Count a fault, and log it if it is the first of its kind: a camera repeats its own."""
-        if self._counts.add_fault(kind, reason):
-            self.get_logger().warning(
-                f"{self._image_topic()}: {kind}: {reason} (said once, counted in /diagnostics)"
-            )
+    def _on_fault(self, camera: Camera, error: Exception) -> None:
+        camera.note_fault(error)
+        if device_errors.is_lost(error):
+            self._lost = _in_words(error)
 
     # Parameters, services, diagnostics.
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         settings = None
+        segmenter, pipeline = self._segmenter, self._pipeline
         try:
             for parameter in changed:
                 parameters.check_change(parameter.name, parameter.value, self.state)
-            if self._segmenter is not None:
+            if segmenter is not None:
                 values = parameters.values_of(self) | {p.name: p.value for p in changed}
-                settings = parameters.resolve_settings(values, self._segmenter)
+                settings = parameters.resolve_settings(values, segmenter)
                 if "score_method" in (parameter.name for parameter in changed):
-                    self._say_if_uncalibrated(values, self._segmenter)
+                    say_if_uncalibrated(values, segmenter, self.get_logger())
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         # Nothing refuses them any more; rclpy stores the values when this returns.
-        if settings is not None:
-            self._pipeline.settings = settings
+        if settings is not None and pipeline is not None:
+            pipeline.settings = settings
         return SetParametersResult(successful=True)
-
-    def _say_if_uncalibrated(self, values: Mapping[str, Any], segmenter: Segmenter) -> None:
-        if warning := parameters.missing_calibration(values, segmenter):
-            self.get_logger().warning(warning)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         changed = request.data != self._enabled
@@ -314,43 +289,42 @@ class Detector(LifecycleNode):
         response.message = f"{'enabled' if self._enabled else 'disabled'}, {self.state}"
         return response
 
-    def _restart_diagnostics(self) -> None:
-        """Publish on /diagnostics at the period that the parameter has now."""
-        if self._diagnostics_timer is not None:
-            self.destroy_timer(self._diagnostics_timer)
-        self._diagnostics_timer = self.create_timer(
-            self.get_parameter("diagnostics_period").value,
-            self._publish_diagnostics,
-            clock=self._steady_clock,
-        )
-
-    def _publish_diagnostics(self) -> None:
-        now, totals = time.monotonic(), self._counts.totals()
-        report = diagnostics.Report(
+    def _report(self) -> Report:
+        worker, pipeline = self._worker, self._pipeline
+        report = Report(
             node=self.get_fully_qualified_name(),
             state=self.state,
             enabled=self._enabled,
             failure=self._failure,
-            topic=self._image_topic(),
-            seconds=now - self._report_time,
-            silence=now - self._last_arrival,
-            totals=totals,
-            new=totals - self._reported,
-            faults=self._counts.faults(),
-            latencies=self._pipeline.latencies.summary() if self._pipeline else {},
+            cameras=[camera.report() for camera in self._cameras],
+            limits=parameters.watchdog_limits(self),
+            at_work_for=worker.at_work_for if worker else 0.0,
             incompatible_qos=self._qos_events.summary(),
             segmenter=self._segmenter,
-            settings=self._pipeline.settings if self._pipeline else None,
             label_info=self._label_info,
         )
-        self._report_time, self._reported = now, totals
-        message = DiagnosticArray(status=diagnostics.statuses(report))
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        if pipeline is not None:
+            report.settings, report.stage_times = pipeline.settings, pipeline.stage_times
+            report.reduced = pipeline.reduced
+        return report
+
+
+def _in_words(error: Exception) -> str:
+    """One line; errors that are not ours with their type."""
+    known = isinstance(error, AnomalySegError)
+    return str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _spin_once(executor: SingleThreadedExecutor, node: Detector) -> None:
+    try:
+        executor.spin_once(timeout_sec=SIGNAL_POLL_S)
+    except Exception as error:  # noqa: BLE001 - of one callback: the next one may do
+        node.get_logger().error(f"internal error: {_in_words(error)}")
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM; both end with exit code 0."""
+    heap.keep_freed_memory()
     stop = threading.Event()
     # rclpy's own handlers would end the context at once, while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -363,8 +337,8 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"detector: error: {error}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not stop.is_set():
-        executor.spin_once(timeout_sec=SIGNAL_POLL_S)
+    while not stop.is_set() and rclpy.ok():
+        _spin_once(executor, node)
     if node.state != "finalized":
         node.trigger_shutdown()
     executor.shutdown()

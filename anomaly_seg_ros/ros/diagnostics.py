@@ -1,68 +1,28 @@
-"""What the detector says about itself on /diagnostics."""
+"""What the detector says about itself on /diagnostics, as messages."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from anomaly_seg_ros.framing import Framing
-from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory
-from anomaly_seg_ros.ros.parameters import Settings
-
-# Without a frame for so long, an active node warns.
-SILENCE_S = 5.0
-
-
-@dataclass
-class Report:
-    """The node's condition over one period.
-
-    Attributes:
-        node: Fully qualified name.
-        state: Lifecycle state.
-        enabled: As ``~/enable`` left it.
-        failure: Why the last ``configure`` failed, or empty.
-        topic: The input's, as remapped.
-        seconds: Length of the period.
-        silence: Seconds since the last frame came, or since ``activate``.
-        totals, new: Frames by outcome, since ``configure`` and in this period.
-        faults: Kind -> (how often since ``configure``, the last one's reason).
-        latencies: Name -> (mean, maximum) in milliseconds, of the newest frames.
-        incompatible_qos: Topic -> what does not fit.
-        segmenter, settings: None before ``configure``.
-        label_info: What became of ``~/label_info``.
-    """
-
-    node: str
-    state: str
-    enabled: bool
-    failure: str
-    topic: str
-    seconds: float
-    silence: float = 0.0
-    totals: Counter[str] = field(default_factory=Counter)
-    new: Counter[str] = field(default_factory=Counter)
-    faults: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    incompatible_qos: Mapping[str, str] = field(default_factory=dict)
-    segmenter: Segmenter | None = None
-    settings: Settings | None = None
-    label_info: str = ""
+from anomaly_seg_ros.ros.frame_counts import OUTCOMES
+from anomaly_seg_ros.ros.reports import CameraReport, Report
+from anomaly_seg_ros.ros.watchdog import Condition, inference_conditions, input_conditions
 
 
 def statuses(report: Report) -> list[DiagnosticStatus]:
-    """Three statuses: the model, the input, the latencies."""
-    return [_model(report), _input(report), _latency(report)]
+    """The model, the input and the latencies; the input of each camera where there are several."""
+    return [_model(report), *_inputs(report), _latency(report)]
 
 
 def _model(report: Report) -> DiagnosticStatus:
     level, message = DiagnosticStatus.OK, report.state
     if report.failure:
-        level, message = DiagnosticStatus.ERROR, f"configure failed: {report.failure}"
+        level, message = DiagnosticStatus.ERROR, report.failure
     elif not report.enabled:
         message += ", disabled"
     values: dict[str, object] = {"lifecycle_state": report.state, "enabled": report.enabled}
@@ -73,6 +33,7 @@ def _model(report: Report) -> DiagnosticStatus:
             "model": metadata.name,
             "architecture": metadata.architecture,
             "device": report.segmenter.device,
+            "backend": report.segmenter.backend,
             "precision": report.segmenter.precision,
             **_framing(report.segmenter.framing),
             "peak_memory_mib": f"{peak.mib:.1f}",
@@ -95,38 +56,65 @@ def _framing(framing: Framing) -> dict[str, object]:
     return values
 
 
-def _input(report: Report) -> DiagnosticStatus:
-    level, message = DiagnosticStatus.OK, "no frames are expected"
-    if report.state == "active" and report.enabled:
-        message = "frames arrive"
-        if report.silence > SILENCE_S:
-            level = DiagnosticStatus.WARN
-            message = f"no frames on {report.topic} for {report.silence:.0f} s"
-        if report.incompatible_qos:
-            level, message = DiagnosticStatus.WARN, "partners of incompatible QoS"
-        if report.new["bad"]:
-            level, message = DiagnosticStatus.WARN, f"{report.new['bad']} bad frames"
-        if report.new["failed"]:
-            level = DiagnosticStatus.ERROR
-            message = f"inference failed on {report.new['failed']} frames"
-    rate = report.new["received"] / report.seconds
-    values: dict[str, object] = {"topic": report.topic, "input_rate_hz": f"{rate:.2f}"}
-    outcomes = ("received", "processed", "dropped", "throttled", "unwatched", "bad", "failed")
-    values |= {name: report.totals[name] for name in outcomes}
-    for kind, (count, reason) in sorted(report.faults.items()):
-        values[f"fault: {kind}"] = f"{count}, last: {reason}"
+def _inputs(report: Report) -> list[DiagnosticStatus]:
+    """``input``, with the counts of all cameras; of several also ``input <camera>``."""
+    conditions = {camera.name: input_conditions(report, camera) for camera in report.cameras}
+    every = [condition for found in conditions.values() for condition in found]
+    together = [_input(report, "input", report.cameras, every)]
+    if len(report.cameras) == 1:
+        return together
+    return together + [
+        _input(report, f"input {camera.name}", [camera], conditions[camera.name])
+        for camera in report.cameras
+    ]
+
+
+def _input(
+    report: Report, task: str, cameras: Sequence[CameraReport], conditions: Sequence[Condition]
+) -> DiagnosticStatus:
+    rate = sum(camera.new["received"] for camera in cameras) / report.seconds
+    totals = sum((camera.totals for camera in cameras), Counter())
+    values: dict[str, object] = {
+        "topic": ", ".join(camera.topic for camera in cameras),
+        "input_rate_hz": f"{rate:.2f}",
+    }
+    values |= {name: totals[name] for name in ("received", *OUTCOMES)}
+    for camera in cameras:
+        where = f" on {camera.name}" if len(cameras) > 1 else ""
+        for kind, (count, reason) in sorted(camera.faults.items()):
+            values[f"fault: {kind}{where}"] = f"{count}, last: {reason}"
     for topic, policy in sorted(report.incompatible_qos.items()):
         values[f"incompatible QoS: {topic}"] = policy
-    return _status(report, "input", level, message, values)
+    fine = "frames arrive" if report.listening else "no frames are expected"
+    return _judged(report, task, fine, values, conditions)
 
 
 def _latency(report: Report) -> DiagnosticStatus:
-    rate = report.new["processed"] / report.seconds
+    rate = sum(camera.new["processed"] for camera in report.cameras) / report.seconds
     values: dict[str, object] = {"output_rate_hz": f"{rate:.2f}"}
-    for name, (mean, highest) in report.latencies.items():
-        values[f"{name}_mean_ms"] = f"{mean:.2f}"
-        values[f"{name}_max_ms"] = f"{highest:.2f}"
-    return _status(report, "latency", DiagnosticStatus.OK, f"{rate:.2f} frames/s", values)
+    for stage, summary in report.stage_times.summary().items():
+        values[f"{stage}_mean_ms"] = f"{summary.mean:.3f}"
+        values[f"{stage}_median_ms"] = f"{summary.median:.3f}"
+        values[f"{stage}_p99_ms"] = f"{summary.p99:.3f}"
+        values[f"{stage}_max_ms"] = f"{summary.maximum:.3f}"
+    conditions = inference_conditions(report)
+    return _judged(report, "latency", f"{rate:.2f} frames/s", values, conditions)
+
+
+def _judged(
+    report: Report,
+    task: str,
+    fine: str,
+    values: Mapping[str, object],
+    conditions: Sequence[Condition],
+) -> DiagnosticStatus:
+    """A status with the level of the worst condition, ``fine`` if there is none."""
+    level, message = DiagnosticStatus.OK, fine
+    if conditions:
+        worst = max(conditions, key=lambda condition: condition.level)
+        level, message = bytes([worst.level]), worst.text
+    told = {f"condition: {condition.kind}": condition.text for condition in conditions}
+    return _status(report, task, level, message, {**values, **told})
 
 
 def _status(

@@ -5,21 +5,24 @@ Defaults are not here: they stand in ``config/detector.yaml`` only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
+from anomaly_seg_ros.backends.selection import BACKENDS
 from anomaly_seg_ros.devices import PRECISIONS
+from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.framing import INFERENCE_MODES
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
 from anomaly_seg_ros.scores import SCORE_NAMES
 
 ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"
@@ -63,12 +66,14 @@ class ParameterSpec:
         """Raise ParameterError, naming the parameter, if it does not accept ``value``."""
         if type(value) is not self.kind:  # not isinstance: a bool must not pass as an int
             raise ParameterError(
-                f"parameter '{name}' must be of type {self.kind.__name__}, not {value!r}"
+                f"parameter '{name}' must be of type {self.kind.__name__}, not {shown(value)}"
             )
         if self.choices and value not in self.choices:
             raise ParameterError(
                 f"parameter '{name}' must be one of {', '.join(self.choices)}, not '{value}'"
             )
+        if self.kind is list:
+            camera_names(value)
         # NaN would slip through rclpy's own range check, which only compares.
         if self.minimum is not None and not self.minimum <= value <= self.maximum:
             raise ParameterError(
@@ -80,6 +85,10 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "model": ParameterSpec(str, "model name, or path of a weights file", UNCONFIGURED),
     "device": ParameterSpec(str, "auto, cpu, cuda or cuda:N", UNCONFIGURED),
     "precision": ParameterSpec(str, "arithmetic of the network", UNCONFIGURED, choices=PRECISIONS),
+    "backend": ParameterSpec(str, "what runs the network", UNCONFIGURED, choices=BACKENDS),
+    "cuda_graphs": ParameterSpec(
+        bool, "replay the network on a GPU as one graph for each size", UNCONFIGURED
+    ),
     "inference_mode": ParameterSpec(
         str, "how frames reach the network", UNCONFIGURED, choices=INFERENCE_MODES
     ),
@@ -107,7 +116,7 @@ PARAMETERS: dict[str, ParameterSpec] = {
         int, "pixels that neighbouring tiles share at least", UNCONFIGURED, 0, 8192
     ),
     "num_threads": ParameterSpec(
-        int, "CPU threads of the network, 0 = torch decides", UNCONFIGURED, 0, 1024
+        int, "CPU threads of the network, 0 = as many as are good", UNCONFIGURED, 0, 1024
     ),
     "score_method": ParameterSpec(
         str, "anomaly score, auto = the model's own", ALWAYS, choices=("auto", *SCORE_NAMES)
@@ -128,6 +137,38 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "jpeg_quality": ParameterSpec(int, "quality of compressed outputs", ALWAYS, 1, 100),
     "max_rate": ParameterSpec(
         float, "most frames a second to process (Hz), 0 = no limit", ALWAYS, 0.0, 1000.0
+    ),
+    "on_out_of_memory": ParameterSpec(
+        str,
+        "what becomes of a frame that does not fit into the device's memory",
+        ALWAYS,
+        choices=ON_OUT_OF_MEMORY,
+    ),
+    "frame_timeout": ParameterSpec(
+        float, "seconds without a frame until the node warns, 0 = never", ALWAYS, 0.0, 3600.0
+    ),
+    "late_after": ParameterSpec(
+        float,
+        "seconds that a frame may be old, or take, until the node warns, 0 = never",
+        ALWAYS,
+        0.0,
+        3600.0,
+    ),
+    "stuck_after": ParameterSpec(
+        float, "seconds at work from which a frame counts as stuck", ALWAYS, 0.1, 3600.0
+    ),
+    "recovery_attempts": ParameterSpec(
+        int, "attempts to configure again after the device was lost", ALWAYS, 0, 1000
+    ),
+    "cameras": ParameterSpec(
+        list, "names of several cameras; an empty name = one camera, without one", UNCONFIGURED
+    ),
+    "batch_wait_ms": ParameterSpec(
+        float,
+        "milliseconds that the first frame waits for those of the other cameras",
+        INACTIVE,
+        0.0,
+        10000.0,
     ),
     "image_transport": ParameterSpec(
         str, "transport of the input image", INACTIVE, choices=("raw", "compressed")
@@ -151,12 +192,15 @@ def read_defaults(path: Path | None = None) -> dict[str, Any]:
             value is not accepted.
     """
     path = config_path("detector.yaml") if path is None else path
+    content = read_yaml(path, ParameterError)
     try:
-        defaults = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ParameterError(f"{path}: no readable '/**: ros__parameters:' ({error})") from error
+        defaults = content["/**"]["ros__parameters"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ParameterError(f"{path}: no '/**: ros__parameters:'") from error
+    if not isinstance(defaults, dict):
+        raise ParameterError(f"{path}: 'ros__parameters' must map names to values")
     if set(defaults) != set(PARAMETERS):
-        names = ", ".join(sorted(set(defaults) ^ set(PARAMETERS)))
+        names = ", ".join(sorted(shown(name) for name in set(defaults) ^ set(PARAMETERS)))
         raise ParameterError(f"{path}: missing or unknown parameters: {names}")
     for name, value in defaults.items():
         PARAMETERS[name].check(name, value)
@@ -189,6 +233,8 @@ def values_of(node: Node) -> dict[str, Any]:
 
 def check_change(name: str, value: Any, state: str) -> None:
     """Raise ParameterError if ``name`` may not become ``value`` in this lifecycle state."""
+    if not name:
+        raise ParameterError("a parameter without a name")  # rclpy would store it
     spec = PARAMETERS.get(name)
     if spec is None:  # rclpy's own: use_sim_time
         return
@@ -212,6 +258,42 @@ class Settings:
     overlay_alpha: float
     jpeg_quality: int
     max_rate: float
+    on_out_of_memory: str
+
+
+@dataclass(frozen=True)
+class WatchdogLimits:
+    """From when on the watchdog warns, in seconds; see the parameters of these names."""
+
+    frame_timeout: float
+    late_after: float
+    stuck_after: float
+
+
+def camera_names(values: Sequence[str]) -> tuple[str, ...]:
+    """The names in the parameter ``cameras``; none for one camera without a name.
+
+    Raises:
+        ParameterError: A name that cannot be part of a topic, or that comes twice.
+    """
+    if not all(isinstance(value, str) for value in values):
+        raise ParameterError(f"parameter 'cameras' must be a list of strings, not {shown(values)}")
+    names = tuple(name for name in values if name)
+    for name in names:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+            raise ParameterError(
+                f"parameter 'cameras': {shown(name)} cannot be part of a topic's name: take "
+                "letters, digits and _, a letter first"
+            )
+        if names.count(name) > 1:
+            raise ParameterError(f"parameter 'cameras': '{name}' comes twice")
+    return names
+
+
+def watchdog_limits(node: Node) -> WatchdogLimits:
+    """The limits in force now."""
+    names = (field.name for field in fields(WatchdogLimits))
+    return WatchdogLimits(**{name: node.get_parameter(name).value for name in names})
 
 
 def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Settings:
@@ -242,6 +324,7 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],
+        on_out_of_memory=values["on_out_of_memory"],
     )
 
 

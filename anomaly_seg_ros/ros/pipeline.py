@@ -1,93 +1,168 @@
-"""What the inference thread does with one message: read, segment, publish, take the time."""
+"""What the inference thread does with messages: read, segment, publish, take the time."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from rclpy.clock import Clock
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
 
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference import Prediction
+from anomaly_seg_ros.ros.arrival import Arrival
+from anomaly_seg_ros.ros.camera import Camera
+from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
 from anomaly_seg_ros.ros.messages import rgb_from_message
 from anomaly_seg_ros.ros.parameters import Settings
-from anomaly_seg_ros.ros.publishers import NEED_LABELS, NEED_SCORE, Outputs
+from anomaly_seg_ros.ros.publishers import Outputs, request
+from anomaly_seg_ros.ros.stage_times import StageTimes
+from anomaly_seg_ros.ros.worker import Outcome
 
 
-class Latencies:
-    """Thread-safe mean and maximum of named latencies over the newest ``frames`` frames."""
+@dataclass(frozen=True)
+class _Frame:
+    """A frame that somebody wants outputs of."""
 
-    def __init__(self, frames: int = 100) -> None:
-        self._lock = threading.Lock()
-        self._newest: deque[dict[str, float]] = deque(maxlen=frames)
-
-    def add(self, milliseconds: dict[str, float]) -> None:
-        """Add one frame's latencies; every frame has the same names."""
-        with self._lock:
-            self._newest.append(milliseconds)
-
-    def summary(self) -> dict[str, tuple[float, float]]:
-        """Name -> (mean, maximum) in milliseconds."""
-        with self._lock:
-            newest = list(self._newest)
-        columns = {name: [frame[name] for frame in newest] for name in (newest or [{}])[-1]}
-        return {name: (sum(v) / len(v), max(v)) for name, v in columns.items()}
+    camera: Camera
+    header: Header
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    camera_info: CameraInfo | None
+    wanted: frozenset[str]
+    milliseconds: dict[str, float]  # take and decode
 
 
 class Pipeline:
     """Turns messages into published outputs.
 
-    ``settings`` and ``camera_info`` may be replaced by another thread at any time: a frame reads
-    each once, at its start.
+    ``settings`` and a camera's ``camera_info`` may be replaced by another thread at any time:
+    each is read once, at the start.
 
     Args:
-        segmenter: Does the inference.
-        outputs: Where the results go.
+        model: Does the inference.
+        outputs: Where the results of each camera go.
         settings: In force until replaced.
         clock: The node's, which the stamps are compared with.
+
+    Attributes:
+        stage_times: Of the newest frames; see :meth:`process`.
     """
 
     def __init__(
-        self, segmenter: Segmenter, outputs: Outputs, settings: Settings, clock: Clock
+        self,
+        model: MemoryFallback,
+        outputs: Mapping[Camera, Outputs],
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self.settings = settings
-        self.camera_info: CameraInfo | None = None
-        self.latencies = Latencies()
-        self._segmenter = segmenter
+        self.stage_times = StageTimes()
+        self._model = model
         self._outputs = outputs
         self._clock = clock
 
-    def process(self, message: Image | CompressedImage) -> str:
-        """Work off one message.
+    @property
+    def reduced(self) -> str:
+        """How a lack of memory changed the way of segmenting, or empty."""
+        return self._model.reduced
+
+    def process(self, batch: Mapping[Camera, Arrival]) -> dict[Camera, Outcome]:
+        """Work off one message of each camera, and note how long the stages of each took.
+
+        In milliseconds: ``take``: from the message's arrival to the start of this, so its time in
+        queues, its deserialisation and its wait for the frame before it; ``decode``: message to
+        RGB image; the stages of ``Prediction.stages_ms``; ``fill``: arrays to messages;
+        ``publish``: within the middleware's publish calls. And these sums: ``inference``: all of
+        the prediction; ``processing``: from the start of this to the last publish call;
+        ``pipeline``: from the message's stamp to then.
 
         Returns:
-            ``processed``, or ``unwatched`` if no output has a subscriber: then only the message
-            itself was checked.
-
-        Raises:
-            FrameError: The message holds no usable image.
+            ``processed``; or ``unwatched`` if no output of the camera has a subscriber: then only
+            the message itself was checked; or what was raised: a FrameError if the message holds
+            no usable image.
         """
         started = time.perf_counter()
-        settings, camera_info = self.settings, self.camera_info
-        image = rgb_from_message(message)
-        wanted = self._outputs.wanted()
+        settings = self.settings
+        outcomes: dict[Camera, Outcome] = {}
+        frames = []
+        for camera, arrival in batch.items():
+            frame = self._read(camera, arrival, started)
+            if isinstance(frame, _Frame):
+                frames.append(frame)
+            else:
+                outcomes[camera] = frame
+        together = [[frame] for frame in frames] if self._model.one_by_one else [frames]
+        for portion in together:
+            outcomes |= self._answer(portion, settings, started)
+        return outcomes
+
+    def _answer(
+        self, frames: Sequence[_Frame], settings: Settings, started: float
+    ) -> dict[Camera, Outcome]:
+        """Predict and publish frames that share a pass."""
+        if not frames:
+            return {}
+        wanted = frozenset().union(*(frame.wanted for frame in frames))
+        # Whatever inference raises (out of memory, a lost device) concerns these frames only.
+        try:
+            predictions = self._model.predict(
+                [frame.image for frame in frames],
+                settings.on_out_of_memory,
+                **request(wanted, settings),
+            )
+        except Exception as error:  # noqa: BLE001
+            return {frame.camera: error for frame in frames}
+        return {
+            frame.camera: self._publish(frame, prediction, settings, started)
+            for frame, prediction in zip(frames, predictions, strict=True)
+        }
+
+    def _read(self, camera: Camera, arrival: Arrival, started: float) -> _Frame | Outcome:
+        """The frame, or the outcome if it ends here; an error concerns this camera only."""
+        began = time.perf_counter()
+        try:
+            image = rgb_from_message(arrival.message)
+        except Exception as error:  # noqa: BLE001
+            return error
+        milliseconds = {
+            "take": (started - arrival.time) * 1e3,
+            "decode": (time.perf_counter() - began) * 1e3,
+        }
+        wanted = self._outputs[camera].wanted()
         if not wanted:
             return "unwatched"
-        prediction = self._segmenter.predict(
-            image,
-            scores=(settings.score_method,) if NEED_SCORE & wanted else (),
-            labels=bool(NEED_LABELS & wanted),
-            confidence="confidence" in wanted,
-        )
-        header = message.header
-        self._outputs.publish_frame(wanted, header, image, prediction, settings, camera_info)
+        header = arrival.message.header
+        return _Frame(camera, header, image, camera.camera_info, wanted, milliseconds)
+
+    def _publish(
+        self, frame: _Frame, prediction: Prediction, settings: Settings, started: float
+    ) -> Outcome:
+        """Publish one frame's outputs; an error concerns this camera only."""
+        outputs, header = self._outputs[frame.camera], frame.header
+        began = time.perf_counter()
+        try:
+            publish_ms = outputs.publish_frame(
+                frame.wanted, header, frame.image, prediction, settings, frame.camera_info
+            )
+        except Exception as error:  # noqa: BLE001
+            return error
+        ended = time.perf_counter()
         stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
-        milliseconds = {
+        sums = {
             "inference": prediction.inference_ms,
-            "processing": (time.perf_counter() - started) * 1e3,
+            "processing": (ended - started) * 1e3,
             "pipeline": (self._clock.now().nanoseconds - stamp) / 1e6,
         }
-        self._outputs.publish_latencies(wanted, milliseconds)
-        self.latencies.add(milliseconds)
+        outputs.publish_latencies(frame.wanted, sums)
+        self.stage_times.add(
+            {
+                **frame.milliseconds,
+                **prediction.stages_ms,
+                "fill": (ended - began) * 1e3 - publish_ms,
+                "publish": publish_ms,
+                **sums,
+            }
+        )
         return "processed"

@@ -20,7 +20,7 @@ def input_profile(reliability: str, depth: int) -> QoSProfile:
 
 
 class QosEvents:
-    """Counts partners of incompatible QoS by topic, and logs each.
+    """Counts partners of incompatible QoS by topic, and logs the first of each policy.
 
     The middleware connects nobody in that case and both sides stay silent, the commonest reason
     for "no images arrive".
@@ -30,6 +30,7 @@ class QosEvents:
         self._logger = logger
         self._partners: Counter[str] = Counter()
         self._policies: dict[str, str] = {}
+        self._said: set[tuple[str, str]] = set()
 
     def of_subscription(self, topic: str) -> SubscriptionEventCallbacks:
         """Callbacks for the subscription of ``topic``."""
@@ -51,9 +52,11 @@ class QosEvents:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             self._partners[topic] += event.total_count_change
             self._policies[topic] = f"{partner}'s {policy}"
-            self._logger.warning(
-                f"a {partner} of {topic} asks for an incompatible QoS ({policy}); "
-                "no messages will pass between us"
-            )
+            if (topic, policy) not in self._said:
+                self._said.add((topic, policy))
+                self._logger.warning(
+                    f"a {partner} of {topic} asks for an incompatible QoS ({policy}); no messages "
+                    "will pass between us (said once, counted in /diagnostics)"
+                )
 
         return count

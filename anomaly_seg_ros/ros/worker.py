@@ -1,99 +1,65 @@
-"""A slot that keeps only the newest frame, and the one thread that works it off. No ROS here."""
+"""Slots that keep only the newest frame of each camera, and the one thread that works them off.
+
+No ROS here.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
 from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.ros.frame_counts import FrameCounts
 
+
+class Source(Protocol):
+    """Where frames come from, a camera; hashable by identity."""
+
+    counts: FrameCounts
+
+
+Camera = TypeVar("Camera", bound=Source)
 Frame = TypeVar("Frame")
+# An outcome to count (``processed``, ``unwatched``), or what went wrong.
+Outcome = str | Exception
 
 
-class FrameCounts:
-    """Thread-safe counts of what became of the frames.
+class Worker(Generic[Camera, Frame]):
+    """Runs ``process`` on the newest frames in a thread of its own.
 
-    ``totals`` has ``received``, ``processed``, ``dropped`` (replaced by a newer one before
-    their turn), ``throttled`` (over the rate limit), ``unwatched`` (nobody subscribes to any
-    output), ``bad`` and ``failed`` (inference raised). Faults are counted by kind as well.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._totals: Counter[str] = Counter()
-        self._faults: dict[str, tuple[int, str]] = {}
-
-    def add(self, name: str, amount: int = 1) -> None:
-        """Count ``amount`` more frames under ``name``."""
-        with self._lock:
-            self._totals[name] += amount
-
-    def add_fault(self, kind: str, reason: str) -> bool:
-        """Count a fault with its reason; True if it is the first of its kind."""
-        with self._lock:
-            count = self._faults.get(kind, (0, ""))[0]
-            self._faults[kind] = count + 1, reason
-        return count == 0
-
-    def totals(self) -> Counter[str]:
-        """Frames by outcome; names that never occurred count 0."""
-        with self._lock:
-            return self._totals.copy()
-
-    def faults(self) -> dict[str, tuple[int, str]]:
-        """Fault kind -> (how often, the last one's reason)."""
-        with self._lock:
-            return dict(self._faults)
-
-
-class RateLimiter:
-    """Lets through at most ``rate`` events a second, evenly spaced."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._due = -float("inf")
-
-    def admits(self, rate: float) -> bool:
-        """Whether an event may pass now; ``rate`` in Hz, 0 = no limit."""
-        if rate <= 0:
-            return True
-        now, period = self._clock(), 1.0 / rate
-        if now < self._due:
-            # A rate that was just raised must not wait for the old, longer period.
-            self._due = min(self._due, now + period)
-            return False
-        # Counted from when it was due, not from now: a camera whose frames come a little late
-        # still gets the whole rate. After a pause nothing is caught up.
-        self._due = (self._due if now - self._due < period else now) + period
-        return True
-
-
-class Worker(Generic[Frame]):
-    """Runs ``process`` on the newest frame in a thread of its own.
+    Every frame that is put comes to one end, counted at its camera's ``counts``.
 
     Args:
-        process: does the work and returns the outcome to count (``processed``, ``unwatched``).
-            An ImageError counts the frame as bad, any other exception as failed; the thread
-            goes on with the next frame either way.
-        on_fault: called in the worker's thread with each such exception and the ``kind``.
-        counts: where frames are counted.
+        process: Does the work on the frames that wait together, at most one a camera, and returns
+            the outcome of each. An ImageError counts a frame as bad, any other exception as
+            failed; one that is raised instead of returned concerns all of them. The thread goes
+            on with the next frames either way.
+        on_fault: Called in the worker's thread with each such exception and its camera.
+        cameras: How many there are.
+        batch_wait: Seconds that the first frame waits for those of the other cameras.
     """
 
     def __init__(
         self,
-        process: Callable[[Frame], str],
-        on_fault: Callable[[str, Exception], None],
-        counts: FrameCounts,
+        process: Callable[[Mapping[Camera, Frame]], Mapping[Camera, Outcome]],
+        on_fault: Callable[[Camera, Exception], None],
+        cameras: int = 1,
+        batch_wait: float = 0.0,
     ) -> None:
         self._process = process
         self._on_fault = on_fault
-        self._counts = counts
-        self._ready = threading.Condition()
-        self._newest: Frame | None = None
+        self._cameras = cameras
+        self._batch_wait = batch_wait
+        self._changed = threading.Condition()
+        # These are guarded by the condition.
+        self._newest: dict[Camera, Frame] = {}
+        self._waiting_since = 0.0
+        self._at_work: tuple[Camera, ...] = ()
         self._stopping = False
+        self._left_behind = False
+        self._working_since: float | None = None
         # A daemon: a network that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -101,47 +67,86 @@ class Worker(Generic[Frame]):
         """Start the thread; once in a worker's life."""
         self._thread.start()
 
-    def put(self, frame: Frame) -> None:
-        """Hand over a frame without waiting; an older one still waiting is dropped."""
-        with self._ready:
-            dropped = self._newest is not None
-            self._newest = frame
-            self._ready.notify()
-        self._counts.add("received")
-        if dropped:
-            self._counts.add("dropped")
+    @property
+    def at_work_for(self) -> float:
+        """Seconds for which the frames at work have been there; 0 if there are none."""
+        since = self._working_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def put(self, camera: Camera, frame: Frame) -> None:
+        """Hand over a frame without waiting; an older one of this camera is dropped."""
+        with self._changed:
+            if self._stopping:
+                camera.counts.add("received", "dropped")
+                return
+            if camera in self._newest:
+                camera.counts.add("received", "dropped")
+            else:
+                camera.counts.add("received")
+            if not self._newest:
+                self._waiting_since = time.monotonic()
+            self._newest[camera] = frame
+            self._changed.notify()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Finish the frame at work, drop the waiting one, end the thread.
+        """Finish the frames at work, drop the waiting ones, end the thread.
 
         Returns:
-            False if the frame at work took longer than ``timeout`` seconds.
+            False if the frames at work took longer than ``timeout`` seconds.
         """
-        with self._ready:
-            if self._newest is not None:
-                self._newest = None
-                self._counts.add("dropped")
+        with self._changed:
+            for camera in self._newest:
+                camera.counts.add("dropped")
+            self._newest.clear()
             self._stopping = True
-            self._ready.notify()
+            self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def leave_behind(self) -> tuple[Camera, ...]:
+        """Give up a thread that does not end: its frames failed, whatever it still does.
+
+        Returns:
+            The cameras of these frames.
+        """
+        with self._changed:
+            self._left_behind = True
+            cameras, self._at_work = self._at_work, ()
+        for camera in cameras:
+            camera.counts.add("failed")
+        return cameras
+
     def _run(self) -> None:
-        while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._newest is not None or self._stopping)
-                if self._stopping:
-                    return
-                frame, self._newest = self._newest, None
+        while batch := self._take():
             try:
-                outcome = self._process(frame)
-            except ImageError as error:
-                outcome = "bad"
-                self._on_fault(getattr(error, "kind", "bad image"), error)
-            # Whatever the network raises (out of memory, a lost device) concerns this frame.
+                outcomes = self._process(batch)
+            # Whatever the network raises (out of memory, a lost device) concerns these frames.
             except Exception as error:  # noqa: BLE001
-                outcome = "failed"
-                self._on_fault(f"inference: {type(error).__name__}", error)
-            self._counts.add(outcome)
-            del frame  # the message may be large: do not hold it while waiting for the next
+                outcomes = dict.fromkeys(batch, error)
+            with self._changed:
+                self._at_work = ()
+                self._working_since = None
+                if self._left_behind:
+                    return
+            for camera, outcome in outcomes.items():
+                if isinstance(outcome, Exception):
+                    self._on_fault(camera, outcome)
+                    outcome = "bad" if isinstance(outcome, ImageError) else "failed"
+                camera.counts.add(outcome)
+            # Messages may be large: do not hold them while waiting for the next.
+            del batch, outcomes, outcome
+
+    def _take(self) -> dict[Camera, Frame]:
+        """The newest frame of each camera that has one; empty when the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._stopping)
+            left = self._waiting_since + self._batch_wait - time.monotonic()
+            if left > 0 and self._cameras > 1:
+                self._changed.wait_for(
+                    lambda: len(self._newest) == self._cameras or self._stopping, left
+                )
+            batch, self._newest = self._newest, {}
+            self._at_work = tuple(batch)
+            self._working_since = time.monotonic() if batch else None
+            return batch

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints import save_model
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.models.registry import build_network
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helper modules unfound
@@ -80,7 +82,8 @@ def start_detector(tiny_model: Path) -> Iterator[Callable[..., DetectorHarness]]
     running: list[DetectorHarness] = []
 
     def start(wait_active: bool = True, **parameters: object) -> DetectorHarness:
-        parameters = {"model": str(tiny_model), "diagnostics_period": 0.1} | parameters
+        defaults = {"model": str(tiny_model), "backend": "torch", "diagnostics_period": 0.1}
+        parameters = defaults | parameters
         harness = DetectorHarness(parameters)
         running.append(harness)
         if wait_active:
@@ -90,3 +93,23 @@ def start_detector(tiny_model: Path) -> Iterator[Callable[..., DetectorHarness]]
     yield start
     for harness in running:
         harness.close()
+
+
+@pytest.fixture
+def on_forward() -> Iterator[Callable[[Callable[[torch.Tensor], object]], None]]:
+    """Has a function called with the input of every pass of the tiny model's network.
+
+    So a test can make the network hang, or raise what torch raises when a device fails.
+    """
+    handles = []
+
+    def install(function: Callable[[torch.Tensor], object]) -> None:
+        def hook(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            if isinstance(module, ERFNet):
+                function(arguments[0])
+
+        handles.append(register_module_forward_pre_hook(hook))
+
+    yield install
+    for handle in handles:
+        handle.remove()

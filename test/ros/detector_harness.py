@@ -238,9 +238,16 @@ class DetectorHarness:
     def wait_connected(self) -> None:
         """Until both sides have found each other on every topic that is listened to."""
         self.probe.wait_connected()
+
+        def wanted() -> set[str]:
+            return {
+                f"{camera.name}/{topic}".lstrip("/")
+                for camera, outputs in self.node._outputs.items()
+                for topic in outputs.wanted()
+            }
+
         self.probe.spin_until(
-            lambda: self.node._outputs.wanted() >= self.probe.received.keys(),
-            "the detector finds our subscriptions",
+            lambda: wanted() >= self.probe.received.keys(), "the detector finds our subscriptions"
         )
 
     def close(self) -> None:

@@ -8,8 +8,10 @@ import time
 import cv2
 import numpy as np
 import pytest
-import torch
 from detector_harness import BEST_EFFORT, array_of, seconds_of, stamped, street
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
@@ -64,6 +66,9 @@ def test_every_output_of_a_frame(start_detector, segmenter):
     overlay = drawing.overlay(FRAME, expected.labels, metadata.palette, 0.3, unknown=unknown)
     np.testing.assert_array_equal(got["overlay"], overlay)
     np.testing.assert_array_equal(got["ood_heatmap"], drawing.heat_map(score))
+    for topic in ("labels", "open_set_labels", "open_set_mask"):
+        png = rgb_from_message(outputs[f"{topic}/compressed"])
+        np.testing.assert_array_equal(png, np.dstack([got[topic]] * 3))
     for topic in ("overlay", "ood_heatmap"):
         jpeg = rgb_from_message(outputs[f"{topic}/compressed"]).astype(int)
         assert jpeg.shape == got[topic].shape
@@ -102,7 +107,7 @@ def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
     detector.wait_connected()
     detector.segment(FRAME, 2.0)
     detector.wait_for("labels", 2.0)
-    assert asked == [{"scores": (), "labels": True, "confidence": False}]
+    assert asked == [{"scores": (), "labels": True, "confidence": False, "unknown": None}]
     assert made == []
     detector.listen("ood_heatmap/compressed")
     detector.wait_connected()
@@ -230,26 +235,6 @@ def test_a_failing_network_does_not_end_the_node(start_detector, monkeypatch):
         detector.segment(FRAME, 1.0)
         reason = detector.wait_for_diagnostic("input", "failed", "1")
     assert reason["fault: inference: RuntimeError"] == "1, last: CUDA out of memory"
-    detector.segment(FRAME, 2.0)
-    detector.wait_for("labels", 2.0)
-    assert detector.state() == "active"
-
-
-def test_running_out_of_memory_does_not_end_the_node(start_detector, monkeypatch):
-    detector = start_detector(inference_mode="full")
-    detector.listen("labels")
-    detector.wait_connected()
-    with monkeypatch.context() as patch:
-
-        def fail(self, frame):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-
-        patch.setattr(Segmenter, "_run", fail)
-        detector.segment(FRAME, 1.0)
-        values = detector.wait_for_diagnostic("input", "failed", "1")
-    reason = values["fault: inference: DeviceError"]
-    assert "48 x 80, full resolution: take inference mode 'tiled'" in reason
-    assert "Tried to allocate 20.00 GiB" in reason
     detector.segment(FRAME, 2.0)
     detector.wait_for("labels", 2.0)
     assert detector.state() == "active"
@@ -516,6 +501,25 @@ def test_tools_can_describe_parameters(active_detector):
     (limits,) = descriptor.floating_point_range
     assert (limits.from_value, limits.to_value) == (0.0, 1.0)
     assert "unknown" in descriptor.description
+
+
+def test_parameters_of_no_known_type_or_no_name_are_refused(active_detector):
+    detector = active_detector
+    odd = ParameterMessage(name="threshold", value=ParameterValue(type=77))
+    request = SetParametersAtomically.Request(parameters=[odd])
+    result = detector.call(SetParametersAtomically, "set_parameters_atomically", request).result
+    assert not result.successful
+    assert "77" in result.reason
+    results = detector.call(
+        SetParameters, "set_parameters", SetParameters.Request(parameters=[odd, odd])
+    ).results
+    assert [answer.successful for answer in results] == [False, False]
+    nameless = ParameterMessage(value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE))
+    request = SetParametersAtomically.Request(parameters=[nameless])
+    result = detector.call(SetParametersAtomically, "set_parameters_atomically", request).result
+    assert not result.successful
+    assert "without a name" in result.reason
+    assert detector.set_parameters(threshold=0.25) == (True, "")
 
 
 # QoS.

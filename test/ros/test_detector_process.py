@@ -146,3 +146,17 @@ def test_namespaces_keep_cameras_apart(start_process, probe):
     probe.spin_until(lambda: probe.count_subscribers("/left/camera"), "subscription")
     names = {name for name, _ in probe.get_topic_names_and_types()}
     assert {"/left/detector/labels", "/left/detector/debug/pipeline_latency_ms"} <= names
+
+
+def test_several_cameras_by_name_each_with_its_remapping(start_process, probe):
+    start_process("-r", "front/image:=/cam0/image_raw", cameras="[front, rear]")
+    for topic in ("/cam0/image_raw", "/rear/image", "/front/camera_info", "/rear/camera_info"):
+        probe.spin_until(lambda topic=topic: probe.count_subscribers(topic), topic)
+    assert not probe.count_subscribers("/image")
+    names = {name for name, _ in probe.get_topic_names_and_types()}
+    assert {"/detector/front/labels", "/detector/rear/ood_score"} <= names
+
+
+def test_camera_names_that_cannot_be_topics_end_it_at_once(start_process):
+    output, _ = start_process(cameras="[front/left]").communicate(timeout=EXIT_S)
+    assert "detector: error: parameter 'cameras': 'front/left' cannot be part of" in output

@@ -81,10 +81,11 @@ def test_an_unreadable_yaml_is_refused_by_name(tmp_path, content):
 def test_when_each_parameter_may_change():
     defaults = read_defaults()
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
-              "jpeg_quality"}  # fmt: skip
-    model = {"model", "device", "precision", "inference_mode", "inference_height",
-             "inference_width", "tile_height", "tile_width", "tile_overlap",
-             "num_threads"}  # fmt: skip
+              "jpeg_quality", "on_out_of_memory", "frame_timeout", "late_after", "stuck_after",
+              "recovery_attempts"}  # fmt: skip
+    model = {"model", "device", "precision", "backend", "cuda_graphs", "inference_mode",
+             "inference_height", "inference_width", "tile_height", "tile_width", "tile_overlap",
+             "num_threads", "cameras"}  # fmt: skip
 
     def changeable(state: str) -> set[str]:
         names = set()

@@ -1,0 +1,140 @@
+"""One camera's input: its subscriptions, what came in, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.ros.arrival import Arrival, receiver
+from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.qos import QosEvents, input_profile
+from anomaly_seg_ros.ros.rate_limiter import RateLimiter
+from anomaly_seg_ros.ros.reports import CameraReport
+
+LONGEST_REASON = 400  # characters
+_PARAMETERS = ("image_transport", "qos_reliability", "qos_depth")
+
+
+class Camera:
+    """Subscribes to the images and the calibration of one camera, and keeps its counts.
+
+    Args:
+        node: Owner of the subscriptions.
+        name: Prefix of the camera's topics; empty for the only camera of a node, on ``image``.
+        qos_events: Is told of publishers of incompatible QoS.
+        deliver: Called in the executor's thread with this camera and each image that came.
+
+    Attributes:
+        counts: Of its frames.
+        limiter: For ``max_rate``.
+        camera_info: The newest calibration, if there was one.
+        topic: On which images are expected, as remapped.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        qos_events: QosEvents,
+        deliver: Callable[[Camera, Arrival], None],
+    ) -> None:
+        self._node = node
+        self.name = name
+        self._qos_events = qos_events
+        self._deliver = deliver
+        self._subscriptions: list[Subscription] = []
+        self._last_stamp: int | None = None  # in nanoseconds
+        self.counts = FrameCounts()
+        self.limiter = RateLimiter()
+        self.camera_info: CameraInfo | None = None
+        self.topic = self._image_topic(node.get_parameter("image_transport").value)
+        self._last_arrival = time.monotonic()
+        self._age: float | None = None
+
+    def subscribe(self) -> None:
+        """Begin to listen, as the node's parameters say now."""
+        values = {name: self._node.get_parameter(name).value for name in _PARAMETERS}
+        profile = input_profile(values["qos_reliability"], values["qos_depth"])
+        transport = values["image_transport"]
+        self.topic = self._image_topic(transport)
+        self._last_arrival = time.monotonic()
+        self._last_stamp = self._age = None
+        kind = Image if transport == "raw" else CompressedImage
+        info_topic = self._node.resolve_topic_name(self._below("camera_info"))
+        self._subscriptions = [
+            self._node.create_subscription(
+                message_type,
+                topic,
+                callback,
+                profile,
+                event_callbacks=self._qos_events.of_subscription(topic),
+            )
+            for message_type, topic, callback in (
+                (kind, self.topic, receiver(self._on_image)),
+                (CameraInfo, info_topic, self._on_camera_info),
+            )
+        ]
+
+    def unsubscribe(self) -> None:
+        """Listen no more; nothing happens if it did not."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def report(self) -> CameraReport:
+        """How it stands now."""
+        totals, faults = self.counts.totals(), self.counts.faults()
+        silence = time.monotonic() - self._last_arrival
+        return CameraReport(self.name, self.topic, silence, self._age, self.counts, totals, faults)
+
+    def note_fault(self, error: Exception) -> None:
+        """Count, by kind, why a frame was not answered."""
+        if isinstance(error, ImageError):
+            kind = getattr(error, "kind", "bad image")
+        else:
+            kind = f"inference: {type(error).__name__}"
+        reason = " ".join(str(error).split())  # OpenCV and torch write paragraphs
+        if len(reason) > LONGEST_REASON:  # it quotes a message
+            reason = f"{reason[:LONGEST_REASON]} ..."
+        self.say_first(kind, reason)
+
+    def say_first(self, kind: str, reason: str) -> None:
+        """Count a fault, and log it if it is the first of its kind: a camera repeats its own."""
+        if self.counts.add_fault(kind, reason):
+            self._node.get_logger().warning(
+                f"{self.topic}: {kind}: {reason} (said once, counted in /diagnostics)"
+            )
+
+    def _below(self, topic: str) -> str:
+        return f"{self.name}/{topic}" if self.name else topic
+
+    def _image_topic(self, transport: str) -> str:
+        """The images' topic; compressed ones are named as image_transport does."""
+        base = self._below("image")
+        topic = self._node.resolve_topic_name(base)
+        if transport == "raw":
+            return topic
+        if topic == self._node.resolve_topic_name(base, only_expand=True):
+            # May have its own remapping.
+            return self._node.resolve_topic_name(f"{base}/compressed")
+        return f"{topic}/compressed"
+
+    def _on_image(self, arrival: Arrival) -> None:
+        stamp = arrival.message.header.stamp
+        nanoseconds = stamp.sec * 10**9 + stamp.nanosec
+        last = self._last_stamp
+        if last is not None and nanoseconds <= last:
+            kind = "stamp repeated" if nanoseconds == last else "stamp went back"
+            reason = f"{last / 1e9:.9f} s was followed by {nanoseconds / 1e9:.9f} s"
+            self.say_first(kind, f"{reason}; the frame is processed all the same")
+        self._last_stamp, self._last_arrival = nanoseconds, time.monotonic()
+        self._age = (self._node.get_clock().now().nanoseconds - nanoseconds) / 1e9
+        self._deliver(self, arrival)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self.camera_info = message

@@ -1,0 +1,56 @@
+"""Telling a device that is lost from an error that concerns one frame. No ROS here."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from anomaly_seg_ros.errors import DeviceMemoryError
+
+# Newer versions of torch raise this for errors of the CUDA runtime, older ones a RuntimeError.
+_AcceleratorError: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
+# What else torch and its libraries say when every later call will fail as well.
+_SIGNS = (
+    "CUDA error:",
+    "CUDA driver error:",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "No CUDA GPUs are available",
+    "Found no NVIDIA driver",
+)
+# These refuse one call and leave the device as it was.
+_HARMLESS = ("out of memory", "invalid argument", "invalid configuration argument")
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether this error, or what it was raised from, means that the device is gone.
+
+    After a device-side assert, an illegal memory access, a launch failure or an ECC error the
+    CUDA runtime answers every later call of the process with the same error.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (DeviceMemoryError, torch.OutOfMemoryError)):
+            return False
+        if _says_lost(seen):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def free_cache() -> None:
+    """Gives the memory that torch keeps for later on GPUs back to them; a lost one is let be."""
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def _says_lost(error: BaseException) -> bool:
+    if not isinstance(error, RuntimeError) or any(word in str(error) for word in _HARMLESS):
+        return False
+    return isinstance(error, _AcceleratorError) or any(sign in str(error) for sign in _SIGNS)

@@ -1,0 +1,139 @@
+"""Going on when a frame does not fit into the device's memory. No ROS here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from anomaly_seg_ros.backends.selection import TORCH
+from anomaly_seg_ros.errors import DeviceMemoryError
+from anomaly_seg_ros.framing import TILE_OVERLAP, TILED, Framing, Size
+from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.ros.device_errors import free_cache
+
+FAIL, TILE = "fail", "tile"
+ON_OUT_OF_MEMORY = (FAIL, TILE)
+# In pixels a side; below it a tile shows too little of a street to be worth its time.
+SMALLEST_TILE = 128
+
+
+class MemoryFallback:
+    """Predicts in ever smaller portions, once the device's memory has not sufficed.
+
+    Frames of several cameras go on one by one; a single frame goes on in tiles, halved until they
+    fit. Neither is taken back: what did not fit once will not fit the next time.
+
+    Args:
+        segmenter: Its framing is changed.
+        announce: Told of each change, in words.
+
+    Attributes:
+        segmenter: The same.
+        reduced: What was announced last, or empty.
+        one_by_one: Whether frames of several cameras do not share a pass. From the start so with
+            the CPU's compilers: they make a program for every number of frames, and a batch was
+            no faster than its frames (1.14 times the time, with OpenVINO at 512x1024).
+    """
+
+    def __init__(self, segmenter: Segmenter, announce: Callable[[str], None]) -> None:
+        self.segmenter = segmenter
+        self.reduced = ""
+        self._announce = announce
+        self.one_by_one = segmenter.device.type == "cpu" and segmenter.backend != TORCH
+
+    def warm_up(self, cameras: int, on_out_of_memory: str) -> float:
+        """Runs grey images, in every number that may come together, as :meth:`Segmenter.warm_up`.
+
+        Args:
+            cameras: How many frames may come together.
+            on_out_of_memory: As in :meth:`predict`.
+
+        Returns:
+            Milliseconds.
+
+        Raises:
+            DeviceMemoryError, ExportError: See :meth:`predict` and :meth:`Segmenter.warm_up`.
+        """
+        started = time.perf_counter()
+        grey = np.full((*self.segmenter.framing.usual_size, 3), 127, np.uint8)
+        for count in range(1, 2 if self.one_by_one else cameras + 1):
+            self.predict([grey] * count, on_out_of_memory, scores=self.segmenter.available_scores)
+        return 1e3 * (time.perf_counter() - started)
+
+    def predict(
+        self, images: Sequence[np.ndarray], on_out_of_memory: str, **what: Any
+    ) -> list[Prediction]:
+        """The predictions of these images.
+
+        Args:
+            images: Of :meth:`Segmenter.predict`.
+            on_out_of_memory: ``fail`` or ``tile``.
+            what: The other arguments of :meth:`Segmenter.predict`.
+
+        Raises:
+            DeviceMemoryError: Out of memory, and there is nothing smaller, or it is not allowed.
+        """
+        while True:
+            try:
+                if len(images) == 1 or self.one_by_one:
+                    return [self.segmenter.predict(image, **what) for image in images]
+                return self.segmenter.predict_batch(images, **what)
+            except DeviceMemoryError as error:
+                reason = str(error)
+            # Not within the except: there the traceback still holds the tensors of the pass.
+            free_cache()
+            if not self._take_less(images, on_out_of_memory):
+                raise DeviceMemoryError(reason)
+
+    def _take_less(self, images: Sequence[np.ndarray], on_out_of_memory: str) -> bool:
+        """Go over to smaller portions; False if there are none."""
+        if len(images) > 1 and not self.one_by_one:
+            self.one_by_one = True
+            self._tell("out of memory: the cameras' frames go through the network one by one now")
+            return True
+        if on_out_of_memory != TILE:
+            return False
+        largest = max((image.shape[:2] for image in images), key=lambda s: s[0] * s[1])
+        framing = smaller_tiles(self.segmenter.framing, largest)
+        if framing is None:
+            return False
+        self.segmenter.framing = framing
+        self._tell(
+            f"out of memory: the node goes on with frames {framing.describe()}; "
+            "'inference_mode', the tile and the inference size can ask for less from the start"
+        )
+        return True
+
+    def _tell(self, change: str) -> None:
+        self.reduced = change
+        self._announce(change)
+
+
+def smaller_tiles(framing: Framing, frame: Size) -> Framing | None:
+    """Half of what went through the network at once until now.
+
+    Args:
+        framing: In force until now.
+        frame: (height, width) of the frame that did not fit.
+
+    Returns:
+        The same frames in tiles, halved along their longer side; None if the half would be
+        shorter than ``SMALLEST_TILE``.
+    """
+    multiple = framing.multiple
+    whole = framing.size or frame
+    tile = whole if framing.tile is None else tuple(map(min, framing.tile, whole))
+    longer = 0 if tile[0] >= tile[1] else 1
+    half = -(-tile[longer] // (2 * multiple)) * multiple
+    if half < SMALLEST_TILE:
+        return None
+    # The other side may be the frame's own, which is no multiple.
+    sides = [-(-side // multiple) * multiple for side in tile]
+    sides[longer] = half
+    overlap = framing.overlap if framing.tile is not None else TILE_OVERLAP
+    overlap = min(overlap, min(sides) // 4 // multiple * multiple)
+    return replace(framing, mode=TILED, tile=(sides[0], sides[1]), overlap=overlap)

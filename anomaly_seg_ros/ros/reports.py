@@ -1,0 +1,78 @@
+"""The node's condition at one moment, as data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.parameters import Settings, WatchdogLimits
+from anomaly_seg_ros.ros.stage_times import StageTimes
+
+
+@dataclass
+class CameraReport:
+    """One camera's input.
+
+    Attributes:
+        name: Empty for the only camera of a node.
+        topic: Of its images, as remapped.
+        silence: Seconds since the newest frame came, or since the node began to listen.
+        age: Seconds from the newest frame's stamp to its arrival; None before the first.
+        counts: What these come from, which begin anew with ``configure``.
+        totals: Frames by outcome.
+        faults: Kind -> (how often, the last one's reason).
+        new: ``totals`` over the report's ``seconds``.
+    """
+
+    name: str
+    topic: str
+    silence: float
+    age: float | None
+    counts: FrameCounts
+    totals: Counter[str]
+    faults: Mapping[str, tuple[int, str]]
+    new: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Report:
+    """The node.
+
+    Attributes:
+        node: Fully qualified name.
+        state: Lifecycle state.
+        enabled: As ``~/enable`` left it.
+        failure: Why the node is not what it was asked to be, or empty.
+        cameras: At least one.
+        limits: Of the watchdog.
+        at_work_for: Seconds for which the frames at work have been there, 0 if there are none.
+        reduced: How a lack of memory changed the way of segmenting, or empty.
+        stage_times: Of the newest frames.
+        incompatible_qos: Topic -> what does not fit.
+        segmenter, settings: None before ``configure``.
+        label_info: What became of ``~/label_info``.
+        seconds: Over which what is new is counted.
+    """
+
+    node: str
+    state: str
+    enabled: bool
+    failure: str
+    cameras: Sequence[CameraReport]
+    limits: WatchdogLimits
+    at_work_for: float = 0.0
+    reduced: str = ""
+    stage_times: StageTimes = field(default_factory=StageTimes)
+    incompatible_qos: Mapping[str, str] = field(default_factory=dict)
+    segmenter: Segmenter | None = None
+    settings: Settings | None = None
+    label_info: str = ""
+    seconds: float = 1.0
+
+    @property
+    def listening(self) -> bool:
+        """Whether frames are expected."""
+        return self.state == "active" and self.enabled

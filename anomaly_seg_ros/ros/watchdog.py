@@ -1,0 +1,109 @@
+"""What is wrong with the input and with the inference at this moment, and what to do.
+
+Levels are those of diagnostic_msgs/DiagnosticStatus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anomaly_seg_ros.ros.reports import CameraReport, Report
+
+WARN, ERROR = 1, 2
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that is wrong now.
+
+    Attributes:
+        kind: Of a small set; the same as long as it lasts.
+        level: WARN or ERROR.
+        text: What it is, with figures, and what to do.
+    """
+
+    kind: str
+    level: int
+    text: str
+
+
+def input_conditions(report: Report, camera: CameraReport) -> list[Condition]:
+    """What is wrong with one camera's frames, the worst first; nothing while none are expected."""
+    if not report.listening:
+        return []
+    found = []
+    if failed := camera.new["failed"]:
+        text = f"inference failed on {failed} frames in the last {report.seconds:.0f} s"
+        found.append(Condition("failed", ERROR, f"{text}; see the faults below"))
+    if bad := camera.new["bad"]:
+        text = f"{bad} bad frames in the last {report.seconds:.0f} s"
+        found.append(Condition("bad frames", WARN, f"{text}; see the faults below"))
+    if report.incompatible_qos:
+        text = f"partners of incompatible QoS on {', '.join(sorted(report.incompatible_qos))}"
+        found.append(
+            Condition("incompatible QoS", WARN, f"{text}: change 'qos_reliability' or theirs")
+        )
+    timeout = report.limits.frame_timeout
+    if 0 < timeout < camera.silence:
+        found.append(
+            Condition(
+                "no frames",
+                WARN,
+                f"no frames on {camera.topic} for {camera.silence:.0f} s: check that the camera "
+                "runs, the topic's name and type (ros2 topic info -v), 'image_transport' and the "
+                "QoS; large frames may need 'qos_reliability: reliable' or the shipped Fast DDS "
+                "profile",
+            )
+        )
+    late = report.limits.late_after
+    if late > 0 and camera.age is not None and abs(camera.age) > late:
+        found.append(_late(camera, camera.age))
+    return found
+
+
+def _late(camera: CameraReport, age: float) -> Condition:
+    if age < 0:
+        return Condition(
+            "stamps ahead",
+            WARN,
+            f"frames on {camera.topic} are stamped {-age:.1f} s ahead of the node's clock: "
+            "synchronise the clocks; with 'use_sim_time', check that /clock is published",
+        )
+    return Condition(
+        "late frames",
+        WARN,
+        f"frames on {camera.topic} are {age:.1f} s old when they come: check the network, what "
+        "the camera's driver queues, and 'qos_depth'; synchronise the clocks; for recorded data "
+        "set 'use_sim_time'",
+    )
+
+
+def inference_conditions(report: Report) -> list[Condition]:
+    """What is wrong with the inference, the worst first."""
+    found = []
+    limits = report.limits
+    if report.at_work_for > limits.stuck_after:
+        found.append(
+            Condition(
+                "inference stuck",
+                ERROR,
+                f"a frame has been at work for {report.at_work_for:.0f} s ('stuck_after' is "
+                f"{limits.stuck_after:g} s): if it does not end, deactivate the node, which does "
+                "not wait for it any more, and configure it again; if it is only slow, lower the "
+                "inference size or raise 'stuck_after'",
+            )
+        )
+    if report.reduced:
+        found.append(Condition("out of memory", WARN, report.reduced))
+    took = report.stage_times.newest().get("processing", 0.0) / 1e3
+    if report.listening and 0 < limits.late_after < took:
+        found.append(
+            Condition(
+                "slow inference",
+                WARN,
+                f"the newest frame took {took:.1f} s ('late_after' is {limits.late_after:g} s): "
+                "lower the inference size, take a smaller model, another 'backend' or a GPU, or "
+                "close pictures that nobody looks at",
+            )
+        )
+    return found

@@ -1,0 +1,68 @@
+"""Which errors mean that a device is gone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError
+from anomaly_seg_ros.memory import out_of_memory_as_device_error
+from anomaly_seg_ros.ros.device_errors import is_lost
+
+AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
+HINT = (
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the "
+    "stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+)
+
+
+@pytest.mark.parametrize("kind", [AcceleratorError, RuntimeError])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: the launch timed out and was terminated",
+        "CUDA error: no CUDA-capable device is detected",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb)`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "No CUDA GPUs are available",
+    ],
+)
+def test_lost_devices(kind, words):
+    assert is_lost(kind(words + HINT))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        AcceleratorError("CUDA error: out of memory" + HINT),
+        AcceleratorError("CUDA error: invalid argument" + HINT),
+        RuntimeError("CUDA error: invalid configuration argument"),
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+        ValueError("CUDA error: device-side assert triggered"),  # of whoever speaks of it
+        DeviceError("device 'cuda:3': this machine has 1 CUDA devices"),
+        MemoryError(),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {str(error).splitlines()[:1]}",
+)
+def test_errors_that_concern_one_frame(error):
+    assert not is_lost(error)
+
+
+def test_what_an_error_was_raised_from_counts():
+    cause = RuntimeError("CUDA error: unspecified launch failure")
+    error = ValueError("the backend failed")
+    error.__cause__ = cause
+    assert is_lost(error)
+
+
+def test_out_of_memory_is_no_loss_under_its_own_name_either():
+    with pytest.raises(DeviceMemoryError) as caught, out_of_memory_as_device_error("somewhere"):
+        raise RuntimeError("CUDA error: out of memory")
+    assert not is_lost(caught.value)

@@ -1,0 +1,151 @@
+"""Going on in smaller portions when memory does not suffice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detector_harness import street
+
+from anomaly_seg_ros.errors import DeviceMemoryError
+from anomaly_seg_ros.framing import FULL, RESIZED, TILED, Framing
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.ros.memory_fallback import (
+    FAIL,
+    SMALLEST_TILE,
+    TILE,
+    MemoryFallback,
+    smaller_tiles,
+)
+
+IMAGE = street(256, 384)
+
+
+def framing(mode: str, size=None, tile=None, overlap: int = 128) -> Framing:
+    return Framing.choose(mode, size, tile, overlap, (512, 1024), 8)
+
+
+class Memory:
+    """A device on which so many pixels fit at once."""
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels = pixels
+        self.passes: list[tuple[int, int, int]] = []
+
+    def __call__(self, frames: torch.Tensor) -> None:
+        count, _, height, width = frames.shape
+        if count * height * width > self.pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.passes.append((count, height, width))
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def segmenter(tiny_model):
+    return Segmenter.load(tiny_model, inference_mode=FULL)
+
+
+@pytest.mark.parametrize(
+    ("now", "frame", "tile"),
+    [
+        (framing(RESIZED), (1080, 1920), (512, 512)),
+        (framing(RESIZED, (768, 768)), (1080, 1920), (384, 768)),
+        (framing(FULL), (1080, 1920), (1080, 960)),
+        (framing(FULL), (1081, 1919), (1088, 960)),
+        (framing(TILED, tile=(768, 768)), (1080, 1920), (384, 768)),
+        (framing(TILED, tile=(768, 768)), (600, 1920), (600, 384)),
+        (framing(TILED, (512, 1024), (768, 768)), (1080, 1920), (512, 384)),
+    ],
+)
+def test_what_went_through_at_once_is_halved_along_its_longer_side(now, frame, tile):
+    smaller = smaller_tiles(now, frame)
+    assert smaller.mode == TILED
+    assert smaller.tile == tile
+    assert smaller.size == now.size
+    # What Framing.choose would accept.
+    assert 0 <= smaller.overlap <= min(tile) - 8
+    Framing.choose(TILED, smaller.size, smaller.tile, smaller.overlap, (512, 1024), 8)
+
+
+def test_halving_ends():
+    now, tiles = framing(FULL), []
+    while (now := smaller_tiles(now, (1080, 1920))) is not None:
+        tiles.append(now.tile)
+        assert min(now.tile) >= SMALLEST_TILE
+    areas = [height * width for height, width in tiles]
+    assert areas == sorted(areas, reverse=True)
+    assert tiles[-1] == (136, 240)
+
+
+def test_a_frame_that_does_not_fit_is_answered_in_tiles(segmenter, tiny_model, told, on_forward):
+    memory = Memory(150 * 256)
+    on_forward(memory)
+    fallback = MemoryFallback(segmenter, told.append)
+    (prediction,) = fallback.predict([IMAGE], TILE, scores=("energy",))
+    assert len(told) == 2
+    assert "tiles of 256 x 192" in told[0]
+    assert "tiles of 128 x 192" in told[1]
+    assert all(size == (1, 128, 192) for size in memory.passes)
+    alone = Segmenter.load(
+        tiny_model, inference_mode=TILED, tile_size=(128, 192),
+        tile_overlap=segmenter.framing.overlap,
+    )  # fmt: skip
+    expected = alone.predict(IMAGE, scores=("energy",))
+    np.testing.assert_array_equal(prediction.labels, expected.labels)
+    np.testing.assert_array_equal(prediction.scores["energy"], expected.scores["energy"])
+    fallback.predict([IMAGE], TILE)
+    assert len(told) == 2  # nothing is tried again
+
+
+@pytest.mark.parametrize(("rule", "pixels"), [(FAIL, 256 * 384 - 1), (TILE, 1000)])
+def test_what_cannot_be_made_to_fit_is_a_clear_error(segmenter, told, on_forward, rule, pixels):
+    on_forward(Memory(pixels))
+    fallback = MemoryFallback(segmenter, told.append)
+    with pytest.raises(DeviceMemoryError, match=r"out of memory on cpu.*Tried to allocate") as e:
+        fallback.predict([IMAGE], rule)
+    assert bool(told) == (rule == TILE)
+    # Neither holds the tensors of the pass that failed, which would keep memory from being freed.
+    assert e.value.__cause__ is None
+    assert e.value.__context__ is None
+    small = IMAGE[:16, :24]
+    assert fallback.predict([small], rule)[0].labels.shape == (16, 24)
+
+
+def test_frames_of_several_cameras_go_on_one_by_one(segmenter, told, on_forward):
+    memory = Memory(256 * 384)
+    on_forward(memory)
+    fallback = MemoryFallback(segmenter, told.append)
+    images = [IMAGE, street(256, 384, seed=1)]
+    predictions = fallback.predict(images, FAIL)
+    assert memory.passes == [(1, 256, 384)] * 2
+    assert len(told) == 1
+    assert "one by one" in told[0]
+    for image, prediction in zip(images, predictions, strict=True):
+        np.testing.assert_array_equal(prediction.labels, segmenter.predict(image).labels)
+    assert fallback.predict(images, FAIL)
+    assert len(told) == 1
+
+
+def test_backends_that_compile_for_the_cpu_take_frames_one_by_one(segmenter, told, on_forward):
+    memory = Memory(10**9)
+    on_forward(memory)
+    segmenter.backend = "openvino"
+    fallback = MemoryFallback(segmenter, told.append)
+    fallback.warm_up(3, FAIL)
+    assert [count for count, *_ in memory.passes] == [1]
+    fallback.predict([IMAGE, IMAGE], FAIL)
+    assert [count for count, *_ in memory.passes] == [1, 1, 1]
+    assert told == []
+
+
+def test_warm_up_tries_every_number_of_frames(segmenter, told, on_forward):
+    memory = Memory(2 * 64 * 96)  # the model's own size, twice
+    on_forward(memory)
+    fallback = MemoryFallback(segmenter, told.append)
+    assert fallback.warm_up(3, FAIL) > 0
+    assert [count for count, *_ in memory.passes] == [1, 2, 1, 1, 1]
+    assert len(told) == 1  # three at once did not fit
