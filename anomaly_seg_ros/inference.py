@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.backends.contract import as_batch
 from anomaly_seg_ros.backends.selection import TORCH, select_backend
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device, select_precision
-from anomaly_seg_ros.errors import ImageError, ParameterError
+from anomaly_seg_ros.errors import DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.framing import FULL, RESIZED, TILE_OVERLAP, TILE_SIZE, TILED, Framing
 from anomaly_seg_ros.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.metadata import ModelMetadata
@@ -32,6 +33,8 @@ from anomaly_seg_ros.stopwatch import Stopwatch
 from anomaly_seg_ros.tiling import band_height, row_bands, run_in_tiles
 from anomaly_seg_ros.upsampling import upsampled, upsampled_argmax
 
+# In float32 2 MiB: a core's second-level cache.
+_CACHED_VALUES = 1 << 19
 # What needs less memory, by inference mode.
 _LESS_MEMORY = {
     RESIZED: "take inference mode 'tiled' or a smaller inference size",
@@ -116,7 +119,6 @@ class Segmenter:
         available_scores: Names of the scores that the model can compute.
         backend: Name of what runs the network.
         precision: Of the network's arithmetic.
-        notes: What a user should know about the choice of the backend, a sentence each.
 
     Raises:
         DeviceError, ExportError, ParameterError: What was asked for does not exist or does not
@@ -150,7 +152,7 @@ class Segmenter:
         self.inference_size = self.framing.size
         has_head = getattr(network, "outlier_head", None) is not None
         self._align_corners = getattr(network, "align_corners", False)
-        self._runner, self.notes = select_backend(
+        self._runner, self._notes = select_backend(
             fold_batchnorm(network.eval()),
             metadata,
             backend,
@@ -162,6 +164,11 @@ class Segmenter:
         )
         self.backend, self.precision = self._runner.name, self._runner.precision
         self._turn = threading.Lock()
+        self._statistics = metadata.statistics
+        if self._statistics is not None:  # a copy for each frame would wait for a GPU
+            self._statistics = score_functions.ClassStatistics(
+                *(t.to(self.device) for t in (self._statistics.mean, self._statistics.std))
+            )
         self.available_scores = tuple(
             name
             for name in score_functions.SCORE_NAMES
@@ -202,6 +209,14 @@ class Segmenter:
             threads,
             cuda_graphs,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the backend, a sentence each.
+
+        Some are known only after the first frame, :meth:`warm_up`'s for one.
+        """
+        return (*self._notes, *self._runner.notes)
 
     def warm_up(self) -> float:
         """Runs one grey image, so that the first frame does not pay for allocations.
@@ -253,10 +268,12 @@ class Segmenter:
     ) -> list[Prediction]:
         """Segments several images, those that reach the network at the same size in one pass.
 
-        Arguments and errors are those of :meth:`predict`.
+        Arguments and errors are those of :meth:`predict`. No images give no predictions.
         """
         names = tuple(scores) if unknown is None else (*scores, unknown.score)
         self._check(images, names)
+        if not images:
+            return []
         wanted = _Wanted(tuple(scores), labels, confidence, unknown)
         started = time.perf_counter()
         situation = "on {} for {} of {} x {}, {}: {}".format(
@@ -266,8 +283,13 @@ class Segmenter:
             self.framing.describe(),
             _LESS_MEMORY[self.framing.mode],
         )
-        with self._turn, out_of_memory_as_device_error(situation), torch.inference_mode():
-            predictions = self._predict(images, wanted)
+        with self._turn, torch.inference_mode():
+            try:
+                with out_of_memory_as_device_error(situation):
+                    predictions = self._predict(images, wanted)
+            except DeviceMemoryError:
+                self._runner.forget()
+                raise
         for prediction in predictions:
             prediction.inference_ms = 1e3 * (time.perf_counter() - started)
         return predictions
@@ -318,7 +340,8 @@ class Segmenter:
                 predictions[index] = _downloaded(made)
             if self.device.type == "cuda":
                 watch.lap("download")
-                torch.cuda.current_stream(self.device).synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         stages = watch.milliseconds()
         for prediction in predictions.values():
             prediction.stages_ms = stages
@@ -327,7 +350,8 @@ class Segmenter:
     def _run(self, frames: np.ndarray, watch: Stopwatch) -> tuple[NetworkOutput, int | None]:
         """The outputs of frames of one size, and the rows of logits to score at once."""
         if self.framing.tile is None:
-            return self._runner(frames, watch), None
+            output = self._runner(frames, watch)
+            return output, _cached_rows(output.logits)
 
         def tiled(frame: np.ndarray) -> NetworkOutput:
             def run(rows: slice, columns: slice) -> NetworkOutput:
@@ -336,7 +360,7 @@ class Segmenter:
             return run_in_tiles(run, frame.shape[:2], self.framing)
 
         outputs = [tiled(frame) for frame in frames]
-        output = outputs[0] if len(outputs) == 1 else _as_batch(outputs)
+        output = as_batch(outputs)
         return output, band_height(output.logits, frames.shape[2], self.framing.tile)
 
     def _maps(
@@ -352,7 +376,6 @@ class Segmenter:
         # A frame at its own size may have been padded: the maps are made for the padded one and
         # cut, so that nothing is resampled.
         size = image_size if self.inference_size else seen
-        statistics = self.metadata.statistics
 
         def finished(parts: list[Tensor]) -> Tensor:
             """Bands of a map (1, h, w) as one of (H, W)."""
@@ -361,7 +384,7 @@ class Segmenter:
 
         def score(name: str) -> Tensor:
             bands = row_bands(output, band)
-            return finished([score_functions.compute(name, o, statistics) for o in bands])
+            return finished([score_functions.compute(name, o, self._statistics) for o in bands])
 
         maps = {f"scores/{name}": score(name) for name in wanted.scores}
         labels = None
@@ -409,19 +432,18 @@ class Segmenter:
         return F.interpolate(labels[None, None], size=size, mode="nearest-exact")[0, 0]
 
 
+def _cached_rows(logits: Tensor) -> int | None:
+    """Rows whose logits stay in a processor's cache over all steps of a score; None on a GPU."""
+    if logits.device.type != "cpu":
+        return None
+    return max(1, _CACHED_VALUES // (logits.shape[1] * logits.shape[3]))
+
+
 def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
     """One frame's outputs, still with a batch axis."""
     parts = (output.logits, output.ood_logits)
     logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
     return NetworkOutput(output.pre_logits, logits, ood_logits)
-
-
-def _as_batch(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
-    ood_logits = None
-    if outputs[0].ood_logits is not None:
-        ood_logits = torch.cat([output.ood_logits for output in outputs])
-    logits = torch.cat([output.logits for output in outputs])
-    return NetworkOutput(outputs[0].pre_logits, logits, ood_logits)
 
 
 def _downloaded(maps: dict[str, Tensor]) -> Prediction:

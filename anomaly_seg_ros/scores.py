@@ -78,7 +78,7 @@ def max_min_logit(logits: Tensor) -> Tensor:
     comparison; it cancels offsets that all logits share.
     """
     smallest, largest = logits.aminmax(dim=1)
-    return (smallest - largest).float()
+    return smallest.float() - largest.float()
 
 
 def standardized_max_logit(logits: Tensor, statistics: ClassStatistics) -> Tensor:

@@ -18,6 +18,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_gpu = device.type == "cuda"
         self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
 
@@ -37,5 +38,6 @@ class Stopwatch:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        # Without a stream it would be recorded on the current device, which may be another one.
+        event.record(torch.cuda.current_stream(self._device))
         return event

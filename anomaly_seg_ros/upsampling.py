@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Pixels whose K interpolated logits are in memory at once.
 _CHUNK = 1 << 18
+# The same where torch interpolates all pixels, in values: 64 MiB of float32.
+_BAND = 1 << 24
 
 
 def upsampled(score: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -38,8 +40,9 @@ def upsampled_argmax(
     Args:
         logits: (1, K, h, w), K at most 256.
         size: (H, W) of the result.
-        height: Rows of logits to upsample at once, which bounds the memory; None takes all. Also
-            all where H is no multiple of h: bands would not meet on whole rows.
+        height: Rows of logits to upsample at once, which bounds the memory; None takes as many
+            as fill 64 MiB, which a GPU's cache may hold. All where H is no multiple of h: bands
+            would not meet on whole rows.
         align_corners: Of the interpolation; True needs all rows at once.
 
     Returns:
@@ -51,8 +54,15 @@ def upsampled_argmax(
     if logits.device.type == "cpu" and square and not scale % 2:
         return torch.from_numpy(argmax_on_cpu(logits[0].float().contiguous().numpy(), scale))
     if (rows, columns) == size:
+        if logits.device.type == "cpu":
+            planes = logits[0].float().contiguous().numpy().reshape(logits.shape[1], -1)
+            return torch.from_numpy(plane_argmax(planes)).view(size)
         return logits.argmax(1)[0].to(torch.uint8)
-    if height is None or rest or align_corners:
+    # In half precision, interpolated logits would tie where classes meet.
+    logits = logits.float()
+    if height is None and scale:
+        height = max(1, _BAND // (logits.shape[1] * scale * size[1]))
+    if rest or align_corners or height >= rows:
         large = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
         return large.argmax(1)[0].to(torch.uint8)
     bands = []

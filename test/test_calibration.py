@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
@@ -31,6 +32,34 @@ def test_follows_the_formula(calibration: ScoreCalibration) -> None:
     np.testing.assert_allclose(unit, 0.5 * (1 + z / (1 + abs(z))), atol=1e-7)
     assert unit.min() > 0
     assert unit.max() < 1
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (300, 511), (2**16,), (2**16 + 1,), (0,)])
+def test_blocks_follow_the_formula_in_float64(
+    calibration: ScoreCalibration, shape: tuple[int, ...]
+) -> None:
+    raw = np.random.default_rng(1).normal(-4, 20, shape).astype(np.float32)
+    kept = raw.copy()
+    z = (raw.astype(np.float64) + 4.0) / 2.5
+    unit = calibration.to_unit(raw)
+    assert unit.shape == shape
+    np.testing.assert_allclose(unit, 0.5 * (1 + z / (1 + abs(z))), rtol=0, atol=2e-7)
+    np.testing.assert_array_equal(raw, kept)
+
+
+def test_any_strides(calibration: ScoreCalibration) -> None:
+    raw = np.random.default_rng(2).normal(-4, 20, (300, 511)).astype(np.float32)
+    for view in (raw.T, raw[::2, 1::3], np.asfortranarray(raw)):
+        np.testing.assert_array_equal(calibration.to_unit(view), calibration.to_unit(view.copy()))
+
+
+@given(threshold=st.floats(-50, 50), scale=st.floats(1e-2, 50), raw=st.floats(-1e4, 1e4, width=32))
+def test_the_same_bits_on_the_device(threshold: float, scale: float, raw: float) -> None:
+    """Whoever thresholds the published map must find the mask that the device made."""
+    calibration = ScoreCalibration(threshold, scale, TABLE)
+    values = raw + np.linspace(-3 * scale, 3 * scale, 1003).astype(np.float32)
+    on_device = calibration.to_unit_on_device(torch.from_numpy(values)).numpy()
+    np.testing.assert_array_equal(on_device, calibration.to_unit(values))
 
 
 def test_far_tails_do_not_saturate(calibration: ScoreCalibration) -> None:

@@ -14,8 +14,8 @@ from tiny import tiny_metadata, tiny_network
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.errors import DeviceError, ImageError, ParameterError
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
+from anomaly_seg_ros.inference import Segmenter, UnknownRule
 from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 
@@ -332,3 +332,142 @@ def test_upsampling_follows_the_network(align_corners: bool) -> None:
         -logits.amax(1)[None], size=(64, 96), mode="bilinear", align_corners=align_corners
     )
     np.testing.assert_allclose(prediction.scores["max_logit"], score[0, 0].numpy(), atol=1e-5)
+
+
+def test_stages_are_parts_of_the_whole(segmenter: Segmenter) -> None:
+    image = random_image(100, 150)
+    for prediction in [segmenter.predict(image), *segmenter.predict_batch([image, image[:50]])]:
+        assert list(prediction.stages_ms) == ["resize", "upload", "network", "score"]
+        assert min(prediction.stages_ms.values()) >= 0
+        assert 0 < sum(prediction.stages_ms.values()) <= prediction.inference_ms
+
+
+def test_batches_keep_their_order() -> None:
+    """Frames of several sizes: those of one size run together, and nothing is mixed up."""
+    for mode in ("full", "tiled", "resized"):
+        shared = in_mode(mode, tile_size=(64, 64), tile_overlap=32)
+        sizes = [(64, 96), (40, 50), (64, 96), (128, 64), (40, 50), (64, 96)]
+        images = [random_image(*size, seed=i) for i, size in enumerate(sizes)]
+        rule = UnknownRule("energy", 0.5, mask=True, open_set_labels=True)
+        for image, got in zip(
+            images, shared.predict_batch(images, ("msp",), unknown=rule), strict=True
+        ):
+            alone = shared.predict(image, ("msp",), unknown=rule)
+            np.testing.assert_allclose(got.scores["msp"], alone.scores["msp"], rtol=0, atol=1e-6)
+            np.testing.assert_allclose(got.unit_score, alone.unit_score, rtol=0, atol=1e-6)
+            assert (got.labels == alone.labels).mean() > 0.999
+            assert np.abs(got.confidence.astype(int) - alone.confidence).max() <= 1
+
+
+def test_the_network_sees_frames_of_one_size_together(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    runner = segmenter._runner
+
+    def counting(frames: np.ndarray, watch: object) -> object:
+        seen.append(frames.shape)
+        return runner(frames, watch)
+
+    monkeypatch.setattr(segmenter, "_runner", counting)
+    segmenter.predict_batch([random_image(64, 96, seed) for seed in range(3)])
+    assert seen == [(3, 64, 96, 3)]
+
+
+def test_a_batch_of_nothing(segmenter: Segmenter) -> None:
+    assert segmenter.predict_batch([]) == []
+
+
+def test_one_bad_image_spoils_a_batch(segmenter: Segmenter) -> None:
+    with pytest.raises(ImageError, match="float32"):
+        segmenter.predict_batch([random_image(64, 96), np.zeros((4, 4, 3), np.float32)])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (200, 301), (33, 50)])
+@pytest.mark.parametrize("score", ["max_logit", "dense_hybrid"])
+def test_unknown_is_what_subscribers_would_compute(
+    segmenter: Segmenter, size: tuple[int, int], score: str
+) -> None:
+    """From the raw score and the labels, in NumPy."""
+    image = random_image(*size)
+    raw = segmenter.predict(image, (score,)).scores[score]
+    unit = segmenter.metadata.calibration_of(score).to_unit(raw)
+    # A threshold that is no float32, in the middle of the values.
+    threshold = float(np.median(unit)) * (1 + 1e-9)
+    rule = UnknownRule(score, threshold, mask=True, open_set_labels=True)
+    prediction = segmenter.predict(image, (), unknown=rule)
+    np.testing.assert_array_equal(prediction.unit_score, unit)
+    unknown = unit >= np.float32(threshold)
+    assert unknown.any()
+    assert not unknown.all()
+    np.testing.assert_array_equal(prediction.mask, np.where(unknown, 255, 0))
+    np.testing.assert_array_equal(
+        prediction.open_set_labels, np.where(unknown, 19, prediction.labels)
+    )
+    assert prediction.scores == {}
+    for array in (prediction.mask, prediction.open_set_labels):
+        assert array.dtype == np.uint8
+        assert array.shape == size
+        assert array.flags.c_contiguous
+
+
+def test_of_the_unknown_only_what_is_wanted(segmenter: Segmenter) -> None:
+    image = random_image(64, 96)
+    plain = segmenter.predict(image)
+    assert (plain.unit_score, plain.mask, plain.open_set_labels) == (None, None, None)
+    score = segmenter.predict(
+        image, (), labels=False, confidence=False, unknown=UnknownRule("msp", 0.5, mask=False)
+    )
+    assert score.unit_score is not None
+    assert (score.mask, score.open_set_labels, score.labels) == (None, None, None)
+    labels = segmenter.predict(
+        image, (), labels=False, unknown=UnknownRule("msp", 0.5, False, open_set_labels=True)
+    )
+    assert labels.labels is None
+    assert labels.open_set_labels is not None
+
+
+def test_the_score_of_the_rule_may_also_be_asked_for(segmenter: Segmenter) -> None:
+    image, rule = random_image(64, 96), UnknownRule("energy", 0.5)
+    both = segmenter.predict(image, ("energy", "msp"), unknown=rule)
+    np.testing.assert_array_equal(
+        both.unit_score, segmenter.predict(image, (), unknown=rule).unit_score
+    )
+    np.testing.assert_array_equal(
+        both.scores["energy"], segmenter.predict(image, ("energy",)).scores["energy"]
+    )
+
+
+def test_a_rule_with_a_score_that_the_model_lacks() -> None:
+    segmenter = Segmenter(tiny_network(), tiny_metadata(), "cpu")
+    with pytest.raises(ParameterError, match="dense_hybrid"):
+        segmenter.predict(random_image(8, 8), (), unknown=UnknownRule("dense_hybrid", 0.5))
+
+
+def test_out_of_memory_frees_what_is_kept_for_other_sizes(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that smaller tiles find room; other errors leave it as it is."""
+    forgotten: list[bool] = []
+    monkeypatch.setattr(segmenter._runner, "forget", lambda: forgotten.append(True))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(segmenter, "_run", fail)
+    error: Exception = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="multiplied"):
+        segmenter.predict(random_image(64, 96))
+    assert forgotten == []
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(DeviceMemoryError):
+        segmenter.predict(random_image(64, 96))
+    assert forgotten == [True]
+
+
+def test_notes_of_the_backend_are_passed_on(segmenter: Segmenter) -> None:
+    assert segmenter.notes == ()
+    graphed = Segmenter(tiny_network(), tiny_metadata(), "cpu", cuda_graphs=True)
+    assert graphed.notes == ("cuda_graphs: has no effect on the CPU",)
+    graphed._runner.notes.append("the capture was refused")  # as at the first frame
+    assert graphed.notes[-1] == "the capture was refused"

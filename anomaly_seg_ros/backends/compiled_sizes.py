@@ -23,10 +23,17 @@ class CompiledSizes(Generic[Program]):
         self._make = make
         self._programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
 
+    def clear(self) -> None:
+        """Forgets all of them."""
+        self._programs.clear()
+
+    def __contains__(self, shape: tuple[int, ...]) -> bool:
+        return shape in self._programs
+
     def __getitem__(self, shape: tuple[int, ...]) -> Program:
         if shape not in self._programs:
-            self._programs[shape] = self._make(shape)
-            while len(self._programs) > _KEPT:
+            while len(self._programs) >= _KEPT:  # first: both may not fit into the memory
                 self._programs.popitem(last=False)
+            self._programs[shape] = self._make(shape)
         self._programs.move_to_end(shape)
         return self._programs[shape]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,10 +20,12 @@ class Backend(Protocol):
     Attributes:
         name: As in :data:`~anomaly_seg_ros.backends.selection.BACKENDS`, never ``auto``.
         precision: ``fp32``, ``bf16`` or ``fp16``: the arithmetic inside. Logits may come in it.
+        notes: Sentences about what was asked for and cannot be had.
     """
 
     name: str
     precision: str
+    notes: Sequence[str]
 
     def __call__(self, frames: np.ndarray, watch: Stopwatch) -> NetworkOutput:
         """Runs the network.
@@ -36,8 +39,13 @@ class Backend(Protocol):
             left out (an empty tensor).
 
         Raises:
+            DeviceError: The network failed while it ran, or the memory did not suffice.
             ExportError: The network cannot be brought to this backend at this size.
         """
+        ...
+
+    def forget(self) -> None:
+        """Frees what is kept for sizes that came; it is made anew when they come again."""
         ...
 
 
@@ -76,3 +84,14 @@ def as_output(tensors: tuple[Tensor, ...] | list[Tensor]) -> NetworkOutput:
     """What :class:`ScaledNetwork` returns, by name."""
     logits, *ood_logits = tensors
     return NetworkOutput(logits.new_empty(0), logits, *ood_logits)
+
+
+def as_batch(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
+    """Outputs of single frames of one size as those of a batch."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    ood_logits = None
+    if first.ood_logits is not None:
+        ood_logits = torch.cat([output.ood_logits for output in outputs])
+    return NetworkOutput(first.pre_logits, torch.cat([o.logits for o in outputs]), ood_logits)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from anomaly_seg_ros.backends.compiled_sizes import CompiledSizes
-from anomaly_seg_ros.backends.contract import ScaledNetwork, as_output
-from anomaly_seg_ros.errors import ExportError, first_line
+from anomaly_seg_ros.backends.contract import ScaledNetwork, as_batch, as_output
+from anomaly_seg_ros.backends.failures import while_converting, while_running
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.rounding import round_kernels
@@ -37,6 +37,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    notes = ()
 
     def __init__(
         self, network: nn.Module, metadata: ModelMetadata, precision: str, threads: int
@@ -61,27 +62,32 @@ class OpenVinoBackend:
         results = []
         for frame in frames:
             request = self._requests[(1, *frame.shape)]
-            pixels = openvino.Tensor(np.ascontiguousarray(frame)[None], shared_memory=True)
+            # Memory that is read-only cannot be shared: np.require copies it.
+            pixels = np.require(frame, requirements=("C", "W"))[None]
+            pixels = openvino.Tensor(pixels, shared_memory=True)
             watch.lap("upload")
-            outputs = request.infer([pixels], share_outputs=len(frames) == 1)
-            results.append([torch.from_numpy(outputs[i]) for i in range(len(outputs))])
+            with while_running(self.name, frames.shape, (RuntimeError,)):
+                outputs = request.infer([pixels], share_outputs=len(frames) == 1)
+            tensors = [torch.from_numpy(outputs[i]) for i in range(len(outputs))]
+            results.append(as_output(tensors))
             watch.lap("network")
-        if len(results) == 1:
-            return as_output(results[0])
-        return as_output([torch.cat(parts) for parts in zip(*results, strict=True)])
+        return as_batch(results)
+
+    def forget(self) -> None:
+        """See :class:`~anomaly_seg_ros.backends.contract.Backend`."""
+        self._requests.clear()
 
     def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         example = torch.zeros(shape, dtype=torch.uint8)
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch about its own export
-                program = torch.export.export(self._network, (example,), strict=False)
-                model = openvino.convert_model(program)
+        # OpenVINO's own errors are RuntimeErrors; torch.export adds the others.
+        errors = (RuntimeError, ValueError, AssertionError)
+        with (
+            while_converting(self.name, shape, errors),
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of torch about its own export
+            program = torch.export.export(self._network, (example,), strict=False)
+            model = openvino.convert_model(program)
             compiled = self._core.compile_model(model, "CPU", self._settings)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            # OpenVINO's own errors are RuntimeErrors; torch.export adds the others.
-            raise ExportError(
-                f"backend 'openvino': the network cannot be converted at {shape[1]} x "
-                f"{shape[2]}: {first_line(error)}"
-            ) from error
-        return compiled.create_infer_request()
+            return compiled.create_infer_request()

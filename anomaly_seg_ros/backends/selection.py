@@ -12,8 +12,9 @@ from torch import nn
 
 from anomaly_seg_ros.backends.contract import Backend
 from anomaly_seg_ros.backends.torch_backend import TorchBackend
+from anomaly_seg_ros.backends.torch_compile_backend import TorchCompileBackend
 from anomaly_seg_ros.devices import cpu_threads
-from anomaly_seg_ros.errors import ExportError, ParameterError
+from anomaly_seg_ros.errors import DeviceError, ExportError, ParameterError
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.stopwatch import Stopwatch
 
@@ -102,7 +103,7 @@ def _attempt(
     try:
         backend = _build(name, network, metadata, device, *settings)
         backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(device))
-    except (ExportError, ParameterError) as error:
+    except (DeviceError, ExportError, ParameterError) as error:
         notes.append(f"backend '{name}' is not used: {error}")
         return None
     return backend
@@ -119,7 +120,9 @@ def _build(
 ) -> Backend:
     if name in _NEEDS:
         return _build_runtime(name, network, metadata, device, precision, cpu_threads(threads))
-    return TorchBackend(network, metadata, device, precision)
+    if name == TORCH_COMPILE:
+        return TorchCompileBackend(network, metadata, device, precision, cuda_graphs)
+    return TorchBackend(network, metadata, device, precision, cuda_graphs)
 
 
 def _build_runtime(

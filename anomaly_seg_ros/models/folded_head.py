@@ -9,6 +9,7 @@ the difference of the two logits alone, so one output is enough: (0, d) has the 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.models.outlier_head import OutlierHead
@@ -46,14 +47,23 @@ class FoldedOutlierHead(nn.Module):
 
     def forward(self, pre_logits: Tensor) -> Tensor:
         """Maps (N, C, h, w) to logits (N, 2, h, w), of which the first are 0."""
+        if torch.compiler.is_compiling():  # or exporting: runtimes fuse this best
+            low, high, weight = (v[:, None, None] for v in (self.low, self.high, self.weight))
+            clamped = pre_logits.clamp(low, high)
+            difference = F.conv2d(clamped, weight[None], self.bias[None])
+        else:
+            difference = self._difference(pre_logits)
+        return torch.cat([torch.zeros_like(difference), difference], 1)
+
+    def _difference(self, pre_logits: Tensor) -> Tensor:
+        """Maps (N, C, h, w) to (N, 1, h, w), operator by operator."""
         n, channels, height, width = pre_logits.shape
         pixels = pre_logits.permute(0, 2, 3, 1)
-        if pre_logits.device.type == "cpu" and not torch.compiler.is_compiling():
+        if pre_logits.device.type == "cpu":
             difference = self._in_blocks(pixels.reshape(-1, channels))
         else:
             difference = pixels.clamp(self.low, self.high) @ self.weight[:, None] + self.bias
-        difference = difference.view(n, 1, height, width)
-        return torch.cat([torch.zeros_like(difference), difference], 1)
+        return difference.view(n, 1, height, width)
 
     def _in_blocks(self, pixels: Tensor) -> Tensor:
         """Maps (P, C) to (P,); a processor would else write and read a map of the input's size."""

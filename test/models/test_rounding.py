@@ -1,0 +1,104 @@
+"""Kernels in half precision: representable, close, and with their sums kept."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_network
+from torch import Tensor, nn
+
+from anomaly_seg_ros.checkpoints import load_model
+from anomaly_seg_ros.datasets import open_dataset
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.models.rounding import round_kernels, rounded_kernel
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def kernel(taps: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(32, 16, taps, taps, generator=generator) * 0.1 + 0.01
+
+
+def relative_error_of_sums(rounded: Tensor, weight: Tensor) -> Tensor:
+    exact = weight.double().sum((2, 3))
+    return ((rounded.double().sum((2, 3)) - exact) / exact).abs()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_values_are_representable_and_close(dtype: torch.dtype, taps: int) -> None:
+    weight = kernel(taps)
+    rounded = rounded_kernel(weight, dtype)
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded.to(dtype).float(), rounded)
+    # A tap takes over at most the error of the larger one before it, half a step of that.
+    step = 2 * torch.finfo(dtype).eps * weight.abs().amax((2, 3), keepdim=True)
+    assert ((rounded - weight).abs() <= step).all()
+
+
+@pytest.mark.parametrize("taps", [3, 5])
+def test_sums_are_kept_where_plain_rounding_loses_them(taps: int) -> None:
+    """To the grid of the smallest tap, which is the last to take over an error."""
+    weight = kernel(taps)
+    weight[..., 0, 0] *= 1e-3
+    kept = relative_error_of_sums(rounded_kernel(weight, torch.bfloat16), weight)
+    lost = relative_error_of_sums(weight.bfloat16(), weight)
+    assert kept.max() < 1e-4
+    assert lost.max() > 1e-3
+    assert kept.mean() < lost.mean() / 50
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_single_taps_and_zeros_are_rounded_plainly(dtype: torch.dtype) -> None:
+    weight = kernel(1, seed=1)
+    weight[0] = 0
+    assert torch.equal(rounded_kernel(weight, dtype), weight.to(dtype).float())
+    assert torch.equal(rounded_kernel(torch.zeros(2, 3, 3, 3), dtype), torch.zeros(2, 3, 3, 3))
+
+
+def test_rounding_twice_changes_nothing() -> None:
+    once = rounded_kernel(kernel(3), torch.bfloat16)
+    assert torch.equal(rounded_kernel(once, torch.bfloat16), once)
+
+
+def test_only_convolution_kernels_change() -> None:
+    network = tiny_network()
+    before = copy.deepcopy(network)
+    assert round_kernels(network, torch.bfloat16) is network
+    kernels = 0
+    for (name, module), old in zip(network.named_modules(), before.modules(), strict=True):
+        for key, value in module.named_parameters(recurse=False):
+            is_kernel = isinstance(module, nn.Conv2d) and key == "weight"
+            kernels += is_kernel
+            same = torch.equal(value, getattr(old, key))
+            assert same != is_kernel, (name, key)
+            assert value.requires_grad == getattr(old, key).requires_grad
+    assert kernels > 10
+
+
+@pytest.mark.data
+def test_labels_of_a_real_frame_agree_better_than_by_plain_rounding(shared_data: Path) -> None:
+    """The default model's kernels in bfloat16, everything else in float32: only they count."""
+    frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
+
+    def labels(rounding: str) -> Tensor:
+        network, metadata = load_model("default")
+        segmenter = Segmenter(network, metadata, "cpu", "fp32", (512, 1024))
+        folded = segmenter._runner._network.network
+        if rounding == "diffused":
+            round_kernels(folded, torch.bfloat16)
+        elif rounding == "plain":
+            for module in folded.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.weight.data = module.weight.bfloat16().float()
+        found = segmenter.predict(frame, (), confidence=False).labels
+        return torch.from_numpy(found)
+
+    exact, diffused, plain = labels("none"), labels("diffused"), labels("plain")
+    agreement, before = ((x == exact).float().mean() for x in (diffused, plain))
+    assert agreement >= 0.995
+    assert agreement > before
