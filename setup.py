@@ -46,7 +46,7 @@ def executables() -> list[str]:
     """Entry points, which are also what ``ros2 run anomaly_seg_ros`` lists."""
     tools = (
         *("compare", "convert_model", "dataset_to_bag", "demo", "evaluate", "evaluate_bag"),
-        *("evaluate_folder", "export_model", "inspect_model"),
+        *("evaluate_folder", "export_model", "inject_faults", "inspect_model"),
     )
     return [
         f"detector = {NAME}.ros.detector:main",

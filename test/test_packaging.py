@@ -28,6 +28,7 @@ EXECUTABLES = {
     "evaluate_bag",
     "evaluate_folder",
     "export_model",
+    "inject_faults",
     "inspect_model",
 }
 # What tells an import of ROS from others; its name is also the one in package.xml.

@@ -1,0 +1,1 @@
+"""What the fault-injection replay injects and how it keeps the books. No ROS here."""

@@ -1,0 +1,1 @@
+"""The fault-injection replay: its node, its peers, its books, around a running detector."""
