@@ -24,6 +24,8 @@ PACKAGE = "anomaly_seg_ros"
 # Node parameters that have a launch argument of the same name. An empty argument leaves the
 # value to the parameter file: the defaults stand in config/detector.yaml only.
 PARAMETERS = {"model": str, "device": str, "image_transport": str, "autostart": bool}
+# torch's idle threads would spin on the cores that DDS and the executor need.
+WAITING_THREADS = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 # What detector.rviz shows, as named without a namespace.
 RVIZ_TOPICS = ("overlay", "ood_heatmap", "ood_score", "open_set_mask")
 
@@ -123,7 +125,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             parameters=[*parameters, parameter_overrides(arguments)],
             remappings=[("image", image_topic), ("camera_info", arguments["camera_info_topic"])],
             arguments=["--ros-args", "--log-level", arguments["log_level"]],
-            additional_env=senders_environment,
+            additional_env={**WAITING_THREADS, **senders_environment},
             output="screen",
         )
     ]

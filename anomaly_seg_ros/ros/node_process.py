@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -49,8 +50,13 @@ class NodeProcess:
     def start(self) -> None:
         """Starts the node; it configures and activates itself."""
         with self.log.open("ab") as log:
+            environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the launch file
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                self._command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
             )
 
     def stop(self) -> int | None:

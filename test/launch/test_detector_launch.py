@@ -243,6 +243,7 @@ def test_large_images_choose_the_transport_of_the_node(
         environment = environment_of_detector()
         profile = environment.get("FASTRTPS_DEFAULT_PROFILES_FILE", "")
         assert Path(profile).name == expected
+        assert environment["OMP_WAIT_POLICY"] == os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         if "large_images" in expected:
             assert Path(profile).is_file()
             assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == profile
