@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 
 import numpy as np
@@ -21,9 +22,21 @@ from anomaly_seg_ros.stopwatch import Stopwatch
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
+@functools.cache
+def process_core() -> openvino.Core:
+    """The one Core of this process, which is never given up.
+
+    On CPUs with AMX each Core gives the thread that makes it a stack for signal handlers, and
+    takes that memory back at its own end. With several Cores, or threads, a thread may be left
+    with a stack that is gone: the next signal, a Ctrl-C or a child's end, is then a segmentation
+    fault (OpenVINO 2026.4).
+    """
+    return openvino.Core()
+
+
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bfloat16 that OpenVINO uses."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in process_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoBackend:
@@ -46,7 +59,6 @@ class OpenVinoBackend:
         if precision == "bf16":
             network = round_kernels(copy.deepcopy(network), torch.bfloat16)
         self._network = ScaledNetwork(network, metadata)
-        self._core = openvino.Core()
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -89,5 +101,5 @@ class OpenVinoBackend:
             warnings.simplefilter("ignore")  # of torch about its own export
             program = torch.export.export(self._network, (example,), strict=False)
             model = openvino.convert_model(program)
-            compiled = self._core.compile_model(model, "CPU", self._settings)
+            compiled = process_core().compile_model(model, "CPU", self._settings)
             return compiled.create_infer_request()
