@@ -200,7 +200,7 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
 
 @pytest.mark.parametrize(
     "network",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in NETWORKS],
 )
 def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
     require(OPENVINO)

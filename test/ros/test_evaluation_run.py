@@ -48,7 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["raw", "compressed"])
+@pytest.fixture(
+    scope="module",
+    params=[False, pytest.param(True, marks=pytest.mark.thorough)],
+    ids=["raw", "compressed"],
+)
 def bag(request: pytest.FixtureRequest, folder: Path, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bags") / "bag"
     with BagWriter(path, compressed=request.param, frame_rate=5.0) as writer:
