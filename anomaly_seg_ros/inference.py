@@ -114,8 +114,7 @@ class Segmenter:
         cuda_graphs: Whether a GPU replays the network as one graph.
 
     Attributes:
-        framing: How frames reach the network.
-        inference_size: (height, width) to which frames are resized; None if they keep their own.
+        framing: How frames reach the network; may be replaced between two frames.
         available_scores: Names of the scores that the model can compute.
         backend: Name of what runs the network.
         precision: Of the network's arithmetic.
@@ -149,7 +148,6 @@ class Segmenter:
             metadata.inference_size,
             network.size_multiple,
         )
-        self.inference_size = self.framing.size
         has_head = getattr(network, "outlier_head", None) is not None
         self._align_corners = getattr(network, "align_corners", False)
         self._runner, self._notes = select_backend(
@@ -214,24 +212,14 @@ class Segmenter:
     def notes(self) -> tuple[str, ...]:
         """What a user should know about the backend, a sentence each.
 
-        Some are known only after the first frame, :meth:`warm_up`'s for one.
+        Some are known only after the first frame.
         """
         return (*self._notes, *self._runner.notes)
 
-    def warm_up(self) -> float:
-        """Runs one grey image, so that the first frame does not pay for allocations.
-
-        Where frames keep their own size, the grey image has a tile's or the model's.
-
-        Returns:
-            Milliseconds.
-
-        Raises:
-            DeviceError: Out of memory.
-            ExportError: The backend cannot take the network at this size.
-        """
-        grey = np.full((*self.framing.usual_size, 3), 127, np.uint8)
-        return self.predict(grey, scores=self.available_scores).inference_ms
+    @property
+    def inference_size(self) -> tuple[int, int] | None:
+        """(height, width) to which frames are resized; None if they keep their own."""
+        return self.framing.size
 
     def predict(
         self,

@@ -11,12 +11,21 @@ from typing import NamedTuple
 
 import torch
 
-from anomaly_seg_ros.errors import DeviceMemoryError
+from anomaly_seg_ros.errors import DeviceMemoryError, first_line
 
 MIB = 2**20
-_STATUS = Path("/proc/self/status")
-# What torch says in a plain RuntimeError: its CPU allocator, the CUDA driver, cuBLAS.
-_SIGNS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# In errors without a type of their own: of torch's CPU allocator, the CUDA driver, cuBLAS,
+# OpenVINO, ONNX Runtime, the C++ library and the operating system.
+_SIGNS = (
+    "bad_alloc",
+    "bad allocation",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+    "failed to allocate",
+    "not enough memory",
+    "out of memory",
+)
 
 
 class PeakMemory(NamedTuple):
@@ -42,7 +51,15 @@ def peak_memory(device: torch.device) -> PeakMemory:
     if device.type == "cuda":
         mib = torch.cuda.max_memory_allocated(device) / MIB
         return PeakMemory(mib, f"allocated by torch on {device} since the model was loaded")
-    return PeakMemory(_resident_peak_mib(), "resident in the whole process since it started")
+    return PeakMemory(resident_peak_mib(), "resident in the whole process since it started")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch, a runtime or Python raises when the memory does not suffice."""
+    if isinstance(error, (MemoryError, DeviceMemoryError, torch.OutOfMemoryError)):
+        return True
+    words = str(error).lower()
+    return any(sign in words for sign in _SIGNS)
 
 
 @contextmanager
@@ -57,20 +74,29 @@ def out_of_memory_as_device_error(situation: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and not any(sign in str(error) for sign in _SIGNS):
+    # torch.OutOfMemoryError is a RuntimeError; a backend has turned its runtime's into ours.
+    except (MemoryError, RuntimeError, DeviceMemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DeviceMemoryError(f"out of memory {situation} ({reason})") from error
+        raise DeviceMemoryError(f"out of memory {situation} ({first_line(error)})") from error
 
 
-def _resident_peak_mib() -> float:
+def resident_peak_mib(process: int | str = "self") -> float:
+    """The most memory that a process has had resident, in MiB.
+
+    Args:
+        process: Its number; other processes than this one are known to Linux only.
+
+    Raises:
+        ValueError: There is no such process, or it has ended.
+    """
     try:
-        for line in _STATUS.read_text(encoding="ascii").splitlines():
+        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):  # "high water mark", in kB of 1024 bytes
                 return int(line.split()[1]) / 1024
     except OSError:
-        pass  # not Linux
+        pass  # not Linux, or no such process
+    if process != "self":
+        raise ValueError(f"process {process}: nothing is known of its memory")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024

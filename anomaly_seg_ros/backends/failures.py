@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ExportError
-
-# Of OpenVINO, ONNX Runtime, the C++ library and the operating system.
-_OUT_OF_MEMORY = (
-    "bad_alloc",
-    "bad allocation",
-    "failed to allocate",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "out of memory",
-)
+from anomaly_seg_ros.errors import AnomalySegError, DeviceError, DeviceMemoryError, ExportError
+from anomaly_seg_ros.memory import is_out_of_memory
 
 
 @contextmanager
@@ -34,12 +24,8 @@ def while_converting(
         DeviceMemoryError: There was no memory for it.
         ExportError: Any other reason.
     """
-    try:
+    with _as(ExportError, f"backend '{backend}': the network cannot be converted", shape, errors):
         yield
-    except (MemoryError, *errors) as error:
-        where = f"backend '{backend}': the network cannot be converted at {shape[1]} x {shape[2]}"
-        kind = DeviceMemoryError if _is_memory(error) else ExportError
-        raise kind(f"{where}: {_in_words(error)}") from error
 
 
 @contextmanager
@@ -57,17 +43,22 @@ def while_running(
         DeviceMemoryError: There was no memory for it.
         DeviceError: Any other reason.
     """
+    with _as(DeviceError, f"backend '{backend}': the network failed", shape, errors):
+        yield
+
+
+@contextmanager
+def _as(
+    kind: type[AnomalySegError],
+    what: str,
+    shape: tuple[int, ...],
+    errors: tuple[type[Exception], ...],
+) -> Iterator[None]:
     try:
         yield
     except (MemoryError, *errors) as error:
-        where = f"backend '{backend}': the network failed at {shape[1]} x {shape[2]}"
-        kind = DeviceMemoryError if _is_memory(error) else DeviceError
-        raise kind(f"{where}: {_in_words(error)}") from error
-
-
-def _is_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
+        ours = DeviceMemoryError if is_out_of_memory(error) else kind
+        raise ours(f"{what} at {shape[1]} x {shape[2]}: {_in_words(error)}") from error
 
 
 def _in_words(error: Exception) -> str:

@@ -15,6 +15,7 @@ from anomaly_seg_ros.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.backends.torch_compile_backend import TorchCompileBackend
 from anomaly_seg_ros.devices import cpu_threads
 from anomaly_seg_ros.errors import DeviceError, ExportError, ParameterError
+from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.stopwatch import Stopwatch
 
@@ -24,11 +25,7 @@ BACKENDS = (AUTO, TORCH, TORCH_COMPILE, OPENVINO, ONNXRUNTIME)
 # Fastest first, as docs/performance.md measures them. torch_compile is left out: it needs a C++
 # compiler on the machine and takes a minute before the first frame.
 CPU_ORDER = (OPENVINO, ONNXRUNTIME, TORCH)
-_NEEDS = {OPENVINO: ("openvino",), ONNXRUNTIME: ("onnxruntime", "onnx", "onnxscript")}
-_HOW_TO_INSTALL = {
-    OPENVINO: "pip install openvino",
-    ONNXRUNTIME: "pip install onnx onnxscript onnxruntime",
-}
+_NEEDS = {OPENVINO: ("openvino",), ONNXRUNTIME: ONNX_PACKAGES}
 
 
 class Selection(NamedTuple):
@@ -135,8 +132,9 @@ def _build_runtime(
 ) -> Backend:
     if device.type != "cpu":
         raise ParameterError(f"backend '{name}' runs on the CPU only, not on {device}")
+    needed = " ".join(_NEEDS[name])
     if any(importlib.util.find_spec(package) is None for package in _NEEDS[name]):
-        raise ParameterError(f"backend '{name}' is not installed: {_HOW_TO_INSTALL[name]}")
+        raise ParameterError(f"backend '{name}' is not installed: pip install {needed}")
     if name == OPENVINO:
         from anomaly_seg_ros.backends.openvino_backend import OpenVinoBackend, multiplies_bf16
 

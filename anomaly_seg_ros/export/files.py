@@ -32,7 +32,8 @@ from anomaly_seg_ros.export.deployment import Deployment
 INPUT_NAME = "image"
 # The oldest opset of torch's exporter, so that most runtimes read it.
 DEFAULT_OPSET = 18
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# What writing and running ONNX files takes.
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Bounds of height and width, in pixels.
 _SMALLEST, _LARGEST = 64, 16384
 _LARGEST_BATCH = 64
@@ -130,12 +131,24 @@ def export_onnx(
 
 def require_onnx() -> None:
     """Raises ExportError that says what to install unless ONNX's packages are there."""
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(
             f"ONNX needs {', '.join(missing)}: pip install -r requirements/export.txt "
             f"(or: pip install {' '.join(missing)})"
         )
+
+
+@contextmanager
+def silent_onnx_exporter() -> Iterator[None]:
+    """Without the warnings for each of torchvision's operators that cannot be registered."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def program_runner(path: Path) -> Runner:
@@ -169,25 +182,20 @@ def onnx_runner(path: Path) -> Runner:
 def _to_onnx(
     program: ExportedProgram, deployment: Deployment, opset: int
 ) -> torch.onnx.ONNXProgram:
-    # It warns for each of torchvision's operators that it cannot register, used or not.
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=[INPUT_NAME],
-            output_names=list(deployment.output_names),
-            opset_version=opset,
-            verbose=False,
-        )
+        with silent_onnx_exporter():
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=list(deployment.output_names),
+                opset_version=opset,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(
             f"model {deployment.metadata.name!r} cannot be written as ONNX: {first_line(error)}"
         ) from error
-    finally:
-        logger.setLevel(level)
     written = converted.model.opset_imports.get("")
     if written != opset:
         raise ExportError(f"opset {opset}: this network can only be written with {written}")

@@ -35,8 +35,8 @@ class MemoryFallback:
         segmenter: The same.
         reduced: What was announced last, or empty.
         one_by_one: Whether frames of several cameras do not share a pass. From the start so with
-            the CPU's compilers: they make a program for every number of frames, and a batch was
-            no faster than its frames (1.14 times the time, with OpenVINO at 512x1024).
+            the CPU's compilers: they make a program for every number of frames, and a CPU gains
+            nothing from a batch.
     """
 
     def __init__(self, segmenter: Segmenter, announce: Callable[[str], None]) -> None:
@@ -46,7 +46,10 @@ class MemoryFallback:
         self.one_by_one = segmenter.device.type == "cpu" and segmenter.backend != TORCH
 
     def warm_up(self, cameras: int, on_out_of_memory: str) -> float:
-        """Runs grey images, in every number that may come together, as :meth:`Segmenter.warm_up`.
+        """Runs grey images, in every number that may come together.
+
+        The first frames do not pay for allocations then, and a model that does not fit shows at
+        once. Where frames keep their own size, the grey ones have a tile's or the model's.
 
         Args:
             cameras: How many frames may come together.
@@ -56,7 +59,7 @@ class MemoryFallback:
             Milliseconds.
 
         Raises:
-            DeviceMemoryError, ExportError: See :meth:`predict` and :meth:`Segmenter.warm_up`.
+            DeviceMemoryError, ExportError: See :meth:`predict` and :meth:`Segmenter.predict`.
         """
         started = time.perf_counter()
         grey = np.full((*self.segmenter.framing.usual_size, 3), 127, np.uint8)

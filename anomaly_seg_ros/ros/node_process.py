@@ -1,4 +1,4 @@
-"""A detector in a process of its own, for tools that bring their own node."""
+"""A node in a process of its own, for tools that bring their own detector."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ STOP_TIMEOUT_S = 30.0
 
 
 class NodeProcess:
-    """Starts ``detector`` and ends it with SIGINT, as a context manager.
+    """Starts a node and ends it with SIGINT, as a context manager.
 
     Args:
-        namespace: Of the node, so that several do not meet: the node is ``<namespace>/detector``.
-        parameters: Overrides of ``config/detector.yaml``.
+        namespace: Of the node, so that several do not meet: it is ``<namespace>/<node>``.
+        parameters: Overrides of its own, for the detector those of ``config/detector.yaml``.
         log: Receives the node's output.
+        module: That runs the node when it is executed.
+        node: Its name.
     """
 
-    def __init__(self, namespace: str, parameters: Mapping[str, object], log: Path) -> None:
-        self.name = f"{namespace}/detector"
+    def __init__(
+        self,
+        namespace: str,
+        parameters: Mapping[str, object],
+        log: Path,
+        module: str = "anomaly_seg_ros.ros.detector",
+        node: str = "detector",
+    ) -> None:
+        self.name = f"{namespace}/{node}"
         self.log = log
-        self._command = [sys.executable, "-m", "anomaly_seg_ros.ros.detector", "--ros-args"]
+        self._command = [sys.executable, "-m", module, "--ros-args"]
         self._command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
             # Quoted, or a model called "1" would arrive as a number.
@@ -47,8 +56,15 @@ class NodeProcess:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process.pid
+
     def start(self) -> None:
-        """Starts the node; it configures and activates itself."""
+        """Starts the node; a detector configures and activates itself."""
         with self.log.open("ab") as log:
             environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the launch file
             self._process = subprocess.Popen(

@@ -79,9 +79,9 @@ class Pipeline:
         ``pipeline``: from the message's stamp to then.
 
         Returns:
-            ``processed``; or ``unwatched`` if no output of the camera has a subscriber: then only
-            the message itself was checked; or what was raised: a FrameError if the message holds
-            no usable image.
+            ``processed``; or ``unwatched`` if no output of the camera has a subscriber: then its
+            image was not even decoded; or what was raised: a FrameError if the message holds no
+            usable image.
         """
         started = time.perf_counter()
         settings = self.settings
@@ -121,6 +121,9 @@ class Pipeline:
 
     def _read(self, camera: Camera, arrival: Arrival, started: float) -> _Frame | Outcome:
         """The frame, or the outcome if it ends here; an error concerns this camera only."""
+        wanted = self._outputs[camera].wanted()
+        if not wanted:
+            return "unwatched"
         began = time.perf_counter()
         try:
             image = rgb_from_message(arrival.message)
@@ -130,9 +133,6 @@ class Pipeline:
             "take": (started - arrival.time) * 1e3,
             "decode": (time.perf_counter() - began) * 1e3,
         }
-        wanted = self._outputs[camera].wanted()
-        if not wanted:
-            return "unwatched"
         header = arrival.message.header
         return _Frame(camera, header, image, camera.camera_info, wanted, milliseconds)
 

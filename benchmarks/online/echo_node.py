@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 
-import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
+
+from benchmarks.online.processes import spin
 
 # After the encapsulation: the stamp, then the frame id (a string with its length), height, width.
 _STAMP = slice(4, 12)
@@ -60,17 +61,5 @@ def zeros(name: str, size: tuple[int, int]) -> bytes:
     return serialize_message(message)
 
 
-def main() -> None:
-    """Spins the node until it is interrupted."""
-    rclpy.init()
-    node = EchoNode()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    spin(EchoNode)

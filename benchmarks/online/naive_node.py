@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import rclpy
 import torch
 import torch.nn.functional as F
 from cv_bridge import CvBridge
@@ -28,6 +27,7 @@ from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.models.contract import NetworkOutput
+from benchmarks.online.processes import spin
 
 QUEUE = 10
 
@@ -91,17 +91,5 @@ class NaiveNode(Node):
         return message
 
 
-def main() -> None:
-    """Spins the node until it is interrupted."""
-    rclpy.init()
-    node = NaiveNode()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    spin(NaiveNode)

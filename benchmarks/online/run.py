@@ -14,13 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from anomaly_seg_ros.errors import AnomalySegError
+from anomaly_seg_ros.memory import resident_peak_mib
+from anomaly_seg_ros.ros.node_process import NodeProcess
 from benchmarks.online import bare_calls, figures
 from benchmarks.online.bare import BareProcess
 from benchmarks.online.bare_calls import Bare
 from benchmarks.online.cases import Case
 from benchmarks.online.client import Client
 from benchmarks.online.frames import PreparedFrame
-from benchmarks.online.processes import MeasuredProcess, cpu_seconds, peak_rss_mib
+from benchmarks.online.processes import cpu_seconds
 
 # A turn's first frame is sent but not counted: another contender has just had the caches.
 FRAMES_A_TURN = 4
@@ -67,7 +69,7 @@ class Contestant:
     ) -> None:
         self.kind = kind
         namespace = f"/benchmark_{os.getpid()}/{kind}"
-        self.process = MeasuredProcess(module, node, namespace, parameters, folder / f"{kind}.log")
+        self.process = NodeProcess(namespace, parameters, folder / f"{kind}.log", module, node)
         self.client = Client(self.process.name, f"{namespace}/image")
 
     def __enter__(self) -> Contestant:
@@ -162,7 +164,7 @@ def run_case(
             results["sender_ms"] = figures.summary(node.client.publish_ms)
             if options.load_seconds > 0:
                 results["load"] = _under_load(node, prepared, results["ms"]["median"], options)
-            results["peak_rss_mib"] = peak_rss_mib(node.process.pid)
+            results["peak_rss_mib"] = resident_peak_mib(node.process.pid)
     entry["ratios"] = {name: figures.ratios(entry, name) for name in ("median", "p10")}
     return entry
 

@@ -72,7 +72,7 @@ def test_what_the_real_runtime_raises_is_ours(
     pytest.importorskip(backend, reason=f"{backend} is not installed")
     segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend=backend)
     runner = segmenter._runner
-    programs = runner._requests if backend == "openvino" else runner._sessions
+    programs = runner._programs
     monkeypatch.setitem(programs._programs, (1, 32, 32, 3), programs[1, 64, 96, 3])
     with pytest.raises(DeviceError, match=f"backend '{backend}': the network failed at 32 x 32"):
         segmenter.run_network(np.zeros((1, 32, 32, 3), np.uint8))

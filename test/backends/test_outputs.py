@@ -154,7 +154,7 @@ def test_batches_are_not_compiled_anew(name: str) -> None:
     """A camera that drops out of a batch must not stop the others for ten seconds."""
     require(name)
     backend = build(name)
-    programs = backend._requests if name == OPENVINO else backend._sessions
+    programs = backend._programs
     batch = frames(3, 64, 96)
     alone = [backend(frame[None], Stopwatch(CPU)).logits.clone() for frame in batch]
     kept = programs[1, 64, 96, 3]
@@ -228,7 +228,7 @@ def test_sizes_that_no_stride_divides(name: str) -> None:
 @pytest.mark.parametrize("name", [OPENVINO, ONNXRUNTIME])
 def test_what_was_compiled_can_be_forgotten(name: str) -> None:
     shared = segmenter(name)
-    programs = shared._runner._requests if name == OPENVINO else shared._runner._sessions
+    programs = shared._runner._programs
     image = frames(1, 64, 96)[0]
     before = shared.predict(image, ("energy",)).scores["energy"]
     assert (1, 64, 96, 3) in programs

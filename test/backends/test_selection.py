@@ -179,7 +179,7 @@ def test_threads_reach_the_runtimes(threads: int) -> None:
     frame = np.zeros((1, 64, 96, 3), np.uint8)
     backend = select(OPENVINO, threads=threads).backend
     backend(frame, selection.Stopwatch(CPU))
-    compiled: openvino.CompiledModel = backend._requests[frame.shape].get_compiled_model()
+    compiled: openvino.CompiledModel = backend._programs[frame.shape].args[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     options = select(ONNXRUNTIME, threads=threads).backend._options

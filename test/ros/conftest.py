@@ -65,6 +65,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def segmenter(tiny_model: Path) -> Segmenter:
+    """The tiny model without a node around it."""
+    return Segmenter.load(tiny_model)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def domain() -> int:
     """A DDS domain of this test run's own, also for the processes that it starts."""

@@ -25,11 +25,6 @@ from anomaly_seg_ros.ros.parameters import (
 YAML = config_path("detector.yaml")
 
 
-@pytest.fixture(scope="module")
-def segmenter(tiny_model):
-    return Segmenter.load(tiny_model)
-
-
 def test_yaml_and_table_have_the_same_names_and_types():
     defaults = read_defaults()
     assert set(defaults) == set(PARAMETERS)
