@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from anomaly_seg_ros.errors import AnomalySegError, DeviceError, DeviceMemoryError, ExportError
 from anomaly_seg_ros.memory import is_out_of_memory
 
 
-@contextmanager
 def while_converting(
     backend: str, shape: tuple[int, ...], errors: tuple[type[Exception], ...]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turns a compiler's errors into ours.
 
     Args:
@@ -24,14 +23,12 @@ def while_converting(
         DeviceMemoryError: There was no memory for it.
         ExportError: Any other reason.
     """
-    with _as(ExportError, f"backend '{backend}': the network cannot be converted", shape, errors):
-        yield
+    return _as(ExportError, f"backend '{backend}': the network cannot be converted", shape, errors)
 
 
-@contextmanager
 def while_running(
     backend: str, shape: tuple[int, ...], errors: tuple[type[Exception], ...]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turns a runtime's errors into ours.
 
     Args:
@@ -43,8 +40,7 @@ def while_running(
         DeviceMemoryError: There was no memory for it.
         DeviceError: Any other reason.
     """
-    with _as(DeviceError, f"backend '{backend}': the network failed", shape, errors):
-        yield
+    return _as(DeviceError, f"backend '{backend}': the network failed", shape, errors)
 
 
 @contextmanager

@@ -22,6 +22,25 @@ from anomaly_seg_ros.models.registry import build_network
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helper modules unfound
 from detector_harness import DetectorHarness, street
+from long_replay import TEST as LONG_REPLAY_TEST
+from long_replay import LongReplay
+
+# This test run's own, and the long replay's.
+DOMAIN, REPLAY_DOMAIN = random.sample(range(1, 102), 2)
+REPLAY = pytest.StashKey[LongReplay]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts the long replay: five minutes, if it had them for itself."""
+    is_wanted = any(item.name == LONG_REPLAY_TEST for item in session.items)
+    if is_wanted and not session.config.option.collectonly:
+        session.config.stash[REPLAY] = LongReplay(REPLAY_DOMAIN)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends it with an interrupted test run."""
+    if REPLAY in config.stash:
+        config.stash[REPLAY].close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,12 +93,17 @@ def segmenter(tiny_model: Path) -> Segmenter:
 @pytest.fixture(autouse=True, scope="session")
 def domain() -> int:
     """A DDS domain of this test run's own, also for the processes that it starts."""
-    number = random.randint(1, 101)
-    os.environ["ROS_DOMAIN_ID"] = str(number)
+    os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)
     # Processes that are killed, as some are here, leave their shared memory behind in /dev/shm,
     # where a later participant of the same port can get stuck on it.
     os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
-    return number
+    return DOMAIN
+
+
+@pytest.fixture(scope="session")
+def long_replay(request: pytest.FixtureRequest) -> LongReplay:
+    """Runs since the session began."""
+    return request.config.stash[REPLAY]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -261,8 +262,10 @@ class DetectorHarness:
         rclpy.shutdown(context=self._context)
         # Nodes stand in reference cycles, and as long as they do their DDS participant lives on.
         # Of more than 32 participants on a machine some do not find each other.
+        node = weakref.ref(self.node)
         self.node = self.probe = self._executor = self._thread = None
         gc.collect()
+        assert node() is None, "something still holds the detector"
 
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.ros
 
 FRAME = street(48, 80)
 LARGE = street(256, 384)
+LAUNCH_FAILURE = "CUDA error: unspecified launch failure"
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
 
 
@@ -25,7 +28,8 @@ class Device:
     """Stands in for a device: the network's passes ask it, and it can fail."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        # What makes an error: each has its own traceback, which holds the node that it came from.
+        self.error: Callable[[], Exception] | None = None
         self.most_pixels: int | None = None
         self.hangs = False
         self.entered = threading.Event()
@@ -33,7 +37,7 @@ class Device:
 
     def __call__(self, frames: torch.Tensor) -> None:
         if self.error is not None:
-            raise self.error
+            raise self.error()
         if self.most_pixels is not None and frames[0, 0].numel() > self.most_pixels:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if self.hangs:
@@ -134,20 +138,23 @@ def test_without_tiles_the_frame_fails_and_the_node_stays_up(listening, device):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("kind", "words"),
     [
-        AcceleratorError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA"),
-        RuntimeError("CUDA error: unspecified launch failure"),
+        (
+            AcceleratorError,
+            "CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA",
+        ),
+        (RuntimeError, LAUNCH_FAILURE),
     ],
 )
-def test_a_lost_device_leads_to_unconfigured_and_back(listening, device, error):
+def test_a_lost_device_leads_to_unconfigured_and_back(listening, device, kind, words):
     detector = listening()
     detector.segment(FRAME, 1.0)
     detector.wait_for("labels", 1.0)
-    device.error = error
+    device.error = functools.partial(kind, words)
     detector.segment(FRAME, 2.0)
     values = detector.wait_for_diagnostic("model", "lifecycle_state", "unconfigured")
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    reason = f"{kind.__name__}: {words.splitlines()[0]}"
     assert values["message"] == f"device lost: {reason}; configure the node again"
     assert values["level"] == 2
     assert detector.state() == "unconfigured"
@@ -168,7 +175,7 @@ def test_a_lost_device_leads_to_unconfigured_and_back(listening, device, error):
 
 def test_the_node_recovers_by_itself_if_it_may(listening, device):
     detector = listening(recovery_attempts=3)
-    device.error = RuntimeError("CUDA error: unspecified launch failure")
+    device.error = functools.partial(RuntimeError, LAUNCH_FAILURE)
     detector.segment(FRAME, 1.0)
     # The first attempt fails as well.
     detector.wait_for_diagnostic("model", "message", "configure failed: ")
@@ -181,7 +188,7 @@ def test_the_node_recovers_by_itself_if_it_may(listening, device):
 
 def test_a_transition_from_outside_ends_the_attempts(listening, device):
     detector = listening(recovery_attempts=1000)
-    device.error = RuntimeError("CUDA error: unspecified launch failure")
+    device.error = functools.partial(RuntimeError, LAUNCH_FAILURE)
     detector.segment(FRAME, 1.0)
     detector.wait_for_diagnostic("model", "message", "device lost: ")
     device.error = None

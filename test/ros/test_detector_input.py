@@ -52,7 +52,8 @@ def test_bad_frames_are_counted_and_the_next_good_one_is_processed(start_detecto
 
 def test_a_fault_is_logged_once_per_kind(start_detector, capfd):
     detector = start_detector()
-    detector.spin_until(detector.images.get_subscription_count)
+    detector.listen("labels")
+    detector.wait_connected()
     for index in range(3):
         for encoding in ("rgb7", "rgb8"):
             message = image_message(FRAME, encoding, stamped(1 + index))
