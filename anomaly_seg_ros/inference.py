@@ -6,6 +6,7 @@ prediction = segmenter.predict(image, scores=("max_logit", "energy"))
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from anomaly_seg_ros.backends.contract import as_batch
 from anomaly_seg_ros.backends.selection import TORCH, select_backend
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device, select_precision
-from anomaly_seg_ros.errors import DeviceMemoryError, ImageError, ParameterError
+from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.framing import FULL, RESIZED, TILE_OVERLAP, TILE_SIZE, TILED, Framing
 from anomaly_seg_ros.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.metadata import ModelMetadata
@@ -241,7 +242,8 @@ class Segmenter:
         Raises:
             ImageError: The image has another shape or dtype.
             ParameterError: A score that this model cannot compute.
-            DeviceError: Out of memory; the next, smaller image may do.
+            DeviceError: Out of memory; the next, smaller image may do. Or logits that are NaN or
+                infinite, of which nothing can be said.
             ExportError: The backend cannot take the network at this size.
         """
         return self.predict_batch([image], scores, labels, confidence, unknown)[0]
@@ -315,10 +317,12 @@ class Segmenter:
             groups.setdefault(frame.shape, []).append((index, frame))
         watch.lap("resize")
         predictions: dict[int, Prediction] = {}
+        peaks = []
         for shape, members in groups.items():
             indices, frames = zip(*members, strict=True)
             batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
             output, band = self._run(batch, watch)
+            peaks += [t.amax() for t in (output.logits, output.ood_logits) if t is not None]
             maps = []
             for place, index in enumerate(indices):
                 one = _of_batch(output, place)
@@ -330,10 +334,26 @@ class Segmenter:
                 watch.lap("download")
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
+        self._require_finite(peaks)
         stages = watch.milliseconds()
         for prediction in predictions.values():
             prediction.stages_ms = stages
         return [predictions[index] for index in range(len(images))]
+
+    def _require_finite(self, peaks: Sequence[Tensor]) -> None:
+        """Refuses outputs whose maximum is NaN or infinite.
+
+        A score that is NaN reaches no threshold: the mask would call its pixel known.
+        """
+        if all(map(math.isfinite, peaks)):
+            return
+        advice = "look at its weights and at the mean and std of its metadata"
+        if self.precision == "fp16":
+            advice = "fp16 ends at 65504: take precision 'bf16' or 'fp32'"
+        raise DeviceError(
+            f"model {self.metadata.name!r}: its logits are not finite on {self.device} in "
+            f"{self.precision} (backend '{self.backend}'); {advice}"
+        )
 
     def _run(self, frames: np.ndarray, watch: Stopwatch) -> tuple[NetworkOutput, int | None]:
         """The outputs of frames of one size, and the rows of logits to score at once."""

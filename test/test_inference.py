@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import tiny_metadata, tiny_network
+from tiny_backends import METADATA, Strided
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
@@ -470,3 +471,32 @@ def test_notes_of_the_backend_are_passed_on(segmenter: Segmenter) -> None:
     assert graphed.notes == ("cuda_graphs: has no effect on the CPU",)
     graphed._runner.notes.append("the capture was refused")  # as at the first frame
     assert graphed.notes[-1] == "the capture was refused"
+
+
+@pytest.mark.parametrize("part", ["classifier", "outlier_head"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("mode", ["resized", "tiled"])
+def test_logits_that_are_not_finite_are_refused(part: str, value: float, mode: str) -> None:
+    """A score that is NaN reaches no threshold: its pixel would be called known."""
+    segmenter = biased(part, value, inference_mode=mode)
+    rule = UnknownRule("energy", 0.5)
+    words = "model 'tiny': its logits are not finite on cpu in fp32 .backend 'torch'.; look at its"
+    with pytest.raises(DeviceError, match=words):
+        segmenter.predict(random_image(64, 96), (), unknown=rule)
+    segmenter.precision = "fp16"
+    with pytest.raises(DeviceError, match="take precision 'bf16' or 'fp32'"):
+        segmenter.predict(random_image(64, 96), (), unknown=rule)
+
+
+def test_a_class_may_be_ruled_out_by_its_logit() -> None:
+    labels = biased("classifier", float("-inf")).predict(random_image(64, 96)).labels
+    assert np.unique(labels).size > 2
+    assert not (labels == 3).any()
+
+
+def biased(part: str, value: float, **options: object) -> Segmenter:
+    """A network one of whose outputs has this bias."""
+    network = Strided()
+    with torch.no_grad():
+        getattr(network, part).bias[1 if part == "outlier_head" else 3] = value
+    return Segmenter(network, METADATA, "cpu", "fp32", **options)
