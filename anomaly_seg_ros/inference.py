@@ -10,13 +10,10 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
@@ -26,13 +23,14 @@ from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import select_device, select_precision
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.framing import FULL, RESIZED, TILE_OVERLAP, TILE_SIZE, TILED, Framing
+from anomaly_seg_ros.maps import Geometry, MapMaker, downloaded
 from anomaly_seg_ros.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.prediction import Prediction, UnknownRule, Wanted
 from anomaly_seg_ros.stopwatch import Stopwatch
-from anomaly_seg_ros.tiling import band_height, row_bands, run_in_tiles
-from anomaly_seg_ros.upsampling import upsampled, upsampled_argmax
+from anomaly_seg_ros.tiling import band_height, run_in_tiles
 
 # In float32 2 MiB: a core's second-level cache.
 _CACHED_VALUES = 1 << 19
@@ -42,58 +40,6 @@ _LESS_MEMORY = {
     FULL: "take inference mode 'tiled'",
     TILED: "take smaller tiles",
 }
-
-
-@dataclass(frozen=True)
-class UnknownRule:
-    """Which pixels are called unknown, and what of it is wanted.
-
-    Attributes:
-        score: Name of the anomaly score; its calibration is the model's.
-        threshold: On the unit scale; compared as float32, as subscribers would.
-        mask, open_set_labels: Whether to make them; the unit score is always made.
-    """
-
-    score: str
-    threshold: float
-    mask: bool = True
-    open_set_labels: bool = False
-
-
-@dataclass
-class Prediction:
-    """What the network says about one image, at the image's size (H, W).
-
-    Attributes:
-        labels: (H, W) uint8 trainIds, or None if not asked for.
-        confidence: (H, W) uint8, maximum softmax probability times 255, or None.
-        scores: Raw anomaly scores by name, (H, W) float32, higher = more anomalous.
-        unit_score: (H, W) float32, the rule's score on the unit scale, or None without a rule.
-        mask: (H, W) uint8, 255 where unknown, else 0, or None.
-        open_set_labels: (H, W) uint8, the labels with K where unknown, or None.
-        inference_ms: From the image in memory to the arrays in memory.
-        stages_ms: Parts of it: ``resize``, ``upload``, ``network``, ``score``, ``download``. Of a
-            batch, each frame has those of the frames that ran with it.
-    """
-
-    labels: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
-    unit_score: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    open_set_labels: np.ndarray | None = None
-    inference_ms: float = 0.0
-    stages_ms: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What of a prediction was asked for; see :meth:`Segmenter.predict`."""
-
-    scores: tuple[str, ...]
-    labels: bool
-    confidence: bool
-    unknown: UnknownRule | None
 
 
 class Segmenter:
@@ -150,7 +96,7 @@ class Segmenter:
             network.size_multiple,
         )
         has_head = getattr(network, "outlier_head", None) is not None
-        self._align_corners = getattr(network, "align_corners", False)
+        align_corners = getattr(network, "align_corners", False)
         self._runner, self._notes = select_backend(
             fold_batchnorm(network.eval()),
             metadata,
@@ -163,11 +109,7 @@ class Segmenter:
         )
         self.backend, self.precision = self._runner.name, self._runner.precision
         self._turn = threading.Lock()
-        self._statistics = metadata.statistics
-        if self._statistics is not None:  # a copy for each frame would wait for a GPU
-            self._statistics = score_functions.ClassStatistics(
-                *(t.to(self.device) for t in (self._statistics.mean, self._statistics.std))
-            )
+        self._maps = MapMaker(metadata, self.device, align_corners)
         self.available_scores = tuple(
             name
             for name in score_functions.SCORE_NAMES
@@ -264,7 +206,7 @@ class Segmenter:
         self._check(images, names)
         if not images:
             return []
-        wanted = _Wanted(tuple(scores), labels, confidence, unknown)
+        wanted = Wanted(tuple(scores), labels, confidence, unknown)
         started = time.perf_counter()
         situation = "on {} for {} of {} x {}, {}: {}".format(
             self.device,
@@ -309,7 +251,7 @@ class Segmenter:
                     f"{', '.join(self.available_scores)}"
                 )
 
-    def _predict(self, images: Sequence[np.ndarray], wanted: _Wanted) -> list[Prediction]:
+    def _predict(self, images: Sequence[np.ndarray], wanted: Wanted) -> list[Prediction]:
         watch = Stopwatch(self.device)
         groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
         for index, image in enumerate(images):
@@ -325,11 +267,12 @@ class Segmenter:
             peaks += [t.amax() for t in (output.logits, output.ood_logits) if t is not None]
             maps = []
             for place, index in enumerate(indices):
-                one = _of_batch(output, place)
-                maps.append(self._maps(one, band, shape[:2], images[index].shape[:2], wanted))
+                frame, seen = images[index].shape[:2], shape[:2]
+                geometry = Geometry(frame, seen, frame if self.framing.size else seen, band)
+                maps.append(self._maps.make(_of_batch(output, place), geometry, wanted))
             watch.lap("score")
             for index, made in zip(indices, maps, strict=True):
-                predictions[index] = _downloaded(made)
+                predictions[index] = downloaded(made)
             if self.device.type == "cuda":
                 watch.lap("download")
         if self.device.type == "cuda":
@@ -371,74 +314,6 @@ class Segmenter:
         output = as_batch(outputs)
         return output, band_height(output.logits, frames.shape[2], self.framing.tile)
 
-    def _maps(
-        self,
-        output: NetworkOutput,
-        band: int | None,
-        seen: tuple[int, int],
-        image_size: tuple[int, int],
-        wanted: _Wanted,
-    ) -> dict[str, Tensor]:
-        """What is wanted of one frame by name, on the device, (H, W) each."""
-        height, width = image_size
-        # A frame at its own size may have been padded: the maps are made for the padded one and
-        # cut, so that nothing is resampled.
-        size = image_size if self.inference_size else seen
-
-        def finished(parts: list[Tensor]) -> Tensor:
-            """Bands of a map (1, h, w) as one of (H, W)."""
-            whole = upsampled(torch.cat(parts, 1), size, self._align_corners)
-            return whole[:height, :width].contiguous()
-
-        def score(name: str) -> Tensor:
-            bands = row_bands(output, band)
-            return finished([score_functions.compute(name, o, self._statistics) for o in bands])
-
-        maps = {f"scores/{name}": score(name) for name in wanted.scores}
-        labels = None
-        rule = wanted.unknown
-        if wanted.labels or (rule is not None and rule.open_set_labels):
-            labels = self._labels(output.logits, seen, size, band)[:height, :width].contiguous()
-        if wanted.labels:
-            maps["labels"] = labels
-        if wanted.confidence:
-            bands = row_bands(output, band)
-            top = finished([o.logits.float().softmax(1).amax(1) for o in bands])
-            maps["confidence"] = top.mul_(255).round_().to(torch.uint8)
-        if rule is not None:
-            raw = maps.get(f"scores/{rule.score}")
-            maps |= self._unknown(rule, score(rule.score) if raw is None else raw, labels)
-        return maps
-
-    def _unknown(self, rule: UnknownRule, raw: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        calibration = self.metadata.calibration_of(rule.score)
-        if raw.device.type == "cpu":
-            unit = torch.from_numpy(calibration.to_unit(raw.numpy()))
-        else:
-            unit = calibration.to_unit_on_device(raw)
-        maps = {"unit_score": unit}
-        if rule.mask or rule.open_set_labels:
-            unknown = unit >= float(np.float32(rule.threshold))
-            if rule.open_set_labels:
-                number = len(self.metadata.classes)
-                maps["open_set_labels"] = labels.masked_fill(unknown, number)
-            if rule.mask:
-                maps["mask"] = unknown.view(torch.uint8) * 255
-        return maps
-
-    def _labels(
-        self, logits: Tensor, seen: tuple[int, int], size: tuple[int, int], band: int | None
-    ) -> Tensor:
-        """Argmax of logits brought to the size that the network saw, then nearest neighbour."""
-        grid = min(seen, size, key=lambda s: s[0] * s[1])
-        labels = upsampled_argmax(logits, grid, band, self._align_corners)
-        if grid == size:
-            return labels
-        if labels.device.type == "cpu":
-            resized = cv2.resize(labels.numpy(), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            return torch.from_numpy(resized)
-        return F.interpolate(labels[None, None], size=size, mode="nearest-exact")[0, 0]
-
 
 def _cached_rows(logits: Tensor) -> int | None:
     """Rows whose logits stay in a processor's cache over all steps of a score; None on a GPU."""
@@ -452,19 +327,3 @@ def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
     parts = (output.logits, output.ood_logits)
     logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
     return NetworkOutput(output.pre_logits, logits, ood_logits)
-
-
-def _downloaded(maps: dict[str, Tensor]) -> Prediction:
-    """Maps as arrays; from a GPU they are complete only when its stream has been waited for."""
-    prediction = Prediction()
-    for name, value in maps.items():
-        host = value
-        if value.device.type == "cuda":
-            # Into pinned memory, so that the host queues all copies and waits once.
-            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            host.copy_(value, non_blocking=True)
-        if name.startswith("scores/"):
-            prediction.scores[name.removeprefix("scores/")] = host.numpy()
-        else:
-            setattr(prediction, name, host.numpy())
-    return prediction

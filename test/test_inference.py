@@ -16,9 +16,10 @@ from tiny_backends import METADATA, Strided
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
-from anomaly_seg_ros.inference import Segmenter, UnknownRule
+from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+from anomaly_seg_ros.prediction import UnknownRule
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from anomaly_seg_ros.evaluation.results import (
     write_metrics,
 )
 from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
-from anomaly_seg_ros.inference import Prediction
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.prediction import Prediction
 
 
 class Collector:

@@ -23,8 +23,9 @@ from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, Param
 from anomaly_seg_ros.evaluation.collector import Collector
 from anomaly_seg_ros.evaluation.results import EvaluationResult
 from anomaly_seg_ros.framing import RESIZED, TILE_OVERLAP, TILE_SIZE
-from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory, reset_peak
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import Answer, Replayer
 from anomaly_seg_ros.ros.transport import use_profile

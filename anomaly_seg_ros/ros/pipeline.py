@@ -11,7 +11,7 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.inference import Prediction
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
 from anomaly_seg_ros.ros.memory_fallback import MemoryFallback

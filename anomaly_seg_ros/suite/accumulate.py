@@ -24,13 +24,13 @@ from anomaly_seg_ros.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.documents import read_json
 from anomaly_seg_ros.errors import OutputError
-from anomaly_seg_ros.inference import Prediction
 from anomaly_seg_ros.metrics.by_distance import DistanceScores, distance_from_disparity
 from anomaly_seg_ros.metrics.components import ComponentScores, MinimumSizes
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.open_set_iou import OpenSetConfusion
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.image_counts import ImageCountsCollector
 from anomaly_seg_ros.suite.sources import Frames
 

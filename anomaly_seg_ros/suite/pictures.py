@@ -17,8 +17,8 @@ from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.documents import inside, read_json
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.results import write_atomically
-from anomaly_seg_ros.inference import Prediction
 from anomaly_seg_ros.metrics.per_image import FrameFigures
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.figures import Benchmark
 from anomaly_seg_ros.suite.sources import Frames, Scorer
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.evaluation.results import write_atomically
-from anomaly_seg_ros.inference import Prediction
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.accumulate import (
     AlarmPass,
     Decisions,

@@ -19,7 +19,8 @@ from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.checkpoints import resolve_model
 from anomaly_seg_ros.datasets import DATASETS, Camera, Dataset, LoadedSample, open_dataset
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
-from anomaly_seg_ros.inference import Prediction, Segmenter
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.dumps import find_dump, read_dump
 from anomaly_seg_ros.suite.plan import (
     ALL,

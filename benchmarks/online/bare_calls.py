@@ -13,7 +13,8 @@ import torch
 from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.devices import cpu_threads, select_device
 from anomaly_seg_ros.heap import keep_freed_memory
-from anomaly_seg_ros.inference import Segmenter, UnknownRule
+from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.prediction import UnknownRule
 from benchmarks.online.cases import Case
 
 # Takes a frame's number, returns milliseconds.

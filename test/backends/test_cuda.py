@@ -14,8 +14,9 @@ from anomaly_seg_ros.backends.selection import AUTO, TORCH, TORCH_COMPILE
 from anomaly_seg_ros.backends.torch_compile_backend import check_compiler
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import DeviceMemoryError, ParameterError
-from anomaly_seg_ros.inference import Prediction, Segmenter, UnknownRule
+from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory, reset_peak
+from anomaly_seg_ros.prediction import Prediction, UnknownRule
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
