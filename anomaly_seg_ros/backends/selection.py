@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,17 @@ class Selection(NamedTuple):
 
     backend: Backend
     notes: tuple[str, ...]
+
+
+class _Wish(NamedTuple):
+    """Arguments of :func:`select_backend` that each candidate gets."""
+
+    network: nn.Module
+    metadata: ModelMetadata
+    device: torch.device
+    precision: str
+    threads: int
+    cuda_graphs: bool
 
 
 def select_backend(
@@ -75,77 +86,55 @@ def select_backend(
     if name == AUTO:
         names = (TORCH,) if device.type == "cuda" else CPU_ORDER
     notes: list[str] = []
-    arguments = (network, metadata, device, precision, threads, cuda_graphs)
+    wish = _Wish(network, metadata, device, precision, threads, cuda_graphs)
     for candidate in names[:-1]:
-        backend = _attempt(candidate, size, notes, *arguments)
+        backend = _attempt(candidate, wish, size, notes)
         if backend is not None:
             break
     else:
-        backend = _build(names[-1], *arguments)
+        backend = _build(names[-1], wish)
     if notes:
         notes.append(f"backend '{backend.name}' ({backend.precision}) takes its place")
     return Selection(backend, tuple(notes))
 
 
-def _attempt(
-    name: str,
-    size: tuple[int, int],
-    notes: list[str],
-    network: nn.Module,
-    metadata: ModelMetadata,
-    device: torch.device,
-    *settings: Any,
-) -> Backend | None:
+def _attempt(name: str, wish: _Wish, size: tuple[int, int], notes: list[str]) -> Backend | None:
     """A backend that has run once: whether it takes a network shows only then."""
     try:
-        backend = _build(name, network, metadata, device, *settings)
-        backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(device))
+        backend = _build(name, wish)
+        backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(wish.device))
     except (DeviceError, ExportError, ParameterError) as error:
         notes.append(f"backend '{name}' is not used: {error}")
         return None
     return backend
 
 
-def _build(
-    name: str,
-    network: nn.Module,
-    metadata: ModelMetadata,
-    device: torch.device,
-    precision: str,
-    threads: int,
-    cuda_graphs: bool,
-) -> Backend:
+def _build(name: str, wish: _Wish) -> Backend:
     if name in _NEEDS:
-        return _build_runtime(name, network, metadata, device, precision, cpu_threads(threads))
-    if name == TORCH_COMPILE:
-        return TorchCompileBackend(network, metadata, device, precision, cuda_graphs)
-    return TorchBackend(network, metadata, device, precision, cuda_graphs)
+        return _build_runtime(name, wish)
+    kind = TorchCompileBackend if name == TORCH_COMPILE else TorchBackend
+    return kind(wish.network, wish.metadata, wish.device, wish.precision, wish.cuda_graphs)
 
 
-def _build_runtime(
-    name: str,
-    network: nn.Module,
-    metadata: ModelMetadata,
-    device: torch.device,
-    precision: str,
-    threads: int,
-) -> Backend:
-    if device.type != "cpu":
-        raise ParameterError(f"backend '{name}' runs on the CPU only, not on {device}")
-    needed = " ".join(_NEEDS[name])
-    if any(importlib.util.find_spec(package) is None for package in _NEEDS[name]):
-        raise ParameterError(f"backend '{name}' is not installed: pip install {needed}")
+def _build_runtime(name: str, wish: _Wish) -> Backend:
+    if wish.device.type != "cpu":
+        raise ParameterError(f"backend '{name}' runs on the CPU only, not on {wish.device}")
+    needed = _NEEDS[name]
+    if any(importlib.util.find_spec(package) is None for package in needed):
+        how = "pip install " + " ".join(needed)
+        raise ParameterError(f"backend '{name}' is not installed: {how}")
+    precision, threads = wish.precision, cpu_threads(wish.threads)
     if name == OPENVINO:
         from anomaly_seg_ros.backends.openvino_backend import OpenVinoBackend, multiplies_bf16
 
         if precision == AUTO:
             precision = "bf16" if multiplies_bf16() else "fp32"
         _check_precision(name, precision, ("fp32", "bf16"))
-        return OpenVinoBackend(network, metadata, precision, threads)
+        return OpenVinoBackend(wish.network, wish.metadata, precision, threads)
     from anomaly_seg_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     _check_precision(name, "fp32" if precision == AUTO else precision, ("fp32",))
-    return OnnxRuntimeBackend(network, metadata, threads)
+    return OnnxRuntimeBackend(wish.network, wish.metadata, threads)
 
 
 def _check_precision(name: str, precision: str, offered: Sequence[str]) -> None:
