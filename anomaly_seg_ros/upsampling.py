@@ -1,7 +1,8 @@
 """From the network's output grid to the frame: score maps, and the argmax of upsampled logits.
 
 Both are bilinear. The argmax is the expensive one: K maps to upsample for one that is wanted. On
-the CPU most of that is spared, see :func:`argmax_on_cpu`.
+the CPU most of that is spared, see :func:`argmax_on_cpu`. What is said of times is measured by
+``python -m benchmarks.upsampling``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 _CHUNK = 1 << 18
 # The same where torch interpolates all pixels, in values: 64 MiB of float32.
 _BAND = 1 << 24
+# Pixels whose maximum so far stays in a core's second-level cache.
+_CACHED = 1 << 16
 
 
 def upsampled(score: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -23,7 +26,7 @@ def upsampled(score: Tensor, size: tuple[int, int], align_corners: bool = False)
     if score.shape[-2:] == size:
         return score[0]
     if score.device.type == "cpu" and not align_corners:
-        # The same weights as torch's, in a fifth of the time.
+        # The same weights as torch's, in less than half the time.
         return torch.from_numpy(
             cv2.resize(score[0].numpy(), size[::-1], interpolation=cv2.INTER_LINEAR)
         )
@@ -85,7 +88,7 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
 
     The pixels between the centres of four neighbouring cells are convex combinations of them:
     where all four have the same class c, :math:`l_c \ge l_k` holds for each and so for every
-    combination. In street scenes that leaves a tenth of the pixels to interpolate.
+    combination. In street scenes that leaves a twentieth of the pixels to interpolate.
 
     Args:
         logits: (K, h, w) float32 in C order, K at most 256.
@@ -124,21 +127,26 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
 def plane_argmax(planes: np.ndarray) -> np.ndarray:
     """Argmax over the first axis of (K, P) float32, K at most 256; the first of equals.
 
-    NumPy's and torch's own walk across the planes pixel by pixel, which takes 20 times as long.
+    NumPy's and torch's own walk across the planes pixel by pixel, which takes three and twelve
+    times as long.
 
     Returns:
         (P,) uint8.
     """
-    best = planes[0].copy()
-    index = np.zeros(best.shape, np.uint8)
+    index = np.zeros(planes.shape[1], np.uint8)
+    best = np.empty(min(_CACHED, index.size), np.float32)
     higher = np.empty(best.shape, bool)
     candidate = np.empty(best.shape, np.uint8)
-    for number, plane in enumerate(planes[1:], 1):
-        np.greater(plane, best, out=higher)
-        np.maximum(plane, best, out=best)
-        # Numbers grow, so the last class that was higher is the maximum; no branch, no gather.
-        np.multiply(higher.view(np.uint8), np.uint8(number), out=candidate)
-        np.maximum(index, candidate, out=index)
+    for start in range(0, index.size, _CACHED):
+        part, found = planes[:, start : start + _CACHED], index[start : start + _CACHED]
+        top, above, number = (a[: found.size] for a in (best, higher, candidate))
+        np.copyto(top, part[0])
+        for label, plane in enumerate(part[1:], 1):
+            np.greater(plane, top, out=above)
+            np.maximum(plane, top, out=top)
+            # Labels grow, so the last class that was higher is the maximum; no branch, no gather.
+            np.multiply(above.view(np.uint8), np.uint8(label), out=number)
+            np.maximum(found, number, out=found)
     return index
 
 

@@ -36,14 +36,10 @@ def steps(logits: Tensor, size: tuple[int, int]) -> dict[str, Sequence[Callable[
 
     score = -logits.amax(1)
     planes = logits[0].flatten(1).numpy()
-    return {
+    found: dict[str, Sequence[Callable[[], np.ndarray]]] = {
         "argmax of upsampled logits / torch": (
             lambda: upsampled_argmax(logits, size).numpy(),
             lambda: interpolated(logits).argmax(1)[0].to(torch.uint8).numpy(),
-        ),
-        "score map upsampled / torch": (
-            lambda: upsampled(score, size).numpy(),
-            lambda: interpolated(score[None])[0, 0].numpy(),
         ),
         "argmax over planes / torch": (
             lambda: plane_argmax(planes),
@@ -54,6 +50,12 @@ def steps(logits: Tensor, size: tuple[int, int]) -> dict[str, Sequence[Callable[
             lambda: planes.argmax(0).astype(np.uint8),
         ),
     }
+    if logits.shape[-2:] != size:
+        found["score map upsampled / torch"] = (
+            lambda: upsampled(score, size).numpy(),
+            lambda: interpolated(score[None])[0, 0].numpy(),
+        )
+    return found
 
 
 def mixed_share(logits: Tensor) -> float:

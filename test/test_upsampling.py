@@ -102,7 +102,7 @@ def test_aligned_corners():
 
 
 def test_plane_argmax_takes_the_first_of_equals():
-    planes = np.random.default_rng(0).integers(0, 4, (256, 5000)).astype(np.float32)
+    planes = np.random.default_rng(0).integers(0, 4, (256, 70_001)).astype(np.float32)
     np.testing.assert_array_equal(plane_argmax(planes), planes.argmax(0))
     assert plane_argmax(planes[::-1]).dtype == np.uint8
 
