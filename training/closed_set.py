@@ -128,14 +128,7 @@ def train(run: Run) -> None:
     dataset = ViewDataset(
         corpora, views, seed=config["seed"], class_uniform=config["class_uniform"]
     )
-    stream = SampleStream(
-        dataset,
-        config["batch_size"],
-        config["steps"],
-        run.distributed,
-        config["workers"],
-        config["accumulate"],
-    )
+    stream = SampleStream.configured(dataset, config, run.distributed)
     trainer = Trainer(
         model=network,
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.99)),

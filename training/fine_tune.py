@@ -220,14 +220,7 @@ def fine_tune(run: Run) -> None:
         )
     )
     dataset = build_dataset(run, taxonomy)
-    stream = SampleStream(
-        dataset,
-        config["batch_size"],
-        config["steps"],
-        run.distributed,
-        config["workers"],
-        config["accumulate"],
-    )
+    stream = SampleStream.configured(dataset, config, run.distributed)
     scaling = InputScaling.of(metadata)
     flow = build_flow_negatives(config, dataset, scaling, run.device)
     validation = OpenSetValidation(run, metadata, taxonomy) if run.distributed.is_main else None

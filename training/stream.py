@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,20 @@ class SampleStream:
         self.micro_size = batch_size // parts
         self._local_size = batch_size // distributed.world_size
         self._distributed = distributed
+
+    @classmethod
+    def configured(
+        cls, dataset: Dataset, config: Mapping[str, Any], distributed: Distributed
+    ) -> SampleStream:
+        """With ``batch_size``, ``steps``, ``workers`` and ``accumulate`` of a configuration."""
+        return cls(
+            dataset,
+            config["batch_size"],
+            config["steps"],
+            distributed,
+            config["workers"],
+            config.get("accumulate", 1),
+        )
 
     def batches(self, start: int) -> Iterator[Batch]:
         """This rank's micro-batches from step ``start`` on.

@@ -165,14 +165,7 @@ def train_flow(run: Run) -> None:
     views = ViewDataset(corpora, view_options(config), seed=config["seed"], class_uniform=0.0)
     crops = Crops(views)
     flow = build_flow(run, torch.stack([crops[i][0] for i in range(_FIRST_CROPS)]))
-    stream = SampleStream(
-        crops,
-        config["batch_size"],
-        config["steps"],
-        run.distributed,
-        config["workers"],
-        config["accumulate"],
-    )
+    stream = SampleStream.configured(crops, config, run.distributed)
     validation = Validation(run, held_out_crops(run))
     trainer = Trainer(
         model=flow,

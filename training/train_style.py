@@ -126,13 +126,8 @@ def train_style(run: Run) -> None:
     perceptual = PerceptualDistance(load_imagenet_backbone("lite0")).to(run.device)
     network = StyleTransfer().to(run.device, memory_format=torch.channels_last)
     opponent = Opponent(config["opponent"]["lr"], config["opponent"]["every"], run.device)
-    stream = SampleStream(
-        CameraPairs(training_corpora(run.data), config["size"], config["seed"]),
-        config["batch_size"],
-        config["steps"],
-        run.distributed,
-        config["workers"],
-    )
+    pairs = CameraPairs(training_corpora(run.data), config["size"], config["seed"])
+    stream = SampleStream.configured(pairs, config, run.distributed)
     held_out = held_out_pairs(
         cityscapes256_val(run.data, every=5), config["size"], config["validation_pairs"]
     )

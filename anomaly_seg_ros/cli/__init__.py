@@ -7,11 +7,6 @@ from collections.abc import Callable
 
 from anomaly_seg_ros.errors import AnomalySegError
 
-BACKEND_HELP = (
-    "what runs the network; the node's own default is auto, the fastest on this machine "
-    "(default: %(default)s, whose digits other machines repeat)"
-)
-
 
 def run_tool(tool: str, body: Callable[[], None]) -> int:
     """Runs a tool's body and turns its end into an exit code.

@@ -13,11 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.backends.selection import BACKENDS
-from anomaly_seg_ros.cli import BACKEND_HELP, run_tool
-from anomaly_seg_ros.devices import PRECISIONS
+from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.network_options import add_network_options, network_options
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.framing import INFERENCE_MODES
 from anomaly_seg_ros.suite.dumps import KINDS, check_kind
 from anomaly_seg_ros.suite.figures import FILE_NAME
 from anomaly_seg_ros.suite.pictures import read_pictures
@@ -124,20 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         help="for counts of scores, before they go to OUT (default: %(default)s)",
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--device", default=Plan.device, help="auto, cpu, cuda or cuda:N")
+    add_network_options(network, Plan)
     network.add_argument(
         "--threads",
         type=int,
         help="of each process on the CPU (default: all cores); the last digits depend on it",
     )
-    network.add_argument("--precision", default=Plan.precision, choices=PRECISIONS)
-    network.add_argument("--backend", default=Plan.backend, choices=BACKENDS, help=BACKEND_HELP)
-    network.add_argument("--inference-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-    network.add_argument("--inference-mode", default=Plan.inference_mode, choices=INFERENCE_MODES)
-    network.add_argument(
-        "--tile-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=Plan.tile_size
-    )
-    network.add_argument("--tile-overlap", type=int, metavar="PIXELS", default=Plan.tile_overlap)
     return parser
 
 
@@ -157,7 +147,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         dumped = [NamedPath(arguments.name, dumped[0].source)]
     if not models and not dumped:
         models = [NamedPath("default", "default")]
-    size = arguments.inference_size
     return Plan(
         models=tuple(models),
         data=tuple(parse_data(text) for text in arguments.data),
@@ -169,13 +158,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         dump=None
         if arguments.dump is None
         else (check_kind(arguments.dump[0]), Path(arguments.dump[1])),
-        device=arguments.device,
-        precision=arguments.precision,
-        backend=arguments.backend,
-        inference_size=None if size is None else (size[0], size[1]),
-        inference_mode=arguments.inference_mode,
-        tile_size=(arguments.tile_size[0], arguments.tile_size[1]),
-        tile_overlap=arguments.tile_overlap,
+        **network_options(arguments),
         limit=arguments.limit,
         memory_limit=arguments.memory * _MIB,
         save_every=arguments.save_every,

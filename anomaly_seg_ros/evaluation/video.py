@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import cv2
@@ -104,12 +103,7 @@ class OverlayVideo:
             raise OutputError(f"cannot write {self._path}: {reason or error}") from error
         self.frames += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finishes the file and gives it its name, or removes it after an error.
 
         Raises:

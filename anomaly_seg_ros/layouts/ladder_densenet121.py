@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels
-from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, width
-from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, STREET_HAZARDS_SIZE
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, metadata_of, width
+from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, NONE, STREET_HAZARDS_SIZE
 
 
 def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
@@ -14,20 +13,14 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
     outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
     cityscapes = len(labels.classes) == 19
-    metadata = ModelMetadata(
-        name=f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
-        architecture="ladder_densenet121",
-        arguments={
-            "num_classes": len(labels.classes),
-            "outlier_head": outlier_head,
-            "abstention": abstention,
-        },
-        classes=labels.classes,
-        palette=labels.palette,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        inference_size=CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
-        default_score="dense_hybrid" if outlier_head else "energy",
+    metadata = metadata_of(
+        f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
+        "ladder_densenet121",
+        labels,
+        NONE,
+        CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
+        outlier_head,
+        abstention=abstention,
     )
     release = "DenseHybrid" if outlier_head else "DenseHybrid, closed-set"
     return Description(release, metadata, remarks)

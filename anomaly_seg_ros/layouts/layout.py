@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels, known_labels, numbered_labels
+from anomaly_seg_ros.layouts.scaling import Scaling
 from anomaly_seg_ros.metadata import ModelMetadata
 
 
@@ -56,6 +57,43 @@ def width(checkpoint: Checkpoint, key: str, default: int) -> int:
     """Output channels of the layer whose weight or bias this is (its first dimension)."""
     tensor = checkpoint.tensors.get(key)
     return tensor.shape[0] if tensor is not None and tensor.ndim else default
+
+
+def metadata_of(
+    name: str,
+    architecture: str,
+    labels: Labels,
+    scaling: Scaling,
+    inference_size: tuple[int, int],
+    outlier_head: bool,
+    **arguments: object,
+) -> ModelMetadata:
+    """Metadata of a public network.
+
+    Args:
+        name: Of the model.
+        architecture: Of the network, in the registry.
+        labels: Its classes.
+        scaling: Of its input.
+        inference_size: (height, width).
+        outlier_head: Whether it has one; decides on the score.
+        arguments: What else the architecture is built with.
+    """
+    return ModelMetadata(
+        name=name,
+        architecture=architecture,
+        arguments={
+            "num_classes": len(labels.classes),
+            "outlier_head": outlier_head,
+            **arguments,
+        },
+        classes=labels.classes,
+        palette=labels.palette,
+        mean=scaling.mean,
+        std=scaling.std,
+        inference_size=inference_size,
+        default_score="dense_hybrid" if outlier_head else "energy",
+    )
 
 
 def classes_of(

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels
-from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, width
-from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, IMAGENET_MEAN, IMAGENET_STD
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, metadata_of, width
+from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, IMAGENET
 
 
 def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
@@ -20,22 +19,16 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     outputs = width(checkpoint, "final2.0.weight" if deep else "final.6.weight", 19)
     labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
     outlier_head = "logits_ood.conv.weight" in tensors
-    metadata = ModelMetadata(
-        name=f"resnet101_{'deep' if deep else 'plain'}_stem",
-        architecture="resnet101",
-        arguments={
-            "num_classes": len(labels.classes),
-            "stem": "deep" if deep else "plain",
-            "auxiliary": any(key.startswith("dsn.") for key in tensors),
-            "outlier_head": outlier_head,
-            "abstention": abstention,
-        },
-        classes=labels.classes,
-        palette=labels.palette,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        inference_size=CITYSCAPES_SIZE,
-        default_score="dense_hybrid" if outlier_head else "energy",
+    metadata = metadata_of(
+        f"resnet101_{'deep' if deep else 'plain'}_stem",
+        "resnet101",
+        labels,
+        IMAGENET,
+        CITYSCAPES_SIZE,
+        outlier_head,
+        stem="deep" if deep else "plain",
+        auxiliary=any(key.startswith("dsn.") for key in tensors),
+        abstention=abstention,
     )
     release = "SML / RobustNet, deep stem" if deep else "NVIDIA DeepLabV3+, plain stem"
     return Description(release, metadata, remarks)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels
-from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, width
-from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, IMAGENET_MEAN, IMAGENET_STD
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, metadata_of, width
+from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, IMAGENET
 
 # Above any honest mIoU of this network on the validation images, in per cent.
 _TRAINED_ON_VALIDATION = 85
@@ -33,20 +32,14 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     else:
         who, release = "nvidia", "NVIDIA DeepLabV3+"
         remarks = (*remarks, *_caveat(checkpoint))
-    metadata = ModelMetadata(
-        name=f"wide_resnet38_{who}",
-        architecture="wide_resnet38",
-        arguments={
-            "num_classes": len(labels.classes),
-            "outlier_head": outlier_head,
-            "abstention": abstention,
-        },
-        classes=labels.classes,
-        palette=labels.palette,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        inference_size=CITYSCAPES_SIZE,
-        default_score="dense_hybrid" if outlier_head else "energy",
+    metadata = metadata_of(
+        f"wide_resnet38_{who}",
+        "wide_resnet38",
+        labels,
+        IMAGENET,
+        CITYSCAPES_SIZE,
+        outlier_head,
+        abstention=abstention,
     )
     return Description(release, metadata, remarks)
 

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints import load_strictly
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.layouts.scaling import IMAGENET
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
-
-# What torchvision's and segmentation_models_pytorch's pre-trained trunks expect.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def wrap(
@@ -29,8 +26,8 @@ def wrap(
     name: str | None = None,
     weights: Mapping[str, Tensor] | None = None,
     factory: str | None = None,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: tuple[float, float, float] = IMAGENET.mean,
+    std: tuple[float, float, float] = IMAGENET.std,
     inference_size: tuple[int, int] = (512, 1024),
     provenance: Mapping[str, Any] | None = None,
     **arguments: Any,

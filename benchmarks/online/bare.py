@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 from anomaly_seg_ros.errors import AnomalySegError
@@ -41,12 +40,7 @@ class BareProcess:
         self._process.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.is_alive():
             self._pipe.send(None)
             self._process.join(_STOP_TIMEOUT_S)
