@@ -27,24 +27,14 @@ from long_replay import LongReplay
 
 # This test run's own, and the long replay's.
 DOMAIN, REPLAY_DOMAIN = random.sample(range(1, 102), 2)
-REPLAY = pytest.StashKey[LongReplay]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts the long replay: five minutes, if it had them for itself."""
-    is_wanted = any(item.name == LONG_REPLAY_TEST for item in session.items)
-    if is_wanted and not session.config.option.collectonly:
-        session.config.stash[REPLAY] = LongReplay(REPLAY_DOMAIN)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends it with an interrupted test run."""
-    if REPLAY in config.stash:
-        config.stash[REPLAY].close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Repeats tests over DDS that timed out, as discovery does on a busy machine."""
+    """Repeats tests over DDS that timed out, as discovery does on a busy machine.
+
+    And looks at the long replay last, which runs beside the others.
+    """
+    items.sort(key=lambda item: item.name == LONG_REPLAY_TEST)
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(
@@ -100,10 +90,15 @@ def domain() -> int:
     return DOMAIN
 
 
-@pytest.fixture(scope="session")
-def long_replay(request: pytest.FixtureRequest) -> LongReplay:
-    """Runs since the session began."""
-    return request.config.stash[REPLAY]
+@pytest.fixture(autouse=True, scope="session")
+def long_replay(request: pytest.FixtureRequest) -> Iterator[LongReplay | None]:
+    """Begins with the first of these tests, which mostly wait and leave it the cores."""
+    if all(item.name != LONG_REPLAY_TEST for item in request.session.items):
+        yield None
+        return
+    replay = LongReplay(REPLAY_DOMAIN)
+    yield replay
+    replay.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The long fault replay in a process of its own, which runs beside all other tests."""
+"""The long fault replay in a process of its own, which runs beside other tests."""
 
 from __future__ import annotations
 

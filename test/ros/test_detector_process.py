@@ -25,7 +25,7 @@ def start_process(tiny_model):
     running = []
 
     def start(*extra: str, **parameters: object) -> subprocess.Popen:
-        parameters = {"model": tiny_model} | parameters
+        parameters = {"model": tiny_model, "backend": "torch"} | parameters
         arguments = [part for k, v in parameters.items() for part in ("-p", f"{k}:={v}")]
         process = subprocess.Popen(
             [sys.executable, "-m", "anomaly_seg_ros.ros.detector",
