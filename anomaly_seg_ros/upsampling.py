@@ -102,14 +102,13 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
     cells = plane_argmax(planes).reshape(rows, columns)
     # Blocks of scale x scale pixels between four centres each; half a block of border around.
     corners = np.pad(cells, 1, mode="edge")
-    a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
     labels = cv2.resize(
-        np.ascontiguousarray(a),
+        np.ascontiguousarray(corners[:-1, :-1]),
         ((columns + 1) * scale, (rows + 1) * scale),
         interpolation=cv2.INTER_NEAREST,
     )
     blocks = labels.reshape(rows + 1, scale, columns + 1, scale)
-    mixed_rows, mixed_columns = np.nonzero((a != b) | (a != c) | (a != d))
+    mixed_rows, mixed_columns = np.nonzero(mixed_blocks(corners))
     weights = _block_weights(scale)
     step = max(1, _CHUNK // (scale * scale))
     for first in range(0, len(mixed_rows), step):
@@ -122,6 +121,12 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
         blocks[y, :, x, :] = found.transpose(2, 0, 1)
     half = scale // 2
     return np.ascontiguousarray(labels[half:-half, half:-half])
+
+
+def mixed_blocks(corners: np.ndarray) -> np.ndarray:
+    """Where the four corners of a block differ: (h, w) of any type to (h - 1, w - 1) bool."""
+    a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
+    return (a != b) | (a != c) | (a != d)
 
 
 def plane_argmax(planes: np.ndarray) -> np.ndarray:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_metadata, tiny_network
-from tiny_backends import METADATA, Strided
+from tiny import in_mode, tiny_metadata, tiny_network
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
+from anomaly_seg_ros.errors import DeviceError, ImageError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
@@ -199,13 +198,6 @@ def test_the_resized_path_equals_plain_calls(segmenter: Segmenter, size: tuple[i
     np.testing.assert_allclose(prediction.scores["dense_hybrid"], score, rtol=1e-5, atol=1e-6)
 
 
-def in_mode(mode: str, **options: object) -> Segmenter:
-    metadata = tiny_metadata(outlier_head=True)
-    return Segmenter(
-        tiny_network(outlier_head=True), metadata, "cpu", inference_mode=mode, **options
-    )
-
-
 @pytest.mark.parametrize("mode", ["full", "tiled"])
 @pytest.mark.parametrize("size", [(64, 96), (131, 203), (33, 500), (1, 1), (48, 48)])
 def test_frames_keep_their_size_in_every_mode(mode: str, size: tuple[int, int]) -> None:
@@ -250,62 +242,6 @@ def test_modes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ParameterError, match="mode 'full' keeps the frame's own size"):
         in_mode("full", inference_size=(64, 96))
     assert in_mode("full", inference_size=(0, 0)).inference_size is None
-
-
-OUT_OF_MEMORY = {
-    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-    "cpu": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
-        "memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"
-    ),
-    "python": MemoryError(),
-}
-
-
-@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-@pytest.mark.parametrize(
-    ("mode", "advice"),
-    [
-        (
-            "resized",
-            "resized to at most 64 x 96: take inference mode 'tiled' or a smaller inference size",
-        ),
-        ("full", "full resolution: take inference mode 'tiled'"),
-        ("tiled", "tiles of 64 x 64 with overlap 16: take smaller tiles"),
-    ],
-)
-def test_out_of_memory_says_what_needs_less(
-    kind: str, mode: str, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    segmenter = in_mode(mode, tile_size=(64, 64), tile_overlap=16)
-
-    def fail(*_: object) -> None:
-        raise OUT_OF_MEMORY[kind]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(segmenter, "_run", fail)
-        with pytest.raises(DeviceError, match=f"out of memory on cpu.*70 x 90.*{advice}"):
-            segmenter.predict(random_image(70, 90))
-    assert segmenter.predict(random_image(70, 90)).labels.shape == (70, 90)
-
-
-def test_a_real_allocation_failure_is_recognised() -> None:
-    """What this torch says today when memory cannot be had."""
-    segmenter = in_mode("resized")
-    segmenter._run = lambda *_: torch.empty(2**60)
-    with pytest.raises(DeviceError, match="out of memory on cpu"):
-        segmenter.predict(random_image(64, 96))
-
-
-def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = in_mode("full")
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(segmenter, "_run", fail)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        segmenter.predict(random_image(64, 96))
 
 
 def test_peak_memory_is_measured() -> None:
@@ -445,59 +381,9 @@ def test_a_rule_with_a_score_that_the_model_lacks() -> None:
         segmenter.predict(random_image(8, 8), (), unknown=UnknownRule("dense_hybrid", 0.5))
 
 
-def test_out_of_memory_frees_what_is_kept_for_other_sizes(
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that smaller tiles find room; other errors leave it as it is."""
-    forgotten: list[bool] = []
-    monkeypatch.setattr(segmenter._runner, "forget", lambda: forgotten.append(True))
-
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(segmenter, "_run", fail)
-    error: Exception = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(RuntimeError, match="multiplied"):
-        segmenter.predict(random_image(64, 96))
-    assert forgotten == []
-    error = torch.OutOfMemoryError("CUDA out of memory.")
-    with pytest.raises(DeviceMemoryError):
-        segmenter.predict(random_image(64, 96))
-    assert forgotten == [True]
-
-
 def test_notes_of_the_backend_are_passed_on(segmenter: Segmenter) -> None:
     assert segmenter.notes == ()
     graphed = Segmenter(tiny_network(), tiny_metadata(), "cpu", cuda_graphs=True)
     assert graphed.notes == ("cuda_graphs: has no effect on the CPU",)
     graphed._runner.notes.append("the capture was refused")  # as at the first frame
     assert graphed.notes[-1] == "the capture was refused"
-
-
-@pytest.mark.parametrize("part", ["classifier", "outlier_head"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("mode", ["resized", "tiled"])
-def test_logits_that_are_not_finite_are_refused(part: str, value: float, mode: str) -> None:
-    """A score that is NaN reaches no threshold: its pixel would be called known."""
-    segmenter = biased(part, value, inference_mode=mode)
-    rule = UnknownRule("energy", 0.5)
-    words = "model 'tiny': its logits are not finite on cpu in fp32 .backend 'torch'.; look at its"
-    with pytest.raises(DeviceError, match=words):
-        segmenter.predict(random_image(64, 96), (), unknown=rule)
-    segmenter.precision = "fp16"
-    with pytest.raises(DeviceError, match="take precision 'bf16' or 'fp32'"):
-        segmenter.predict(random_image(64, 96), (), unknown=rule)
-
-
-def test_a_class_may_be_ruled_out_by_its_logit() -> None:
-    labels = biased("classifier", float("-inf")).predict(random_image(64, 96)).labels
-    assert np.unique(labels).size > 2
-    assert not (labels == 3).any()
-
-
-def biased(part: str, value: float, **options: object) -> Segmenter:
-    """A network one of whose outputs has this bias."""
-    network = Strided()
-    with torch.no_grad():
-        getattr(network, part).bias[1 if part == "outlier_head" else 3] = value
-    return Segmenter(network, METADATA, "cpu", "fp32", **options)

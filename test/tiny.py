@@ -8,6 +8,7 @@ import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
@@ -49,3 +50,11 @@ def save_tiny_model(path: Path, outlier_head: bool = False) -> Path:
     """Writes the tiny model and returns its path."""
     save_model(path, tiny_network(outlier_head), tiny_metadata(outlier_head))
     return path
+
+
+def in_mode(mode: str, **options: object) -> Segmenter:
+    """The tiny network with an outlier head in an inference mode."""
+    metadata = tiny_metadata(outlier_head=True)
+    return Segmenter(
+        tiny_network(outlier_head=True), metadata, "cpu", inference_mode=mode, **options
+    )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from tiny import tiny_metadata
 from torch import Tensor, nn
 
 from anomaly_seg_ros.backends.contract import Backend
-from anomaly_seg_ros.backends.selection import ONNXRUNTIME, OPENVINO, select_backend
+from anomaly_seg_ros.backends.selection import select_backend
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.contract import NetworkOutput
 
 CPU = torch.device("cpu")
 METADATA = tiny_metadata(outlier_head=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-_PACKAGES = {OPENVINO: ("openvino",), ONNXRUNTIME: ("onnx", "onnxscript", "onnxruntime")}
 
 
 class Strided(nn.Module):
@@ -74,12 +72,6 @@ class AnySize(nn.Module):
     def forward(self, images: Tensor) -> NetworkOutput:
         pre_logits = self.stem(images).relu()
         return NetworkOutput(pre_logits, self.classifier(pre_logits))
-
-
-def require(name: str) -> None:
-    """Skips the test where a backend's packages are missing."""
-    for package in _PACKAGES.get(name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed")
 
 
 @functools.cache

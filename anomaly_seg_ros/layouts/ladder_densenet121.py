@@ -5,7 +5,7 @@ from __future__ import annotations
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels
 from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, metadata_of, width
-from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, NONE, STREET_HAZARDS_SIZE
+from anomaly_seg_ros.layouts.scaling import CITYSCAPES_SIZE, STREET_HAZARDS_SIZE, UNSCALED
 
 
 def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
@@ -17,7 +17,7 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
         f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
         "ladder_densenet121",
         labels,
-        NONE,
+        UNSCALED,
         CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
         outlier_head,
         abstention=abstention,

@@ -14,7 +14,7 @@ class Scaling(NamedTuple):
 
 # What the pre-trained trunks of torchvision and segmentation_models_pytorch expect.
 IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-NONE = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+UNSCALED = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # (height, width): full size, as the releases were evaluated.
 CITYSCAPES_SIZE = (1024, 2048)
 # 720 x 1280, rounded up to the multiple of 32 that the network asks for.

@@ -69,7 +69,6 @@ def test_what_the_real_runtime_raises_is_ours(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program of one size, fed with another."""
-    pytest.importorskip(backend, reason=f"{backend} is not installed")
     segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend=backend)
     runner = segmenter._runner
     programs = runner._programs

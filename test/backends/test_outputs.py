@@ -11,7 +11,7 @@ import pytest
 import torch
 from every_network import NETWORKS, SIZE, save_network
 from tiny import tiny_metadata
-from tiny_backends import CPU, METADATA, AnySize, Strided, build, frames, plain, require
+from tiny_backends import CPU, METADATA, AnySize, Strided, build, frames, plain
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.backends.selection import ONNXRUNTIME, OPENVINO, TORCH, select_backend
@@ -26,7 +26,6 @@ QUICK = ("default", "erfnet")
 
 
 def segmenter(backend: str, mode: str = "resized") -> Segmenter:
-    require(backend)
     return Segmenter(
         Strided(), METADATA, "cpu", "fp32",
         inference_mode=mode, tile_size=(64, 64), tile_overlap=32, backend=backend, threads=1,
@@ -35,7 +34,6 @@ def segmenter(backend: str, mode: str = "resized") -> Segmenter:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_logits_are_those_of_the_plain_network(name: str) -> None:
-    require(name)
     backend = build(name)
     assert (backend.name, backend.precision) == (name, "fp32")
     # Sizes change and come back, and so do batches of several sizes.
@@ -55,7 +53,6 @@ def test_logits_are_those_of_the_plain_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_networks_without_an_outlier_head(name: str) -> None:
-    require(name)
     output = build(name, outlier_head=False)(frames(1, 64, 96), Stopwatch(CPU))
     assert output.ood_logits is None
     expected = plain(Strided(outlier_head=False), METADATA, frames(1, 64, 96)).logits
@@ -64,7 +61,6 @@ def test_networks_without_an_outlier_head(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_any_strides_and_read_only_frames(name: str) -> None:
-    require(name)
     view = frames(1, 64, 192)[:, :, ::2, ::-1]
     read_only = view.copy()
     read_only.flags.writeable = False
@@ -78,7 +74,6 @@ def test_any_strides_and_read_only_frames(name: str) -> None:
     ("name", "precision"), [(OPENVINO, "fp32"), (OPENVINO, "bf16"), (ONNXRUNTIME, "fp32")]
 )
 def test_the_network_is_left_for_the_next_backend(name: str, precision: str) -> None:
-    require(name)
     network = Strided()
     before = copy.deepcopy(network.state_dict())
     select_backend(network, METADATA, name, CPU, precision, (64, 96))
@@ -90,7 +85,6 @@ def test_the_network_is_left_for_the_next_backend(name: str, precision: str) -> 
 @pytest.mark.parametrize("name", [TORCH, OPENVINO])
 def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
     """The default model as it is shipped: labels agree by 99.5 %, scores stay close."""
-    require(name)
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
     names = ("max_logit", "energy", "dense_hybrid")
     exact = Segmenter.load("default", "cpu", "fp32", (512, 1024)).predict(frame, names)
@@ -124,7 +118,6 @@ def test_predictions_outlive_the_next_call(name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_outputs_at_the_networks_own_size_outlive_the_next_call(name: str) -> None:
     """Logits of the frame's size: no map is interpolated, so none is copied by that."""
-    require(name)
     shared = Segmenter(AnySize(), METADATA, "cpu", "fp32", inference_mode="full", backend=name)
     names = shared.available_scores
     first, second = (frames(1, 24, 40, seed=seed)[0] for seed in (0, 1))
@@ -152,7 +145,6 @@ def test_a_batch_equals_its_frames(name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", [OPENVINO, ONNXRUNTIME])
 def test_batches_are_not_compiled_anew(name: str) -> None:
     """A camera that drops out of a batch must not stop the others for ten seconds."""
-    require(name)
     backend = build(name)
     programs = backend._programs
     batch = frames(3, 64, 96)
@@ -203,7 +195,6 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in NETWORKS],
 )
 def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
-    require(OPENVINO)
     path, batch = save_network(network, tmp_path / "model.safetensors"), frames(1, *SIZE)
     expected = plain(*load_model(path), batch)
     given = Segmenter.load(path, "cpu", "fp32", backend=OPENVINO).run_network(batch)
@@ -214,7 +205,6 @@ def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_sizes_that_no_stride_divides(name: str) -> None:
-    require(name)
     metadata, image = tiny_metadata(), frames(1, 13, 7)[0]
     shared = Segmenter(AnySize(), metadata, "cpu", "fp32", inference_mode="full", backend=name)
     prediction = shared.predict(image, ("max_logit",))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_backends import CPU, METADATA, Strided
 
-from anomaly_seg_ros.backends import selection
+from anomaly_seg_ros.backends import openvino_backend, selection
 from anomaly_seg_ros.backends.selection import (
     AUTO,
     CPU_ORDER,
@@ -137,8 +137,6 @@ def test_backends_of_the_cpu_are_refused_on_a_gpu(name: str) -> None:
     ],
 )
 def test_what_a_backend_lacks_is_refused(name: str, precision: str, words: str) -> None:
-    if name in (OPENVINO, ONNXRUNTIME):
-        pytest.importorskip(name, reason=f"{name} is not installed")
     with pytest.raises(ParameterError, match=words):
         select(name, precision)
 
@@ -165,9 +163,6 @@ def test_auto_is_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_openvino_takes_bf16_where_the_cpu_multiplies_it(
     offered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino", reason="openvino is not installed")
-    from anomaly_seg_ros.backends import openvino_backend
-
     monkeypatch.setattr(openvino_backend, "multiplies_bf16", lambda: offered)
     assert select(OPENVINO).backend.precision == ("bf16" if offered else "fp32")
     assert select(OPENVINO, "fp32").backend.precision == "fp32"
@@ -175,13 +170,11 @@ def test_openvino_takes_bf16_where_the_cpu_multiplies_it(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_reach_the_runtimes(threads: int) -> None:
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
     frame = np.zeros((1, 64, 96, 3), np.uint8)
     backend = select(OPENVINO, threads=threads).backend
     backend(frame, selection.Stopwatch(CPU))
-    compiled: openvino.CompiledModel = backend._programs[frame.shape].args[0].get_compiled_model()
+    compiled = backend._programs[frame.shape].args[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     options = select(ONNXRUNTIME, threads=threads).backend._options
     assert options.intra_op_num_threads == threads
 

@@ -48,7 +48,6 @@ assert is_mapped(), "the stack for signal handlers is gone"
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_stack_of_signal_handlers_stays() -> None:
-    pytest.importorskip("openvino")
     done = subprocess.run(
         [sys.executable, "-c", _JOB], capture_output=True, text=True, timeout=110, check=False
     )
