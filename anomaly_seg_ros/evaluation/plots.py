@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-COLOURS = 8
+# One for each score, in report.css.
+COLOURS = 9
 
 # Margins around the plot area, for tick and axis labels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from anomaly_seg_ros.evaluation import plots
+from anomaly_seg_ros.scores import SCORE_NAMES
 
 AXES = plots.Axes((0, 1), (0, 1), "recall", "precision", percent=(True, True))
 
@@ -87,3 +89,15 @@ def test_tick_labels_have_the_decimals_they_need() -> None:
     small = plots.Axes((0, 1), (0, 0.01), percent=(False, True))
     assert labels(small) == ["0.0%", "0.2%", "0.4%", "0.6%", "0.8%", "1.0%"]
     assert labels(plots.Axes((0, 1), (-4, 4))) == ["-4", "-2", "0", "2", "4"]
+
+
+def test_every_score_has_a_colour_of_its_own() -> None:
+    css = Path(plots.__file__).with_name("report.css").read_text(encoding="utf-8")
+    assert len(SCORE_NAMES) <= plots.COLOURS
+    themes = re.findall(r"--s1:.*?(?=\n\s*}|\n\s*--[a-rt-z])", css, re.DOTALL)
+    assert len(themes) == 2  # light and dark
+    for theme in themes:
+        colours = dict(re.findall(r"--(s\d+): (#\w+);", theme))
+        assert len(set(colours.values())) == plots.COLOURS, theme
+    for number in range(1, plots.COLOURS + 1):
+        assert f".series-{number} {{ --c: var(--s{number}); }}" in css
