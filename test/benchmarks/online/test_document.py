@@ -57,7 +57,8 @@ def test_aims_of_a_gpu_are_not_run_without_one(report: dict[str, Any]) -> None:
     gpu = [aim for aim in judged if "(GPU)" in aim.aim]
     assert len(gpu) == 4
     assert {aim.verdict for aim in gpu} == {aims.NOT_RUN}
-    assert {aim.verdict for aim in judged if aim not in gpu} <= {aims.MET, aims.MISSED}
+    assert len(judged) > len(gpu)
+    assert aims.NOT_RUN not in {aim.verdict for aim in judged if aim not in gpu}
 
 
 def _verdict(report: dict[str, Any], words: str) -> str:
