@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import threading
 import time
 
 import numpy as np
@@ -195,21 +196,23 @@ def test_answers_while_inference_runs_and_keeps_the_newest_frame(start_detector,
     detector = start_detector()
     detector.listen("labels")
     detector.wait_connected()
-    predict = Segmenter.predict
+    predict, let_go = Segmenter.predict, threading.Event()
 
-    def slow(self, image, **what):
-        time.sleep(1.5)
+    def held(self, image, **what):
+        let_go.wait()
         return predict(self, image, **what)
 
-    monkeypatch.setattr(Segmenter, "predict", slow)
-    for seconds in (1.0, 2.0, 3.0, 4.0):
-        detector.segment(FRAME, seconds)
-        detector.spin_for(0.1)
-    started = time.monotonic()
-    assert detector.set_parameters(threshold=0.7) == (True, "")
-    assert detector.state() == "active"
-    assert time.monotonic() - started < 1.0
-    assert detector.received["labels"] == []  # the first frame is still at work
+    monkeypatch.setattr(Segmenter, "predict", held)
+    try:
+        for received, seconds in enumerate((1.0, 2.0, 3.0, 4.0), 1):
+            detector.segment(FRAME, seconds)
+            detector.wait_for_diagnostic("input", "received", str(received))
+        # The first frame is still at work.
+        assert detector.set_parameters(threshold=0.7) == (True, "")
+        assert detector.state() == "active"
+        assert detector.received["labels"] == []
+    finally:
+        let_go.set()
     detector.wait_for("labels", 4.0)
     assert [seconds_of(m) for m in detector.received["labels"]] == [1.0, 4.0]
     values = detector.wait_for_diagnostic("input", "processed", "2")

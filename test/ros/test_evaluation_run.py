@@ -150,9 +150,7 @@ def test_a_frame_without_an_answer_is_lost_in_time(bag: Path) -> None:
     try:
         with BagReader(bag) as reader:
             frame = next(reader.frames())
-        began = time.monotonic()
         assert replayer.ask(frame, 1.0) is None
-        assert time.monotonic() - began < 10
         with pytest.raises(AnomalySegError, match="/nobody/image"):
             replayer.wait_for_detector(0.3, lambda: None)
     finally:

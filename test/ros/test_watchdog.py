@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from anomaly_seg_ros.ros.watchdog import ERROR, WARN, inference_conditions, inpu
 
 FRAME = street(48, 80)
 ONLY_CHANGES = 3600.0  # seconds between regular messages
+LATE_S = 5.0
 
 
 def report(state: str = "active", enabled: bool = True, **fields: object) -> Report:
@@ -83,7 +85,7 @@ def test_zero_turns_warnings_off():
 @pytest.fixture
 def detector(start_detector):
     detector = start_detector(
-        diagnostics_period=ONLY_CHANGES, frame_timeout=0.5, late_after=5.0, stuck_after=0.3
+        diagnostics_period=ONLY_CHANGES, frame_timeout=0.5, late_after=LATE_S, stuck_after=0.3
     )
     detector.listen("labels")
     detector.wait_connected()
@@ -111,14 +113,17 @@ def test_silence_is_told_at_once_and_its_end_as_well(detector):
 
 @pytest.mark.ros
 @pytest.mark.parametrize(
-    ("offset", "words"), [(-60.0, "are 60."), (60.0, "are stamped "), (-9.0, "are 9.")]
+    ("offset", "kind"), [(-60.0, "late frames"), (60.0, "stamps ahead"), (-9.0, "late frames")]
 )
-def test_late_frames_are_told_at_once(detector, offset, words):
+def test_late_frames_are_told_at_once(detector, offset, kind):
     assert detector.set_parameters(frame_timeout=0.0) == (True, "")
     detector.wait_connected()
     send_now(detector, offset)
-    values = detector.wait_for_diagnostic("input", "message", f"frames on /image {words}")
+    values = detector.wait_for_diagnostic("input", "message", "frames on /image are ")
     assert values["level"] == WARN
+    assert f"condition: {kind}" in values
+    (seconds,) = re.findall(r"([\d.]+) s ", values["message"])
+    assert float(seconds) == pytest.approx(abs(offset), abs=LATE_S)  # it takes time to arrive
     assert "clocks" in values["message"]
     send_now(detector)
     detector.wait_for_diagnostic("input", "message", "frames arrive")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +202,6 @@ def test_intervals_cover_the_true_difference() -> None:
         low, high = bootstrap.interval(difference(weights, images), 0.9)
         covered += low <= truth <= high
     assert 0.82 <= covered / 200 <= 0.96
-
-
-def test_a_thousand_replicates_take_seconds() -> None:
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(30, (2, 100, 3000))
-    start = time.perf_counter()
-    bootstrap.pooled_figures(bootstrap.draw_images(100, 1000, 0), *counts)
-    assert time.perf_counter() - start < 20
 
 
 def test_models_of_different_names_are_paired(tmp_path: Path) -> None:
