@@ -259,12 +259,13 @@ class Segmenter:
             groups.setdefault(frame.shape, []).append((index, frame))
         watch.lap("resize")
         predictions: dict[int, Prediction] = {}
-        peaks = []
+        extremes: list[Tensor] = []
         for shape, members in groups.items():
             indices, frames = zip(*members, strict=True)
             batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
             output, band = self._run(batch, watch)
-            peaks += [t.amax() for t in (output.logits, output.ood_logits) if t is not None]
+            for tensor in (output.logits, output.ood_logits):
+                extremes += () if tensor is None else tensor.aminmax()
             maps = []
             for place, index in enumerate(indices):
                 frame, seen = images[index].shape[:2], shape[:2]
@@ -277,18 +278,18 @@ class Segmenter:
                 watch.lap("download")
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        self._require_finite(peaks)
+        self._require_finite(extremes)
         stages = watch.milliseconds()
         for prediction in predictions.values():
             prediction.stages_ms = stages
         return [predictions[index] for index in range(len(images))]
 
-    def _require_finite(self, peaks: Sequence[Tensor]) -> None:
-        """Refuses outputs whose maximum is NaN or infinite.
+    def _require_finite(self, extremes: Sequence[Tensor]) -> None:
+        """Refuses outputs whose minimum or maximum is NaN or infinite.
 
         A score that is NaN reaches no threshold: the mask would call its pixel known.
         """
-        if all(map(math.isfinite, peaks)):
+        if all(map(math.isfinite, extremes)):
             return
         advice = "look at its weights and at the mean and std of its metadata"
         if self.precision == "fp16":

@@ -14,17 +14,21 @@ import torch
 from anomaly_seg_ros.errors import DeviceMemoryError, first_line
 
 MIB = 2**20
-# In errors without a type of their own: of torch's CPU allocator, the CUDA driver, cuBLAS,
-# OpenVINO, ONNX Runtime, the C++ library and the operating system.
+# In errors without a type of their own: of torch's CPU allocator, the CUDA driver, cuBLAS, cuDNN,
+# OpenVINO, ONNX Runtime, the C++ library and the operating system. The last two: torch says the
+# one when no algorithm of cuDNN got its workspace, and cuBLAS the other when it got none.
 _SIGNS = (
     "bad_alloc",
     "bad allocation",
     "can't allocate memory",
     "cannot allocate memory",
-    "cublas_status_alloc_failed",
+    "_alloc_failed",
+    "_allocation_failed",
     "failed to allocate",
     "not enough memory",
     "out of memory",
+    "unable to find an engine to execute this computation",
+    "cublas_status_not_initialized when calling `cublascreate",
 )
 
 
@@ -42,7 +46,8 @@ class PeakMemory(NamedTuple):
 
 def reset_peak(device: torch.device) -> None:
     """Begins a new measurement on a GPU; on the CPU the process began it when it started."""
-    if device.type == "cuda":
+    # Before its first use torch refuses the call, and there is nothing to begin anew.
+    if device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(device)
 
 

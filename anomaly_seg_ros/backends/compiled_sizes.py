@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Program = TypeVar("Program")
 
 # A camera has one size; tiles at a frame's edges and small frames add a few more.
-_KEPT = 4
+KEPT = 4
 
 
 class CompiledSizes(Generic[Program]):
@@ -17,10 +17,12 @@ class CompiledSizes(Generic[Program]):
 
     Args:
         make: Input shape -> program.
+        kept: How many.
     """
 
-    def __init__(self, make: Callable[[tuple[int, ...]], Program]) -> None:
+    def __init__(self, make: Callable[[tuple[int, ...]], Program], kept: int = KEPT) -> None:
         self._make = make
+        self._kept = kept
         self._programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
 
     def clear(self) -> None:
@@ -32,7 +34,7 @@ class CompiledSizes(Generic[Program]):
 
     def __getitem__(self, shape: tuple[int, ...]) -> Program:
         if shape not in self._programs:
-            while len(self._programs) >= _KEPT:  # first: both may not fit into the memory
+            while len(self._programs) >= self._kept:  # first: both may not fit into the memory
                 self._programs.popitem(last=False)
             self._programs[shape] = self._make(shape)
         self._programs.move_to_end(shape)

@@ -20,6 +20,9 @@ Network = Callable[[Tensor], tuple[Tensor, ...]]
 # cuDNN and cuBLAS choose algorithms and allocate workspaces at the first calls, which a capture
 # forbids; torch.compile compiles at the first.
 _WARM_UP_RUNS = 2
+# Every number of cameras that may come together is a size of its own. A graph holds its input and
+# outputs; what is computed in between lies in the pool that all share.
+_KEPT = 16
 
 
 class _Graph:
@@ -130,7 +133,8 @@ class GraphedNetwork:
         return None
 
     def _begin(self) -> None:
-        pool = torch.cuda.graph_pool_handle()
+        # Not by way of self: with a cycle the memory would stay taken until the next collection.
+        network, stream, pool = self._network, self._stream, torch.cuda.graph_pool_handle()
         self._graphs: CompiledSizes[_Graph] = CompiledSizes(
-            lambda shape: _Graph(self._network, shape, self._stream, pool)
+            lambda shape: _Graph(network, shape, stream, pool), _KEPT
         )

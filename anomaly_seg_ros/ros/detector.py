@@ -63,6 +63,7 @@ class Detector(LifecycleNode):
         self._failure = ""
         self._lost = ""  # why the device is gone; set in the worker's thread
         self._label_info = ""
+        self._notes_told = 0
         parameters.declare(self)
         self._cameras = self._make_cameras()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -86,13 +87,16 @@ class Detector(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, run it once, create the outputs."""
         self._recovery.cancel()
+        failure = ""
         try:
             self._configure()
         except Exception as error:  # noqa: BLE001
-            reason = _in_words(error)
+            failure = f"configure failed: {_in_words(error)}"
             if device_errors.is_lost(error):
-                reason += "; a process that lost its device mostly has to be started again"
-            self._fail(f"configure failed: {reason}")
+                failure += "; a process that lost its device mostly has to be started again"
+        # Not within the except: there the traceback still holds the model and its memory.
+        if failure:
+            self._fail(failure)
             self._release()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -163,7 +167,15 @@ class Detector(LifecycleNode):
 
     def _look(self) -> None:
         self._look_after_device()
+        self._tell_notes()
         self._reporter.publish_changes()
+
+    def _tell_notes(self) -> None:
+        """Say what became known of the backend, some of it only by the first frames."""
+        notes = () if self._segmenter is None else self._segmenter.notes
+        for note in notes[self._notes_told :]:
+            self.get_logger().warning(note)
+        self._notes_told = len(notes)
 
     def _look_after_device(self) -> None:
         """Leave ``active`` when the device is lost, and try again when that is due."""
@@ -184,6 +196,7 @@ class Detector(LifecycleNode):
         model, settings = load_model(parameters.values_of(self), self.get_logger())
         self._failure = self._lost = ""
         self._segmenter = model.segmenter
+        self._notes_told = 0
         self._cameras = self._make_cameras()
         for camera in self._cameras:
             self._outputs[camera] = Outputs(

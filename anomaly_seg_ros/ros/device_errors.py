@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from anomaly_seg_ros.errors import DeviceMemoryError
+from anomaly_seg_ros.memory import is_out_of_memory
 
 # Newer versions of torch raise this for errors of the CUDA runtime, older ones a RuntimeError.
 _AcceleratorError: tuple[type[Exception], ...] = (
@@ -24,7 +24,7 @@ _SIGNS = (
     "Found no NVIDIA driver",
 )
 # These refuse one call and leave the device as it was.
-_HARMLESS = ("out of memory", "invalid argument", "invalid configuration argument")
+_HARMLESS = ("invalid argument", "invalid configuration argument")
 
 
 def is_lost(error: BaseException) -> bool:
@@ -35,7 +35,7 @@ def is_lost(error: BaseException) -> bool:
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, (DeviceMemoryError, torch.OutOfMemoryError)):
+        if is_out_of_memory(seen):
             return False
         if _says_lost(seen):
             return True

@@ -42,6 +42,7 @@ def _model(report: Report) -> DiagnosticStatus:
             "threshold": f"{report.settings.threshold:.6g}",
             "label_info": report.label_info,
         }
+        values |= {f"note {n}": note for n, note in enumerate(report.segmenter.notes, 1)}
     return _status(report, "model", level, message, values)
 
 

@@ -52,8 +52,6 @@ def load_model(
     model = MemoryFallback(segmenter, logger.warning)
     cameras = max(1, len(parameters.camera_names(values["cameras"])))
     warm_up_ms = model.warm_up(cameras, settings.on_out_of_memory)
-    for note in segmenter.notes:  # some are only known after the first frame
-        logger.warning(note)
     logger.info(
         f"model '{segmenter.metadata.name}' is ready on {segmenter.device} "
         f"({segmenter.backend}, {segmenter.precision}, {segmenter.framing.describe()}) after "

@@ -11,9 +11,11 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from anomaly_seg_ros.memory import is_out_of_memory
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
+from anomaly_seg_ros.ros.device_errors import is_lost
 from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
 from anomaly_seg_ros.ros.messages import rgb_from_message
 from anomaly_seg_ros.ros.parameters import Settings
@@ -113,7 +115,15 @@ class Pipeline:
                 **request(wanted, settings),
             )
         except Exception as error:  # noqa: BLE001
-            return {frame.camera: error for frame in frames}
+            if len(frames) == 1 or is_out_of_memory(error) or is_lost(error):
+                return {frame.camera: error for frame in frames}
+            predictions = None
+        if predictions is None:
+            # One camera's frame may be at fault, such as one whose logits overflow.
+            outcomes: dict[Camera, Outcome] = {}
+            for frame in frames:
+                outcomes |= self._answer([frame], settings, started)
+            return outcomes
         return {
             frame.camera: self._publish(frame, prediction, settings, started)
             for frame, prediction in zip(frames, predictions, strict=True)

@@ -79,6 +79,7 @@ class Replayer:
         self._pending: dict[int, _Pending] = {}
         self._answers: dict[int, Answer] = {}
         self.surplus = 0
+        self._came = 0
         profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
         self._topic = f"{image_topic}/compressed" if compressed else image_topic
         self._publisher = self._node.create_publisher(
@@ -162,10 +163,13 @@ class Replayer:
         self._publisher.publish(message_from_frame(frame))
 
     def collect(self, seconds: float) -> dict[int, Answer]:
-        """Spins for a while and hands over the answers that came, by stamp."""
+        """Takes what has come, and what comes within ``seconds``; the answers by stamp."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+        came = -1
+        # Without time left as well: what nobody takes from the queues is overwritten by the next.
+        while (left := end - time.monotonic()) > 0 or self._came > came:
+            came = self._came
+            self._executor.spin_once(timeout_sec=max(0.0, left))
         answers, self._answers = self._answers, {}
         return answers
 
@@ -177,6 +181,7 @@ class Replayer:
 
     def _receiver(self, name: str) -> Callable[[Image], None]:
         def receive(message: Image) -> None:
+            self._came += 1
             stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             pending = self._pending.get(stamp)
             if pending is None:

@@ -37,6 +37,13 @@ def test_the_one_not_used_for_longest_goes(made: list[tuple[int, ...]]) -> None:
     assert made == [(0,), (1,), (2,), (3,), (4,), (1,)]
 
 
+def test_how_many_are_kept(made: list[tuple[int, ...]]) -> None:
+    programs = CompiledSizes(lambda shape: made.append(shape) or Program(), kept=2)
+    for number in (0, 1, 0, 2, 0, 1):
+        assert isinstance(programs[number,], Program)
+    assert made == [(0,), (1,), (2,), (1,)]
+
+
 def test_memory_is_free_before_the_next_is_made() -> None:
     alive: list[weakref.ref[Program]] = []
     most = 0

@@ -169,10 +169,34 @@ def test_sizes_take_turns_in_one_pool() -> None:
 
 def test_few_graphs_are_kept() -> None:
     network, _ = graphed()
-    for height in range(1, 9):
+    for height in range(1, 30):
         run(network, 1, height, 2)
     gc.collect()
-    assert sum(graph() is not None for graph in cuda.graphs) == 4
+    assert sum(graph() is not None for graph in cuda.graphs) == 16
+
+
+def test_each_number_of_cameras_has_its_graph() -> None:
+    network, _ = graphed()
+    for count in [*range(1, 9), *range(1, 9)]:
+        network(network.upload(frames(1).expand(count, -1, -1, -1)))
+    assert cuda.log.count("capture") == 8
+
+
+def test_a_dropped_network_is_freed_at_once() -> None:
+    """Not by the next collection: until then its memory would be missing on the GPU."""
+    inner = Network()
+    gone = weakref.ref(inner)
+    network = GraphedNetwork(inner, CPU, lambda note: None)
+    del inner
+    run(network, 1)
+    cuda.capturing = None
+    gc.disable()
+    try:
+        del network
+        assert gone() is None
+        assert all(graph() is None for graph in cuda.graphs)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from detector_harness import array_of, street
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+
+from anomaly_seg_ros.ros import device_errors
+from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
 
 pytestmark = pytest.mark.ros
 
@@ -62,6 +67,32 @@ def test_failed_configure_leaves_the_node_alive(start_detector, parameters, word
     assert words in values["message"]
     assert values["level"] == 2
     assert detector.state() == "unconfigured"
+
+
+def test_failed_configure_frees_the_memory(start_detector, monkeypatch):
+    """What torch keeps for later can only be given back when nothing holds the model."""
+    models, freed = [], []
+
+    def fail(self, *arguments):
+        models.append(weakref.ref(self.segmenter))
+        raise RuntimeError("the first frame failed")
+
+    monkeypatch.setattr(MemoryFallback, "warm_up", fail)
+    monkeypatch.setattr(
+        device_errors, "free_cache", lambda: freed.append([model() is None for model in models])
+    )
+    detector = start_detector(wait_active=False)
+    detector.wait_for_diagnostic("model", "message", "configure failed: RuntimeError: the first")
+    assert freed[0] == [True]
+
+
+def test_what_the_first_frames_show_of_the_backend_is_told(start_detector, capfd):
+    detector = start_detector()
+    assert "note 1" not in detector.wait_for_diagnostic("model", "message", "active")
+    detector.node._segmenter._runner.notes.append("cuda_graphs: no graph at 48 x 80")
+    detector.wait_for_diagnostic("model", "note 1", "cuda_graphs: no graph")
+    detector.spin_for(1.0)
+    assert "".join(capfd.readouterr()).count("no graph at 48 x 80") == 1
 
 
 def test_configure_succeeds_after_the_model_is_corrected(start_detector, tiny_model):

@@ -29,6 +29,7 @@ HINT = (
         "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb)`",
         "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
         "No CUDA GPUs are available",
     ],
 )
@@ -44,6 +45,8 @@ def test_lost_devices(kind, words):
         AcceleratorError("CUDA error: out of memory" + HINT),
         AcceleratorError("CUDA error: invalid argument" + HINT),
         RuntimeError("CUDA error: invalid configuration argument"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(h)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
         ValueError("CUDA error: device-side assert triggered"),  # of whoever speaks of it
         DeviceError("device 'cuda:3': this machine has 1 CUDA devices"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rclpy
 from detector_harness import street
+from sensor_msgs.msg import Image
 from sklearn.metrics import average_precision_score
 
 from anomaly_seg_ros.bags.reader import BagReader
@@ -25,8 +26,9 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.ros.evaluation_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
+from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.node_process import NodeProcess
-from anomaly_seg_ros.ros.replay import Replayer
+from anomaly_seg_ros.ros.replay import Replayer, message_from_frame
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 FRAMES = 5
@@ -142,6 +144,38 @@ def test_a_node_killed_in_the_middle_loses_nothing(
     assert all(answer is not None for answer in answers)
     assert answers[1].sent >= 2
     assert code == 0
+
+
+def test_answers_are_taken_without_time_to_wait_for_them(bag: Path) -> None:
+    """As when playing is late: what is not taken is overwritten in the queues."""
+    with BagReader(bag) as reader:
+        frames = list(reader.frames())
+        compressed = reader.image_topic.endswith("/compressed")
+    kinds = {"labels": np.uint8, "ood_score": np.float32, "open_set_mask": np.uint8}
+    rclpy.init()
+    replayer = Replayer("/fake/detector", "/fake/image", compressed)
+    node = rclpy.create_node("fake")
+    try:
+        outputs = {
+            name: node.create_publisher(Image, f"/fake/detector/{name}", 10) for name in kinds
+        }
+        while not all(publisher.get_subscription_count() for publisher in outputs.values()):
+            time.sleep(0.01)
+        for frame in frames:
+            replayer.send(frame)
+            header = message_from_frame(frame).header
+            for name, publisher in outputs.items():
+                encoding = {np.uint8: "mono8", np.float32: "32FC1"}[kinds[name]]
+                picture = np.zeros((2, 2), kinds[name])
+                publisher.publish(image_message(picture, encoding, header))
+        answered, deadline = [], time.monotonic() + 60
+        while len(answered) < len(frames) and time.monotonic() < deadline:
+            answered += replayer.collect(0.0)
+    finally:
+        replayer.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    assert sorted(answered) == [frame.stamp_ns for frame in frames]
 
 
 def test_a_frame_without_an_answer_is_lost_in_time(bag: Path) -> None:

@@ -123,6 +123,28 @@ def test_a_bad_frame_of_one_leaves_the_other_alone(start_cameras):
     assert together["level"] == 1
 
 
+def test_a_frame_that_the_network_fails_on_leaves_the_other_of_its_pass_alone(
+    start_cameras, on_forward
+):
+    cameras = start_cameras(batch_wait_ms=10000.0, late_after=0.0)
+    passes = []
+
+    def dislike_white(frames):
+        passes.append(len(frames))
+        if (frames > 1.9).flatten(1).all(1).any():
+            raise RuntimeError("too bright")
+
+    on_forward(dislike_white)
+    cameras.send("front", 1.0, data=b"\xff" * FRAMES["front"].size)
+    cameras.send("rear", 1.5)
+    cameras.wait_for("rear", "labels", 1.5)
+    assert passes == [2, 1, 1]
+    values = cameras.detector.wait_for_diagnostic("input front", "failed", "1")
+    assert "too bright" in values["fault: inference: RuntimeError"]
+    rear = cameras.detector.wait_for_diagnostic("input rear", "processed", "1")
+    assert (rear["level"], rear["failed"]) == (0, "0")
+
+
 def test_a_camera_that_falls_silent_is_named_while_the_other_goes_on(start_cameras):
     cameras = start_cameras(frame_timeout=0.5, late_after=0.0)
     detector = cameras.detector
