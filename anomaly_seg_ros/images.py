@@ -81,7 +81,7 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 def read_disparity(path: str | Path) -> np.ndarray:
-    """Reads a disparity image as stored (Cityscapes, Lost and Found: 256 * pixels, 0 = none).
+    """Reads a disparity image as stored (Lost and Found: 256 * pixels, 0 = none).
 
     Args:
         path: An image with one 16-bit channel.

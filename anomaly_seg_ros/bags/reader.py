@@ -108,6 +108,7 @@ class BagReader:
         topics: ``{topic: (type, number of messages)}``.
         image_topic: The topic of the frames.
         dataset: Name of the data set, None in foreign bags.
+        taxonomy: Whose trainIds the labels are, None where nothing is said.
         frame_rate: Frames a second as written, None in foreign bags.
         unmatched: Ground-truth messages that matched no frame, counted by :meth:`frames`.
 
@@ -366,10 +367,12 @@ class BagReader:
     def _read_custom_data(self, custom: dict[str, str]) -> None:
         what = f"{self.path}: custom_data in metadata.yaml"
         self.dataset: str | None = None
+        self.taxonomy: str | None = None
         self.frame_rate: float | None = None
         self._samples: dict[int, dict[str, Any]] = {}
         try:
             self.dataset = _optional(str, custom.get(topics.DATASET_KEY))
+            self.taxonomy = _optional(str, custom.get(topics.TAXONOMY_KEY))
             if topics.FRAME_RATE_KEY in custom:
                 self.frame_rate = float(custom[topics.FRAME_RATE_KEY])
             for sample in parse_json(custom.get(topics.SAMPLES_KEY, "[]"), what, BagError):

@@ -16,5 +16,6 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 # Keys of custom_data in metadata.yaml. SAMPLES holds a JSON list, one object a frame:
 # {"name": str, "stamp_ns": int, "baseline_m": float | null, "fold": str}.
 DATASET_KEY = "anomaly_seg_ros.dataset"
+TAXONOMY_KEY = "anomaly_seg_ros.taxonomy"
 FRAME_RATE_KEY = "anomaly_seg_ros.frame_rate"
 SAMPLES_KEY = "anomaly_seg_ros.samples"

@@ -64,6 +64,8 @@ class BagWriter:
         frame_id: Of all messages.
         jpeg_quality: 1 to 100, with ``compressed``.
         dataset: Name of the data set, kept in the bag's metadata.
+        taxonomy: Whose trainIds the labels are, likewise; see
+            :attr:`Dataset.taxonomy_name <anomaly_seg_ros.datasets.base.Dataset.taxonomy_name>`.
         start_time_ns: Stamp of the first frame.
         overwrite: Replace an existing bag. Only a bag or an empty folder is ever replaced.
 
@@ -84,6 +86,7 @@ class BagWriter:
         frame_id: str = "camera_optical_frame",
         jpeg_quality: int = 95,
         dataset: str = "",
+        taxonomy: str = "",
         start_time_ns: int = START_TIME_NS,
         overwrite: bool = False,
     ) -> None:
@@ -104,6 +107,7 @@ class BagWriter:
         self._frame_id = frame_id
         self._jpeg_quality = jpeg_quality
         self._dataset = dataset
+        self._taxonomy = taxonomy
         self._start_time_ns = start_time_ns
         self._overwrite = overwrite
         self._samples: list[dict[str, Any]] = []
@@ -214,6 +218,8 @@ class BagWriter:
             raise OutputError(f"{self.path}: no frame to write")
         with _output_errors(self.path):
             self._writer.set_custom_data(topics.DATASET_KEY, self._dataset)
+            if self._taxonomy:
+                self._writer.set_custom_data(topics.TAXONOMY_KEY, self._taxonomy)
             self._writer.set_custom_data(topics.FRAME_RATE_KEY, repr(float(self._frame_rate)))
             self._writer.set_custom_data(topics.SAMPLES_KEY, json.dumps(self._samples))
             self._writer.close()

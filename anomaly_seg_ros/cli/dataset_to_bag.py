@@ -10,12 +10,11 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.bags.writer import STORAGES, BagWriter, bag_size
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.datasets import DATASETS, open_dataset
-from anomaly_seg_ros.errors import ParameterError
 
 TOOL = "dataset_to_bag"
 DEFAULT_FRAME_RATE = 10.0
-_SWITCHES = {"true": True, "false": False}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,8 +29,7 @@ def convert(arguments: argparse.Namespace) -> None:
     Raises:
         AnomalySegError: Anything that the user can put right.
     """
-    options = dict(_option(text) for text in arguments.option)
-    dataset = open_dataset(arguments.dataset, arguments.root, split=arguments.split, **options)
+    dataset = open_dataset(arguments.dataset, arguments.root, **dataset_options(arguments))
     count = min(len(dataset), arguments.limit or len(dataset))
     writer = BagWriter(
         arguments.out,
@@ -40,6 +38,7 @@ def convert(arguments: argparse.Namespace) -> None:
         frame_rate=arguments.frame_rate or dataset.frame_rate or DEFAULT_FRAME_RATE,
         jpeg_quality=arguments.jpeg_quality,
         dataset=dataset.name,
+        taxonomy=dataset.taxonomy_name,
         overwrite=arguments.overwrite,
     )
     with writer:
@@ -68,16 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--out", required=True, metavar="BAG", help="folder of the new bag")
-    parser.add_argument("--split", help="such as train, val or test")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="further option of the data set, such as labels=classes (folder), "
-        "void_as_unknown=true (cityscapes), no_known=true (lost_and_found), fold=t5 "
-        "(street_hazards); see docs/datasets.md",
-    )
+    add_dataset_options(parser)
     parser.add_argument(
         "--storage", default="mcap", choices=tuple(STORAGES), help="file format (default: mcap)"
     )
@@ -111,13 +101,6 @@ def _positive(kind: type[float]) -> Callable[[str], float]:
 
     parse.__name__ = f"positive {kind.__name__}"  # argparse prints it
     return parse
-
-
-def _option(text: str) -> tuple[str, str | bool]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ParameterError(f"--option {text}: expected NAME=VALUE")
-    return name, _SWITCHES.get(value.lower(), value)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
@@ -26,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--dataset", default="auto", choices=("auto", *DATASETS))
-    parser.add_argument("--split")
+    add_dataset_options(parser)
     parser.add_argument(
-        "--labels", choices=("anomaly", "classes"), help="what labels/ holds (data set folder)"
+        "--labels", choices=("anomaly", "classes"), help="short for --option labels=..."
     )
     parser.add_argument("--limit", type=int, help="only the first so many frames")
     parser.add_argument("--keep-bag", action="store_true", help="leave OUT/bag behind")
@@ -37,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> None:
-        dataset = open_dataset(
-            arguments.dataset, arguments.data, split=arguments.split, labels=arguments.labels
-        )
+        given = dataset_options(arguments, labels=arguments.labels)
+        dataset = open_dataset(arguments.dataset, arguments.data, **given)
         options = run_options(arguments, video=arguments.video)
         result = evaluate_dataset(
             dataset, arguments.out, options, arguments.limit, arguments.keep_bag
@@ -75,6 +75,7 @@ def evaluate_dataset(
         bag,
         frame_rate=dataset.frame_rate or 10.0,
         dataset=f"{dataset.name}: {dataset.root.resolve().name}",
+        taxonomy=dataset.taxonomy_name,
         overwrite=True,
     )
     with writer:

@@ -64,7 +64,7 @@ def detect_dataset(root: str | Path) -> str:
     raise DatasetError(f"{root}: no known data set; expected one of\n{trees}")
 
 
-def open_dataset(name: str, root: str | Path, **options: object) -> Dataset:
+def open_dataset(name: str, root: str | Path, /, **options: object) -> Dataset:
     """Opens a data set.
 
     Args:

@@ -81,6 +81,7 @@ class Sample:
         labels_table: (256,) uint8 map from stored value to trainId, 254 where it is undefined;
             None keeps the values.
         disparity_path: File with the disparity, if there is one.
+        disparity_offset: By how much the stored values are larger than 256 * pixels.
         camera: Intrinsics, if known.
         fold: Part of the test set that the sample belongs to, where thresholds are found on one
             part and measured on another (StreetHazards: "t5", "t6"); "" where there are none.
@@ -96,6 +97,7 @@ class Sample:
     labels_path: Path | None = None
     labels_table: np.ndarray | None = field(default=None, repr=False, compare=False)
     disparity_path: Path | None = None
+    disparity_offset: int = 0
     camera: Camera | None = None
     fold: str = ""
     overlay_path: Path | None = None
@@ -150,7 +152,10 @@ class Sample:
 
     def read_disparity(self) -> np.ndarray | None:
         """(H, W) uint16, 256 * pixels, 0 = not measured; None without a file."""
-        return None if self.disparity_path is None else read_disparity(self.disparity_path)
+        if self.disparity_path is None:
+            return None
+        stored = read_disparity(self.disparity_path)
+        return stored - np.minimum(stored, np.uint16(self.disparity_offset))
 
     def load(self) -> LoadedSample:
         """Reads everything that the sample has.

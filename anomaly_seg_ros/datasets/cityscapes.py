@@ -58,6 +58,7 @@ class CityscapesDataset(Dataset):
                     labels_path=entry.label_path,
                     labels_table=labels,
                     disparity_path=entry.disparity_path,
+                    disparity_offset=1,
                     camera=entry.camera,
                 )
                 for entry in cityscapes_tree.tree_entries(self.root, split, "gtFine")

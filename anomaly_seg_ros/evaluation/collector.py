@@ -26,6 +26,8 @@ from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.prediction import Prediction
 
+FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
+
 
 class Collector:
     """Pools pixels, counts frames, keeps the worst pictures, and writes the results.
@@ -37,6 +39,7 @@ class Collector:
         alpha: Opacity of the class colours in the overlay.
         video: Where to write the overlay video, or None.
         frame_rate: Of the video.
+        label_classes: Of the ground truth, in trainId order; None: the model's.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Collector:
         alpha: float = 0.45,
         video: Path | None = None,
         frame_rate: float = 10.0,
+        label_classes: Sequence[str] | None = None,
     ) -> None:
         self.counts = FrameCounts()
         self.latencies: list[float] = []
@@ -58,6 +62,8 @@ class Collector:
         self._from_node = PixelScores()
         self._difference = float("nan")
         self._confusion = ConfusionMatrix(len(metadata.classes))
+        self._classes_fit = label_classes is None or tuple(label_classes) == metadata.classes
+        self._labels_left_out = False
         self._alpha = alpha
         self._worst = WorstFrames(threshold, metadata.palette, alpha)
         self._video_path = video
@@ -106,8 +112,9 @@ class Collector:
             )
             difference = float(np.abs(expected - unit_score).max())
             self._difference = np.nanmax([self._difference, difference])
-        if target is not None:
+        if target is not None and self._classes_fit:
             self._confusion.update(target, labels)
+        self._labels_left_out |= target is not None and not self._classes_fit
         self._worst.consider(name, image, labels, unit_score, mask)
         if self._video_path is not None:
             self._add_to_video(image, labels, unit_score)
@@ -143,6 +150,9 @@ class Collector:
                 self._score, self._difference, from_node.AP, from_node.AUROC, from_node.FPR95
             )
         has_labels = bool(self._confusion.counts.any())
+        notes = [*([first.note] if first.note else []), *self.notes]
+        if self._labels_left_out:
+            notes.append(FOREIGN_LABELS)
         return EvaluationResult(
             model=self._metadata.name,
             frames=self.counts,
@@ -156,7 +166,7 @@ class Collector:
             else None,
             node=node,
             latency_ms=LatencySummary.from_samples(self.latencies) if self.latencies else None,
-            notes=[*([first.note] if first.note else []), *self.notes],
+            notes=notes,
             configuration=configuration,
         )
 

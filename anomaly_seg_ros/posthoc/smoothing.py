@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def full_size_logits(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Runs a network and upsamples its logits (bilinear).
+    """Runs a network and upsamples its logits (bilinear, with the network's ``align_corners``).
 
     Args:
         network: In eval mode.
@@ -21,7 +21,8 @@ def full_size_logits(network: nn.Module, inputs: Tensor) -> Tensor:
     logits = network(inputs).logits.float()
     if logits.shape[-2:] == inputs.shape[-2:]:
         return logits
-    return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+    corners = getattr(network, "align_corners", False)
+    return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=corners)
 
 
 def gaussian_smooth(

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from anomaly_seg_ros.backends.selection import TORCH
+from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
@@ -109,6 +110,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
             score,
             video=out / "overlay.mp4" if options.video else None,
             frame_rate=frame_rate,
+            label_classes=label_classes(reader),
         )
         failed = True
         try:

@@ -32,7 +32,6 @@ from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.image_counts import ImageCountsCollector
-from anomaly_seg_ros.suite.sources import Frames
 
 _PROGRESS, _COUNTS = "progress.json", "counts.npz"
 _Pass = TypeVar("_Pass", bound="FramePass")
@@ -95,9 +94,7 @@ class FramePass(ABC):
         self.seconds = 0.0
 
     @abstractmethod
-    def add(
-        self, index: int, sample: LoadedSample, prediction: Prediction, frames: Frames
-    ) -> None:
+    def add(self, index: int, sample: LoadedSample, prediction: Prediction) -> None:
         """Adds one frame.
 
         Raises:
@@ -184,16 +181,14 @@ class PixelPass(FramePass):
         """See :class:`FramePass`."""
         return PixelPass(self._needs)
 
-    def add(
-        self, index: int, sample: LoadedSample, prediction: Prediction, frames: Frames
-    ) -> None:
+    def add(self, index: int, sample: LoadedSample, prediction: Prediction) -> None:
         """See :class:`FramePass`."""
         name, mask = sample.name, sample.anomaly_mask
         if mask is None:
             self.without_mask += 1
         else:
             fold = self._fold(sample.fold)
-            distance = _distance(sample, frames)
+            distance = _distance(sample)
             for score, raw in prediction.scores.items():
                 fold[score].update(raw, mask, name)
                 self.images.add(index, score, raw, mask)
@@ -303,9 +298,7 @@ class AlarmPass(FramePass):
         """See :class:`FramePass`."""
         return AlarmPass(self._decisions, self._num_classes)
 
-    def add(
-        self, index: int, sample: LoadedSample, prediction: Prediction, frames: Frames
-    ) -> None:
+    def add(self, index: int, sample: LoadedSample, prediction: Prediction) -> None:
         """See :class:`FramePass`."""
         name, mask, labels = sample.name, sample.anomaly_mask, sample.labels
         if mask is not None:
@@ -314,8 +307,9 @@ class AlarmPass(FramePass):
             if labels is not None:
                 for score, folds in self.open_set.items():
                     raw = prediction.scores[score]
-                    fold = folds[sample.fold if sample.fold in folds else ""]
-                    fold.update(labels, mask, prediction.labels, raw, name)
+                    fold = folds.get(sample.fold, folds.get(""))
+                    if fold is not None:  # else there are no others to find its threshold on
+                        fold.update(labels, mask, prediction.labels, raw, name)
         self.done[index] = name
 
     def merge(self, other: AlarmPass) -> None:
@@ -371,13 +365,12 @@ def merged(empty: _Pass, states: Iterable[Path]) -> _Pass:
     return empty
 
 
-def _distance(sample: LoadedSample, frames: Frames) -> np.ndarray | None:
+def _distance(sample: LoadedSample) -> np.ndarray | None:
     """(H, W) metres, or None without disparity, camera or baseline."""
     camera = sample.camera
     if sample.disparity is None or camera is None or camera.baseline_m is None:
         return None
-    disparity = frames.disparity_in_pixels(sample)
-    return distance_from_disparity(disparity, camera.fx, camera.baseline_m)
+    return distance_from_disparity(sample.disparity / 256.0, camera.fx, camera.baseline_m)
 
 
 def _prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -229,6 +229,13 @@ class Benchmark:
                 return
         self.runs.append(run)
 
+    def drop(self, model: str, data: str) -> bool:
+        """Removes the runs of a model on some data, in whatever way; whether there were any."""
+        kept = [run for run in self.runs if (run.model, run.data) != (model, data)]
+        dropped = len(kept) < len(self.runs)
+        self.runs = kept
+        return dropped
+
     def to_json(self) -> str:
         """Serialises."""
         document = {

@@ -105,6 +105,7 @@ def _write_bag(frames: DatasetFrames, bag: Path) -> None:
         bag,
         frame_rate=dataset.frame_rate or 10.0,
         dataset=f"{dataset.name}: {frames.label}",
+        taxonomy=dataset.taxonomy_name,
         overwrite=True,
     )
     with writer:

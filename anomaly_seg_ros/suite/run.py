@@ -113,14 +113,18 @@ class Job:
             self.ranks.barrier()
         configuration = self._configuration()
         begun = self._snapshots.check_configuration(configuration)
-        finished = (
-            begun and self._is_published(self.scorer.via) and not self._snapshots.newest(_PIXELS)
-        )
+        if begun and self.ranks.is_first:
+            self._discard_what_is_outdated()
+        self.ranks.barrier()
+        finished = begun and self._snapshots.is_finished and self._is_published(self.scorer.via)
         self.ranks.barrier()
         if finished:
             return
         if self.ranks.is_first:
             self._snapshots.begin(configuration)
+            anew = not self._snapshots.newest(_PIXELS)
+            if anew and self.benchmark.drop(self.scorer.name, self.frames.label):
+                write_benchmark(self.benchmark, self.plan.out)
         self._evaluate()
 
     def run_through_node(self, model: NamedPath) -> None:
@@ -133,6 +137,27 @@ class Job:
 
         self.benchmark.put(run_node(self.plan, model, self.scorer, self.frames, out))
         write_benchmark(self.benchmark, self.plan.out)
+
+    def _discard_what_is_outdated(self) -> None:
+        """Forgets the end of a run whose files have changed, and counts without scores written."""
+        if not self._snapshots.is_of(self._fingerprint()):
+            self._snapshots.forget_end()
+        if self.plan.dump is None:
+            return
+        whole = self._snapshots.is_finished
+        counted = len(self.frames) if whole else len(self._counted(_PIXELS))
+        kind, folder = self.plan.dump
+        for score in self.scorer.scores:
+            some = dump_path(folder, kind, self.scorer.name, score, self.frames.label, "frame")
+            if len(list(some.parent.glob(f"*{some.suffix}"))) < counted:
+                self._snapshots.forget_end()
+                self._snapshots.clear()
+                return
+
+    def _counted(self, name: str) -> set[int]:
+        """The frames in states of a pass."""
+        states = self._snapshots.newest(name)
+        return set().union(*(read_progress(path)[0] for path in states))
 
     def _evaluate(self) -> None:
         has_classes = self.frames.has_labels and self.frames.classes == self.scorer.classes
@@ -173,8 +198,7 @@ class Job:
         Returns:
             On the first process the sum over all frames; on the others their own share.
         """
-        states = self._snapshots.newest(name)
-        done = set().union(*(read_progress(path)[0] for path in states))
+        states, done = self._snapshots.newest(name), self._counted(name)
         self.ranks.barrier()
         if self.ranks.is_first and states:
             merged(counted, states)
@@ -213,7 +237,7 @@ class Job:
                 if dump:
                     self._dump(sample.name, prediction)
                 whole = False
-                counted.add(index, sample, prediction, self.frames)
+                counted.add(index, sample, prediction)
                 whole = True
                 now = time.monotonic()
                 counted.seconds, started = counted.seconds + now - started, now
@@ -246,7 +270,7 @@ class Job:
             draw_pictures(folder, self.scorer, self.frames, pixels.done, figures, best)
         self.benchmark.put(run)
         write_benchmark(self.benchmark, self.plan.out)
-        self._snapshots.clear()
+        self._snapshots.finish(self._fingerprint())
 
     def _class_notes(self, has_classes: bool) -> list[str]:
         if has_classes or not self.frames.has_labels or self.scorer.classes is None:
@@ -256,6 +280,9 @@ class Job:
     def _is_published(self, via: str) -> bool:
         key = self.scorer.name, self.frames.label, via
         return any(run.key == key for run in self.benchmark.runs)
+
+    def _fingerprint(self) -> str:
+        return f"{self.frames.fingerprint()} {self.scorer.fingerprint()}"
 
     def _configuration(self) -> dict[str, Any]:
         return {

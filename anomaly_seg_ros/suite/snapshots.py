@@ -2,7 +2,8 @@
 
 A run keeps its states in a folder: ``configuration.json`` says what it evaluates, and for each
 pass ``PASS-RANK-NUMBER/`` holds what a process had counted. A state is written under another name
-and renamed, so each that is there is complete; the newest of each process counts.
+and renamed, so each that is there is complete; the newest of each process counts. When all is
+counted and published, ``finished.json`` takes the place of the states.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from anomaly_seg_ros.suite.accumulate import FramePass
 # Of the states' files; a state of another version is not read.
 VERSION = 1
 _CONFIGURATION = "configuration.json"
+_FINISHED = "finished.json"
 
 
 class Snapshots:
@@ -57,13 +59,42 @@ class Snapshots:
         return True
 
     def begin(self, configuration: dict[str, Any]) -> None:
-        """Writes the configuration.
+        """Writes the configuration; from now on the run is not finished.
 
         Raises:
             OutputError: It cannot be written.
         """
+        self.forget_end()
         text = json.dumps({"version": VERSION, **configuration}, indent=1)
         write_atomically(self.folder / _CONFIGURATION, text.encode())
+
+    def finish(self, fingerprint: str) -> None:
+        """Removes all states: what they counted is published.
+
+        Args:
+            fingerprint: Of the files that it was counted from.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        write_atomically(self.folder / _FINISHED, json.dumps(fingerprint).encode())
+        self.clear()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether :meth:`finish` was the last."""
+        return (self.folder / _FINISHED).is_file()
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether it was finished with files of this fingerprint."""
+        try:
+            return read_json(self.folder / _FINISHED, OutputError) == fingerprint
+        except OutputError:
+            return False
+
+    def forget_end(self) -> None:
+        """Takes :meth:`finish` back; the states are gone."""
+        (self.folder / _FINISHED).unlink(missing_ok=True)
 
     def clear(self, configuration: bool = False) -> None:
         """Removes all states, and the configuration where asked for."""

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.checkpoints import resolve_model
-from anomaly_seg_ros.datasets import DATASETS, Camera, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.prediction import Prediction
+from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.dumps import find_dump, read_dump
 from anomaly_seg_ros.suite.plan import (
     ALL,
@@ -70,9 +72,9 @@ class Frames(ABC):
             AnomalySegError: A file or message cannot be read.
         """
 
-    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
-        """(H, W) float64 disparity of a sample, 0 or less where it was not measured."""
-        return sample.disparity / 256.0
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Another one when the files have changed."""
 
 
 class DatasetFrames(Frames):
@@ -112,9 +114,20 @@ class DatasetFrames(Frames):
         for index in sorted(wanted):
             yield index, self.dataset[index].load()
 
-    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
-        """See :class:`Frames`; Cityscapes stores 1 for no disparity, all others 0."""
-        return (sample.disparity - float(self.adapter == "cityscapes")) / 256
+    def fingerprint(self) -> str:
+        """See :class:`Frames`."""
+        files = (
+            path
+            for sample in islice(self.dataset, self._count)
+            for path in (
+                sample.image_path,
+                sample.overlay_path,
+                sample.anomaly_mask_path,
+                sample.labels_path,
+                sample.disparity_path,
+            )
+        )
+        return fingerprints.of_files(path for path in files if path is not None)
 
 
 class BagFrames(Frames):
@@ -133,9 +146,7 @@ class BagFrames(Frames):
         with BagReader(path) as reader:
             self._count = min(len(reader), limit or len(reader))
             present = {name for name, (_, count) in reader.topics.items() if count}
-            # Bags that dataset_to_bag wrote say "NAME: FOLDER".
-            adapter = DATASETS.get((reader.dataset or "").partition(":")[0])
-        self.classes = load_taxonomy(adapter.taxonomy_name if adapter else "cityscapes").classes
+            self.classes = label_classes(reader) or load_taxonomy().classes
         self.has_masks = topics.ANOMALY_MASK in present
         self.has_labels = topics.LABELS in present
         self.configuration = {
@@ -158,6 +169,10 @@ class BagFrames(Frames):
             if index + 1 < self._count:
                 raise BagError(f"{self.path}: ends after {index + 1} of {self._count} frames")
 
+    def fingerprint(self) -> str:
+        """See :class:`Frames`."""
+        return fingerprints.of_folder(self.path)
+
 
 class JoinedFrames(Frames):
     """Several data sets or bags as one, such as all bags of a fleet; their pixels are pooled.
@@ -170,7 +185,7 @@ class JoinedFrames(Frames):
         limit: Only the first so many frames of all.
 
     Raises:
-        DatasetError: The parts are not of one kind.
+        DatasetError: The parts are not of one kind, or two have one name.
     """
 
     def __init__(self, parts: list[Frames], label: str, limit: int | None) -> None:
@@ -182,6 +197,9 @@ class JoinedFrames(Frames):
                     f"{label}: {parts[0].label} is {self.adapter!r}, {part.label} is "
                     f"{part.adapter!r}, or their classes differ: they cannot be pooled"
                 )
+        labels = [part.label for part in parts]
+        if twice := sorted({name for name in labels if labels.count(name) > 1}):
+            raise DatasetError(f"{label}: two parts are called {twice[0]!r}")
         total = sum(map(len, parts))
         self._count = min(total, limit or total)
         self.has_masks = any(part.has_masks for part in parts)
@@ -205,9 +223,9 @@ class JoinedFrames(Frames):
                     yield first + index, replace(sample, name=f"{part.label}_{sample.name}")
             first += len(part)
 
-    def disparity_in_pixels(self, sample: LoadedSample) -> np.ndarray:
+    def fingerprint(self) -> str:
         """See :class:`Frames`."""
-        return self._parts[0].disparity_in_pixels(sample)
+        return " ".join(part.fingerprint() for part in self._parts)
 
 
 class Scorer(Protocol):
@@ -237,6 +255,9 @@ class Scorer(Protocol):
 
     def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
         """All scores of a frame, and its labels where asked for; one forward pass."""
+
+    def fingerprint(self) -> str:
+        """Another one when files have changed of which the configuration says nothing."""
 
 
 class ModelScorer:
@@ -298,6 +319,10 @@ class ModelScorer:
         """See :class:`Scorer`."""
         return self.segmenter.predict(sample.image, self.scores, labels, confidence=False)
 
+    def fingerprint(self) -> str:
+        """See :class:`Scorer`; the configuration has the weights' digest."""
+        return ""
+
 
 class DumpedScorer:
     """Scores from files, see :mod:`.dumps`; see :class:`Scorer`.
@@ -325,6 +350,10 @@ class DumpedScorer:
         path = find_dump(self._folder, data, sample.name)
         return Prediction(scores={DUMPED_SCORE: read_dump(path, sample.image.shape[:2])})
 
+    def fingerprint(self) -> str:
+        """See :class:`Scorer`."""
+        return fingerprints.of_folder(self._folder)
+
 
 def open_frames(spec: DataSpec, limit: int | None) -> Frames:
     """Opens a data set or a bag, or all that fit a pattern with ``*`` as one.
@@ -337,7 +366,9 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
         folders = sorted(spec.folder.parent.glob(spec.folder.name))
         if not folders:
             raise DatasetError(f"{spec.folder}: nothing fits this pattern")
-        parts = [_open(replace(spec, folder=path, label=path.stem), None) for path in folders]
+        parts = [
+            _open(replace(spec, folder=path, label=_part_name(path)), None) for path in folders
+        ]
         frames: Frames = JoinedFrames(parts, spec.label, limit)
     else:
         frames = _open(spec, limit)
@@ -356,6 +387,11 @@ def _open(spec: DataSpec, limit: int | None) -> Frames:
         return BagFrames(spec.folder, spec.label, limit)
     dataset = open_dataset(spec.adapter, spec.folder, **spec.options)
     return DatasetFrames(dataset, spec.label, spec.options, limit)
+
+
+def _part_name(path: Path) -> str:
+    """Of a bag's file without its suffix; a folder's name may have dots."""
+    return path.stem if path.suffix in _BAG_SUFFIXES else path.name
 
 
 def _is_bag(path: Path) -> bool:

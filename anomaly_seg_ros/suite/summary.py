@@ -61,6 +61,8 @@ def decide(
     if open_set and with_anomalies:
         named = [fold for fold in pixels.folds if fold]
         threshold_from = FOLDS if len(named) >= 2 else CALIBRATION
+        if threshold_from == FOLDS and len(named) < len(pixels.folds):
+            notes.append("open-set figures without the frames that are in no fold")
         for score in with_anomalies:
             if threshold_from == FOLDS:
                 try:

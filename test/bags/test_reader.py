@@ -10,8 +10,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, get_typestore
 
 from anomaly_seg_ros.bags import BagReader, BagWriter
+from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import BagError
+from anomaly_seg_ros.taxonomy import load_taxonomy
 
 IMAGE = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
 MASK = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
@@ -154,6 +156,33 @@ def test_own_ground_truth_topics(foreign):
     bag.image("/depth_truth/unknown", 1, MASK, "8UC1")
     (frame,) = read(bag.close(), anomaly_mask_topic="/depth_truth/unknown")
     assert np.array_equal(frame.anomaly_mask, MASK)
+
+
+@pytest.mark.parametrize(
+    ("noted", "taxonomy"),
+    [
+        ({"taxonomy": "streethazards"}, "streethazards"),
+        ({"dataset": "folder: mine", "taxonomy": "streethazards"}, "streethazards"),
+        ({"dataset": "street_hazards: mine"}, "streethazards"),  # as earlier versions wrote
+        ({"dataset": "cityscapes"}, "cityscapes"),
+        ({"dataset": "mine"}, None),
+        ({}, None),
+    ],
+)
+def test_whose_classes_the_labels_are(tmp_path, samples, noted, taxonomy):
+    with BagWriter(tmp_path / "bag", **noted) as writer:
+        writer.write(samples[0])
+    with BagReader(tmp_path / "bag") as reader:
+        found = label_classes(reader)
+    assert found == (taxonomy and load_taxonomy(taxonomy).classes)
+
+
+@pytest.mark.parametrize("name", ["nobody", "../detector", "/etc/passwd"])
+def test_an_unknown_taxonomy_is_an_error(tmp_path, samples, name):
+    with BagWriter(tmp_path / "bag", taxonomy=name) as writer:
+        writer.write(samples[0])
+    with BagReader(tmp_path / "bag") as reader, pytest.raises(BagError, match="bag: unknown taxo"):
+        label_classes(reader)
 
 
 def test_missing_and_foreign_files(tmp_path):

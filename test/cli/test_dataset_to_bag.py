@@ -65,6 +65,11 @@ def test_options_reach_the_data_set(pairs, tmp_path):
         (["--root", "{set}", "--split", "val"], "has no folder val"),
         (["--root", "{set}", "--option", "size=2"], "size: data set 'folder' has no such option"),
         (["--root", "{set}", "--option", "size"], "--option size: expected NAME=VALUE"),
+        (["--root", "{set}", "--option", "root=x"], "root: data set 'folder' has no such option"),
+        (
+            ["--root", "{set}", "--split", "a", "--option", "split=b"],
+            "--option split=b: 'split' is given twice",
+        ),
         (["--root", "{set}", "--jpeg-quality", "0"], "jpeg_quality: must be 1 to 100"),
         (["--root", "{set}", "--dataset", "cityscapes"], "data set 'cityscapes' expects"),
     ],

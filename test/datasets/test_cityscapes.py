@@ -69,9 +69,19 @@ def test_disparity_and_camera_are_used_where_present(put_frame, tmp_path):
     loaded = with_stereo.load()
     assert loaded.camera == Camera(2262.5, 2265.25, 1096.0, 513.5, 0.21)
     assert loaded.disparity.dtype == np.uint16
-    assert (loaded.disparity == 2560).all()
+    assert (loaded.disparity == 2559).all()
     assert without.load().disparity is None
     assert without.camera is None
+
+
+def test_disparity_is_256_times_the_pixels(put_frame, put, tmp_path):
+    """Stored is one more, and 0 where nothing was measured."""
+    put_frame("gtFine", "val", "a", "a_1", IDS, stereo=True)
+    stored = np.full((4, 6), 65535, np.uint16)
+    stored[:, :3] = [0, 1, 257]
+    put("disparity/val/a/a_1_disparity.png", stored)
+    (sample,) = CityscapesDataset(tmp_path)
+    assert sample.read_disparity()[0].tolist() == [0, 0, 256, 65534, 65534, 65534]
 
 
 def test_errors_name_split_key_and_file(put_frame, put, tmp_path, camera_json):

@@ -239,6 +239,21 @@ def test_mask_of_another_size_is_refused(folder: Path, tmp_path: Path, capsys) -
     assert "a.png" in capsys.readouterr().err
 
 
+def test_labels_of_other_classes_are_not_counted(tiny_model: Path, tmp_path: Path) -> None:
+    for split in ("images", "annotations"):
+        (tmp_path / "data" / "test" / split / "test" / "t5").mkdir(parents=True)
+    picture, labels = street(40, 60), np.full((40, 60), 2, np.uint8)
+    labels[10:20] = 14
+    cv2.imwrite(str(tmp_path / "data/test/images/test/t5/0.png"), picture[..., ::-1])
+    cv2.imwrite(str(tmp_path / "data/test/annotations/test/t5/0.png"), labels)
+    dataset = open_dataset("street_hazards", tmp_path / "data")
+    options = RunOptions(model=str(tiny_model), device="cpu", mode=IN_PROCESS)
+    result = evaluate_folder_tool.evaluate_dataset(dataset, tmp_path / "out", options)
+    assert result.segmentation is None
+    assert result.notes == ["no mIoU: the labels' classes are not the model's"]
+    assert result.scores["energy"].AP > 0
+
+
 def test_unwritable_output_is_refused(bag: Path, tiny_model: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("in the way")
     code = evaluate_bag_tool.main(

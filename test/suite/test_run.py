@@ -154,6 +154,7 @@ def test_damaged_states_are_errors(tmp_path: Path, model: Path, obstacles: Path)
     plan = a_plan(tmp_path, model, obstacles)
     folder = tmp_path / "states" / "tiny__obstacles"
     run_plan(plan)
+    (folder / "finished.json").unlink()
     state = folder / "pixels-0-1"
     state.mkdir()
     (state / "progress.json").write_text('{"done": [[0, "f0"]], "seconds": 1.0}')
@@ -268,9 +269,61 @@ def test_many_bags_as_one(tmp_path: Path, model: Path, obstacles: Path, streets:
         run_plan(a_plan(tmp_path / "d", model, f"{tmp_path}/ride*"))
 
 
+def test_parts_keep_dots_in_their_names(tmp_path: Path, model: Path, obstacles: Path) -> None:
+    samples = list(open_dataset("folder", obstacles))
+    for number, part in enumerate((samples[:2], samples[2:])):
+        with BagWriter(tmp_path / "drives" / f"2026.11.0{number}") as writer:
+            for sample in part:
+                writer.write(sample)
+    run_plan(a_plan(tmp_path / "a", model, f"fleet=bag:{tmp_path}/drives/*"))
+    counts = ImageCounts.load(tmp_path / "a" / "images" / "tiny__fleet.npz")
+    assert counts.names[1:3] == ("2026.11.00_f1", "2026.11.01_f2")
+
+
+def test_parts_of_one_name_are_refused(tmp_path: Path, model: Path, obstacles: Path) -> None:
+    (sample, *_) = open_dataset("folder", obstacles)
+    with BagWriter(tmp_path / "drives" / "a") as writer:
+        writer.write(sample)
+    (tmp_path / "drives" / "a.mcap").symlink_to(tmp_path / "drives" / "a" / "a.mcap")
+    with pytest.raises(DatasetError, match="fleet: two parts are called 'a'"):
+        run_plan(a_plan(tmp_path / "out", model, f"fleet=bag:{tmp_path}/drives/*"))
+
+
+def test_frames_in_no_fold_have_no_open_set_figures(
+    tmp_path: Path, uncalibrated_model: Path, streets: Path
+) -> None:
+    """There are no other folds to find their threshold on; those of the folds stay as they are."""
+    samples = list(open_dataset("street_hazards", streets))
+    loose = dataclasses.replace(samples[0], name="loose", fold="")
+    for name, part in (("drive0", samples), ("drive1", [loose])):
+        with BagWriter(tmp_path / name, taxonomy="streethazards") as writer:
+            for sample in part:
+                writer.write(sample)
+    alone = only_run(a_plan(tmp_path / "a", uncalibrated_model, tmp_path / "drive0"))
+    both = only_run(a_plan(tmp_path / "b", uncalibrated_model, f"both=bag:{tmp_path}/drive*"))
+    assert both.frames == alone.frames + 1
+    assert both.open_set == alone.open_set != {}
+    assert "open-set figures without the frames that are in no fold" in both.notes
+
+
+def test_a_bag_says_whose_classes_its_labels_are(
+    tmp_path: Path, model: Path, uncalibrated_model: Path, streets: Path
+) -> None:
+    with BagWriter(tmp_path / "bag", dataset="mine", taxonomy="streethazards") as writer:
+        for sample in open_dataset("street_hazards", streets):
+            writer.write(sample)
+    theirs = only_run(a_plan(tmp_path / "a", uncalibrated_model, tmp_path / "bag"))
+    ours = only_run(a_plan(tmp_path / "b", model, tmp_path / "bag"))
+    assert theirs.segmentation is not None
+    assert ours.segmentation is None
+    assert any("classes are not the model's" in note for note in ours.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "data", "message"),
     [
+        ({}, "folder:{obstacles}?name=x", "name: data set 'folder' has no such option"),
+        ({}, "folder:{obstacles}?root=x", "root: data set 'folder' has no such option"),
         ({"scores": ("energie",)}, "{obstacles}", "unknown score 'energie'"),
         ({"scores": ("dense_hybrid",)}, "{obstacles}", "has none of the scores dense_hybrid"),
         ({}, "pascal:{obstacles}", "unknown data set 'pascal'"),

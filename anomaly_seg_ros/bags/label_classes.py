@@ -1,0 +1,28 @@
+"""Which classes the labels of a bag are of."""
+
+from __future__ import annotations
+
+from anomaly_seg_ros.bags.reader import BagReader
+from anomaly_seg_ros.datasets import DATASETS
+from anomaly_seg_ros.errors import BagError
+from anomaly_seg_ros.resources import ResourceError
+from anomaly_seg_ros.taxonomy import load_taxonomy
+
+
+def label_classes(reader: BagReader) -> tuple[str, ...] | None:
+    """Names in trainId order, as the bag's writer noted them; None if it says nothing.
+
+    Raises:
+        BagError: It names a taxonomy that this package does not have.
+    """
+    name = reader.taxonomy
+    if name is None:
+        # Bags of earlier versions only say "NAME: FOLDER".
+        adapter = DATASETS.get((reader.dataset or "").partition(":")[0])
+        if adapter is None:
+            return None
+        name = adapter.taxonomy_name
+    try:
+        return load_taxonomy(name).classes
+    except ResourceError as error:
+        raise BagError(f"{reader.path}: unknown taxonomy {name!r}: {error}") from error

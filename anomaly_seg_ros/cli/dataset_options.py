@@ -1,0 +1,46 @@
+"""Command-line options of a data set, for the tools that read one."""
+
+from __future__ import annotations
+
+import argparse
+
+from anomaly_seg_ros.errors import ParameterError
+
+_SWITCHES = {"true": True, "false": False}
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--split`` and ``--option``."""
+    parser.add_argument("--split", help="such as train, val or test")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further option of the data set, such as labels=classes (folder), "
+        "void_as_unknown=true (cityscapes), no_known=true (lost_and_found), fold=t5 "
+        "(street_hazards); see docs/datasets.md",
+    )
+
+
+def dataset_options(
+    arguments: argparse.Namespace, **more: str | None
+) -> dict[str, str | bool | None]:
+    """What :func:`~anomaly_seg_ros.datasets.open_dataset` takes; None where nothing is given.
+
+    Args:
+        arguments: Parsed.
+        more: Options that have a switch of their own.
+
+    Raises:
+        ParameterError: No ``NAME=VALUE``, or an option that is given twice.
+    """
+    options: dict[str, str | bool | None] = {"split": arguments.split, **more}
+    for text in arguments.option:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ParameterError(f"--option {text}: expected NAME=VALUE")
+        if options.get(name) is not None:
+            raise ParameterError(f"--option {text}: '{name}' is given twice")
+        options[name] = _SWITCHES.get(value.lower(), value)
+    return options
