@@ -27,8 +27,9 @@ from anomaly_seg_ros.framing import RESIZED, TILE_OVERLAP, TILE_SIZE
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory, reset_peak
 from anomaly_seg_ros.prediction import Prediction
+from anomaly_seg_ros.ros.answer_file import AnswerFile
 from anomaly_seg_ros.ros.node_process import NodeProcess
-from anomaly_seg_ros.ros.replay import Answer, Replayer
+from anomaly_seg_ros.ros.replay import Replayer
 from anomaly_seg_ros.ros.transport import use_profile
 
 LOCK_STEP, REAL_TIME, IN_PROCESS = "lock-step", "real-time", "in-process"
@@ -116,7 +117,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         try:
             with _detector(reader, out, score, options) as link:
                 if options.mode == REAL_TIME:
-                    _real_time(reader, link, collector, frame_rate)
+                    _real_time(reader, link, collector, frame_rate, out)
                 else:
                     _one_by_one(reader, link, segmenter, score, collector, options)
             failed = False
@@ -170,29 +171,32 @@ def _one_by_one(
         _add(collector, frame, image, labels, unit, in_process)
 
 
-def _real_time(reader: BagReader, link: _Link, collector: Collector, frame_rate: float) -> None:
-    """Plays at the recorded pace; frames wait in memory for their answers, then are scored."""
-    waiting: dict[int, Frame] = {}
+def _real_time(
+    reader: BagReader, link: _Link, collector: Collector, frame_rate: float, out: Path
+) -> None:
+    """Plays at the recorded pace, then reads the bag again and scores what was answered."""
+    with AnswerFile(out) as answers:
 
-    def take(answers: dict[int, Answer]) -> None:
-        for stamp, answer in answers.items():
-            frame = waiting.pop(stamp)
-            collector.latencies.append(answer.latency_ms)
-            _add(collector, frame, frame.to_rgb(), answer.labels, answer.unit_score, None)
+        def collect(seconds: float) -> None:
+            for stamp, answer in link.replayer.collect(seconds).items():
+                collector.latencies.append(answer.latency_ms)
+                answers.put(stamp, answer)
 
-    collected: dict[int, Answer] = {}
-    started, first = time.monotonic(), None
-    for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
-        first = frame.stamp_ns if first is None else first
-        due = started + (frame.stamp_ns - first) / 1e9
-        collected |= link.replayer.collect(max(0.0, due - time.monotonic()))
-        waiting[frame.stamp_ns] = frame
-        collector.counts.sent += 1
-        link.replayer.send(frame)
-        link.check()
-    collected |= link.replayer.collect(5.0 + 2.0 / frame_rate)
-    take(collected)
-    collector.counts.lost = len(waiting)
+        started, first = time.monotonic(), None
+        for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
+            first = frame.stamp_ns if first is None else first
+            due = started + (frame.stamp_ns - first) / 1e9
+            collect(max(0.0, due - time.monotonic()))
+            collector.counts.sent += 1
+            link.replayer.send(frame)
+            link.check()
+        collect(5.0 + 2.0 / frame_rate)
+        collector.counts.lost = collector.counts.sent - len(answers)
+        scored: set[int] = set()  # frames may share a stamp, and then one answer
+        for frame in tqdm(reader.frames(), "scoring", len(reader), unit="frame", file=sys.stderr):
+            if frame.stamp_ns in answers and frame.stamp_ns not in scored:
+                scored.add(frame.stamp_ns)
+                _add(collector, frame, frame.to_rgb(), *answers.get(frame.stamp_ns), None)
 
 
 def _add(
