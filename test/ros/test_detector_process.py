@@ -10,6 +10,7 @@ import time
 
 import pytest
 import rclpy
+import torch
 from detector_harness import Probe, seconds_of, street
 from rclpy.context import Context
 
@@ -76,6 +77,14 @@ def test_signals_end_an_active_node_with_code_0(start_process, probe, number):
     output, _ = process.communicate(timeout=EXIT_S)
     assert process.returncode == 0, output
     assert "Traceback" not in output
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_it_starts_on_a_gpu(start_process, probe, graphs):
+    """In a process that has not used CUDA before, as every user's."""
+    start_process(device="cuda", cuda_graphs=graphs)
+    wait_until_it_answers(probe)
 
 
 def test_sigint_before_configure(start_process, probe):
