@@ -123,7 +123,7 @@ def train(run: Run) -> None:
     weights = class_weights(
         corpora, 19, config["class_weight_power"], tuple(config["class_weight_range"])
     )
-    loss = ClosedSetCrossEntropy(class_weights=weights.tolist()).to(run.device)
+    loss = ClosedSetCrossEntropy(class_weights=weights.tolist()).follow(network).to(run.device)
     views = ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"]))
     dataset = ViewDataset(
         corpora, views, seed=config["seed"], class_uniform=config["class_uniform"]

@@ -45,6 +45,18 @@ def data_folder() -> Path:
     return Path(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
 
 
+def use_exact_float32() -> None:
+    """Lets convolutions in float32 round as float32 in this process, and not as TF32.
+
+    TF32 keeps 10 bits of the mantissa, and is cuDNN's default on GPUs that have it. It would spoil
+    the inverse of a flow and its likelihood, and ``precision: fp32`` would not mean what it says.
+    Convolutions under bf16 or fp16 autocast do not change.
+    """
+    # For the whole process: backward passes, and steps of a flow that are computed again for
+    # them, run outside of any context around the forward pass.
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def run_entry(
     tool: str,
     description: str,
@@ -54,6 +66,8 @@ def run_entry(
     shorthands: Sequence[str] = (),
 ) -> int:
     """Parses the command line, sets the process up, runs ``body``, and cleans up.
+
+    TF32 stays off in the process, see :func:`use_exact_float32`.
 
     Args:
         tool: Name for errors.
@@ -79,6 +93,7 @@ def run_entry(
         given = [f"{k}={v}" for k in shorthands if (v := getattr(parsed, k)) is not None]
         config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given])
         torch.manual_seed(config["seed"])
+        use_exact_float32()
         device = training_device(parsed.device)
         distributed = Distributed(device)
         try:

@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 4 -m training.fine_tune --run-dir runs/x
 
 Continues from ``last.pt`` in the run folder. At the end ``final.safetensors`` holds the weights
-with the best validation figure, their score statistics and thresholds: the node loads it.
+with the best validation figure (with ``best_figure: ""`` those of the last step, or the last that
+passed where the guard stops the run), their score statistics and thresholds: the node loads it.
 """
 
 from __future__ import annotations
@@ -196,6 +197,7 @@ def fine_tune(run: Run) -> None:
         outlier_head=config["outlier_head"] or loss.needs_outlier_head,
         abstention=loss.extra_logits > 0,
     )
+    loss.follow(network)
     check_sizes(config, network)
     check_scores(config, network)
     check_balance(config, network)

@@ -16,7 +16,7 @@ from training.mixing.mixer import Mixer, outlier_mask
 from training.outlier_data import build_mixer
 from training.road_scenes import calibration_corpora, unknown_corpus
 
-# Of the mixes: the same in every run, so that figures can be compared.
+# Of the mixes. Runs with the same mixing see the same frames, so that figures can be compared.
 HELD_OUT_SEED = 2026
 
 
@@ -43,7 +43,7 @@ def mixed_frames(
         corpora: Taken in turn, each evenly spread over its frames.
         mixer: Pastes held-out objects.
         count: Number of frames.
-        seed: The same seed gives the same frames, today and in every run.
+        seed: With the same corpora and mixer it gives the same frames, in every run.
 
     Returns:
         Frames in which labelled pixels are in-distribution and unlabelled ones ignored.
@@ -69,7 +69,8 @@ def mixed_held_out(
     """Frames that no training saw, with objects that no training saw.
 
     Args:
-        mixing: The part "mixing" of a fine-tuning's configuration.
+        mixing: The part "mixing" of a fine-tuning's configuration. Runs that differ there get
+            other frames; its ``probability`` and ``scene_texture`` alone do not count.
         data: Folder of the data sets.
         taxonomy: Of the labels.
         count: Number of frames; for 0 nothing is read.

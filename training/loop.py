@@ -4,8 +4,9 @@ It knows nothing of data sets or losses; an entry (``training/closed_set.py``,
 ``training/fine_tune.py``) brings the model, the optimizer, the batches and the loss.
 
 Repeatable: the random numbers of a step (dropout, a flow's noise) depend on ``(seed, step, rank)``
-alone, and batches are a function of the step, so a resumed run equals an uninterrupted one bit for
-bit.
+alone, and batches are a function of the step, so on the CPU a resumed run equals an uninterrupted
+one bit for bit. A GPU adds some gradients, such as those of the bilinear upsampling, in another
+order each time: there two runs differ in rounding, resumed or not.
 
 Gradient accumulation: the step's loss is the plain mean of its micro-batches' losses. A loss that
 averages over pixels so averages *within* each micro-batch, and each micro-batch counts alike
@@ -56,7 +57,7 @@ class SecondPlayer(Protocol):
     """Something that changes the batches and learns beside the model, such as a flow.
 
     Its state is part of the checkpoint. Draw random numbers from torch's global generator, which
-    the loop seeds for each step: then a resumed run stays bit for bit the same.
+    the loop seeds for each step: then a resumed run draws the same.
     """
 
     def prepare(self, batch: Batch) -> Batch:
@@ -157,7 +158,10 @@ class Trainer:
 
     @property
     def best_path(self) -> Path:
-        """The averaged weights with the best validation figure so far."""
+        """The averaged weights with the best validation figure so far.
+
+        Without a figure to choose by, a guarded run keeps the last ones that passed its guard.
+        """
         return self.run_dir / "best.pt"
 
     def resume(self) -> bool:
@@ -168,8 +172,12 @@ class Trainer:
             ParameterError: It belongs to a run with another configuration.
         """
         if not self.checkpoint_path.exists():
+            # A kill before the first checkpoint leaves lines that this run writes again.
+            self.log.rewind(-1)
             return False
-        state = load_checkpoint(self.checkpoint_path, self.device)
+        # To the CPU: each part moves its tensors itself, and AdamW's counts of steps have to stay
+        # there. On a GPU every step would wait for them, once a parameter.
+        state = load_checkpoint(self.checkpoint_path)
         if "config" not in state:
             raise CheckpointError(f"{self.checkpoint_path}: not the checkpoint of a training")
         if state["config"] != self.config:
@@ -181,7 +189,9 @@ class Trainer:
         load_strictly(self.model, state["model"], str(self.checkpoint_path))
         self._average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        # The scaler of a run on the CPU is off and has no state; on a GPU it then starts anew.
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.start_figures = state["start_figures"]
         self.best = state["best"]
@@ -213,7 +223,8 @@ class Trainer:
             disable=not self.distributed.is_main,
             dynamic_ncols=True,
         ) as bar:
-            if self.step == 0 and self.options.validate_first:
+            # A run that is resumed at step 0 has its figures already.
+            if self.step == 0 and self.options.validate_first and not self.start_figures:
                 self.start_figures = self._validate(bar)
                 self._checkpoint()
             recent = RunningMeans()
@@ -237,10 +248,14 @@ class Trainer:
         return average.eval()
 
     def best_model(self) -> nn.Module:
-        """The model of ``best.pt``, or of the last step where none was kept, in eval mode."""
+        """The model of ``best.pt``, or of the last step where none was kept, in eval mode.
+
+        Where the guard alone decides, the last step's model is that of ``best.pt``, unless the
+        guard stopped the run.
+        """
         model = self.averaged()
         if self.best:
-            model.load_state_dict(load_checkpoint(self.best_path, self.device)["model"])
+            model.load_state_dict(load_checkpoint(self.best_path)["model"])
         return model
 
     def _wrapped(self) -> nn.Module:
@@ -357,13 +372,16 @@ class Trainer:
         return not _figure(figures, guard) >= lowest
 
     def _keep_if_best(self, figures: dict[str, float]) -> None:
-        name = self.options.best_figure
+        # Without a figure to choose by, each model that passed the guard takes the place of the
+        # one before: when the guard stops the run, that is the one to return to.
+        name = self.options.best_figure or self.options.guard_figure
         if not name:
             return
         value = _figure(figures, name)
-        sign = -1 if self.options.lower_is_better else 1
-        if math.isnan(value) or (self.best and sign * value <= sign * self.best["value"]):
-            return
+        if self.options.best_figure:
+            sign = -1 if self.options.lower_is_better else 1
+            if math.isnan(value) or (self.best and sign * value <= sign * self.best["value"]):
+                return
         self.best = {"figure": name, "value": value, "step": self.step, "figures": figures}
         save_atomically({"model": self.averaged().state_dict(), **self.best}, self.best_path)
 

@@ -23,7 +23,8 @@ class LoopOptions:
         seed: Of the random numbers drawn in the steps.
         validate_first: Validate before the first step; these figures are the start that
             ``max_drop`` refers to.
-        best_figure: Validation figure by which ``best.pt`` is chosen; "" writes none.
+        best_figure: Validation figure by which ``best.pt`` is chosen; "" keeps the last model
+            that passed the guard, and none without a guard.
         lower_is_better: Of ``best_figure``.
         guard_figure: Validation figure (higher = better) that must not fall; "" guards none.
         max_drop: The run stops once ``guard_figure`` lies more than this below its start, and

@@ -25,7 +25,7 @@ from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import ParameterError
 from training.config import CONFIGS, load_config, read_yaml, to_dataclass
 from training.distributed import Distributed, training_device
-from training.entry import Run, data_folder
+from training.entry import Run, data_folder, use_exact_float32
 from training.fine_tune import fine_tune
 from training.storage import write_atomically
 from training.study_measure import MeasureOptions, measure
@@ -155,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     def start() -> None:
+        use_exact_float32()
         study = read_yaml(args.study)
         tables = read_rows(study)
         for key in args.only or ():

@@ -18,7 +18,7 @@ from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from training.networks import InputScaling
 from training.road_scenes import cityscapes256_val, training_corpora
 from training.study_scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
-from training.validation import Viewer, closed_set_matrix
+from training.validation import Viewer, closed_set_matrix, upsampled_outputs
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,15 @@ def set_figures(
         inputs = viewer.to_input(frame.image)
         output = viewer.output(network, frame.image)
         for name, pixels in pooled.items():
-            raw = scores[name](inputs, output)
-            raw = F.interpolate(raw[None], size=frame.anomaly_mask.shape, mode="bilinear")[0, 0]
-            pixels.update(raw.cpu().numpy(), frame.anomaly_mask, sample.name)
+            raw = scores[name](inputs, output)[None]
+            size = frame.anomaly_mask.shape
+            if raw.shape[-2:] == output.logits.shape[-2:]:
+                full = upsampled_outputs(raw, size, network)
+            else:
+                # A smoothed score lies on the input's grid, to which the frame was resized by
+                # pixel centres, whatever the network's own grid.
+                full = F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
+            pixels.update(full[0, 0].cpu().numpy(), frame.anomaly_mask, sample.name)
     figures = {}
     for name, pixels in pooled.items():
         metrics = pixels.compute()

@@ -47,9 +47,9 @@ def build_flow_negatives(
             f"flow.options.largest {options.largest}: larger than the crop {config['crop']}"
         )
     if settings["weights"]:
-        flow = load_flow(Path(settings["weights"])).to(device)
+        flow = load_flow(Path(settings["weights"]), settings["checkpointing"]).to(device)
     else:
-        flow = DenseFlow.by_name(settings["size"]).to(device)
+        flow = DenseFlow.by_name(settings["size"], settings["checkpointing"]).to(device)
         seeded = torch.Generator().manual_seed(config["seed"])
         flow.initialise(_first_crops(dataset).to(device), seeded)
     return FlowNegatives(

@@ -66,12 +66,27 @@ class Viewer:
         return output._replace(logits=output.logits[:, : self.num_classes].float())
 
 
+def upsampled_outputs(maps: Tensor, size: tuple[int, int], network: nn.Module) -> Tensor:
+    """Upsamples maps on a network's output grid as the Segmenter does (bilinear).
+
+    Args:
+        maps: (N, C, h, w).
+        size: (height, width).
+        network: Its ``align_corners`` counts.
+
+    Returns:
+        (N, C, *size).
+    """
+    corners = getattr(network, "align_corners", False)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=corners)
+
+
 def closed_set_matrix(network: nn.Module, corpus: Corpus, viewer: Viewer) -> ConfusionMatrix:
     """Predicts every image and counts at the labels' size."""
     matrix = ConfusionMatrix(viewer.num_classes)
     for image, label in zip(corpus.images, corpus.labels, strict=True):
         logits = viewer.output(network, image).logits
-        logits = F.interpolate(logits, size=label.shape, mode="bilinear")
+        logits = upsampled_outputs(logits, label.shape, network)
         matrix.update(label, logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
     return matrix
 
@@ -100,7 +115,7 @@ def anomaly_figures(
         output = viewer.output(network, frame.image)
         for name, pixels in pooled.items():
             raw = score_functions.compute(name, output)
-            raw = F.interpolate(raw[None], size=frame.mask.shape, mode="bilinear")[0, 0]
+            raw = upsampled_outputs(raw[None], frame.mask.shape, network)[0, 0]
             pixels.update(raw.cpu().numpy(), frame.mask, frame.name)
     figures = {}
     for name, pixels in pooled.items():

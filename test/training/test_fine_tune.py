@@ -21,8 +21,11 @@ from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from training import calibrate, fine_tune, open_set_validation, storage
 from training.held_out import MaskedFrame, mixed_frames
+from training.losses import OpenSetLoss
 from training.mixing.mixer import Mixer, MixOptions
 from training.negatives import NegativeObject
+from training.networks import InputScaling
+from training.objective import Objective
 
 SETTINGS = [
     "steps=2", "batch_size=2", "workers=0", "precision=fp32", "crop=[64, 96]",
@@ -126,6 +129,24 @@ def test_the_abstention_class_does_not_stay(run: Callable[..., int], tmp_path: P
     assert run("loss.name=pebal") == 0
     network, metadata = load_model(tmp_path / "run" / "final.safetensors")
     assert network.num_classes == len(metadata.classes) == 19
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [([], True), (["loss.options.align_corners=false"], False)]
+)
+def test_the_loss_upsamples_as_the_network_does(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: bool
+) -> None:
+    monkeypatch.setattr(type(tiny_network()), "align_corners", True)
+    losses = []
+
+    def record(loss: OpenSetLoss, scaling: InputScaling) -> Objective:
+        losses.append(loss)
+        return Objective(loss, scaling)
+
+    monkeypatch.setattr(fine_tune, "Objective", record)
+    assert run("steps=1", "calibrate=false", *settings) == 0
+    assert [loss.align_corners for loss in losses] == [expected]
 
 
 @pytest.mark.parametrize("passes", [1, 2])

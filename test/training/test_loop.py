@@ -108,6 +108,34 @@ class TestResume:
         resumed.run(batches(8, 12))
         assert [x["step"] for x in lines_of(tmp_path)] == [3, 6, 6, 9, 12, 12]
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_kill_before_the_first_checkpoint_repeats_nothing(
+        self, tmp_path: Path, first: bool
+    ) -> None:
+        with pytest.raises(KilledError):
+            trainer(tmp_path, validate_first=first, checkpoint_every=12).run(killed_after(8))
+        resumed = trainer(tmp_path, validate_first=first, checkpoint_every=12)
+        assert resumed.resume() == first  # the checkpoint of the first validation
+        resumed.run(batches(0, 12))
+        assert [x["step"] for x in lines_of(tmp_path) if "weight" in x] == [0, 6, 12][not first :]
+        assert [x["step"] for x in lines_of(tmp_path) if "loss" in x] == [3, 6, 9, 12]
+
+    def test_tensors_are_moved_by_their_owners_alone(self, tmp_path: Path) -> None:
+        """AdamW's counts of steps stay on the CPU, whatever the device of the training."""
+        trainer(tmp_path).run(batches(0, 12))
+        resumed = trainer(tmp_path, best_figure="weight")
+        resumed.device = torch.device("meta")
+        assert resumed.resume()
+        assert {x["step"].item() for x in resumed.optimizer.state.values()} == {12.0}
+
+    def test_a_scaler_without_a_state_starts_anew(self, tmp_path: Path) -> None:
+        """A run in fp16 that began on the CPU, where nothing is scaled, goes on on a GPU."""
+        trainer(tmp_path, precision="fp16").run(batches(0, 12))
+        resumed = trainer(tmp_path, precision="fp16")
+        resumed._scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        assert resumed.resume()
+        assert resumed._scaler.get_scale() == 8.0
+
     def test_other_settings_are_refused(self, tmp_path: Path) -> None:
         trainer(tmp_path, {"lr": 0.1, "loss": {"k": 5}}).run(batches(0, 12))
         with pytest.raises(ParameterError, match=r"\['loss.k'\]"):
@@ -319,6 +347,39 @@ class TestBestAndGuard:
         resumed.resume()
         resumed.run(batches(4, 12))
         assert resumed.step == 4
+
+    @pytest.mark.parametrize(
+        ("miou", "step", "written"),
+        [([0.60, 0.59, 0.05], 4, 1), ([0.60, 0.05], 2, 0), ([0.60, 0.61, 0.59], 4, 2)],
+    )
+    def test_without_a_figure_the_last_model_that_passed_is_kept(
+        self, tmp_path: Path, miou: list[float], step: int, written: int
+    ) -> None:
+        """After a fall the one before it, and else that of the end."""
+        models = []
+
+        def validate(average: nn.Module) -> dict[str, float]:
+            models.append({k: v.clone() for k, v in average.state_dict().items()})
+            return {"miou": miou[len(models) - 1]}
+
+        options = {
+            "guard_figure": "miou",
+            "max_drop": 0.02,
+            "validate_first": True,
+            "validate_every": 2,
+            "steps": 4,
+        }
+        run = trainer(tmp_path, validate=validate, **options)
+        run.run(batches(0, 4))
+        assert run.step == step
+        assert bool(run.stopped) == (miou[-1] == 0.05)
+        resumed = trainer(tmp_path, validate=validate, **options)
+        resumed.resume()
+        for best in (run.best_model(), resumed.best_model()):
+            assert not best.training
+            for key, value in best.state_dict().items():
+                assert torch.equal(value, models[written][key]), key
+        assert resumed.best["value"] == miou[written]
 
     def test_a_guard_needs_a_start(self) -> None:
         with pytest.raises(ParameterError, match="validate_first"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,20 @@ def test_every_row_of_the_shipped_study_is_a_valid_configuration() -> None:
                 assert json.dumps(config)
                 trained += 1
     assert trained > 10
+
+
+def test_the_flow_of_the_study_is_made_by_one_command() -> None:
+    """The one that docs/results.md and study.yaml name, with keys that exist."""
+    docs = Path(__file__).parents[2] / "docs" / "results.md"
+    commands = []
+    for path in (docs, CONFIGS / "study.yaml"):
+        text = path.read_text().replace("\\\n#", "").replace("\\\n", "")
+        (command,) = re.findall(r"python -m training\.train_flow --run-dir runs/flow (.*)", text)
+        commands.append(command.split())
+    assert commands[0] == commands[1]
+    _, size, _, *overrides = commands[0]
+    config = load_config(CONFIGS / "flow.yaml", None, [f"size={size}", *overrides])
+    assert (config["size"], config["steps"], config["lr"]) == ("small", 700, 2e-3)
 
 
 def test_the_shipped_fine_tuning_is_a_valid_configuration() -> None:

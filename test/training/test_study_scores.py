@@ -14,6 +14,8 @@ from tiny import tiny_metadata, tiny_network
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.posthoc import build_posthoc
+from anomaly_seg_ros.scores import ClassStatistics
 from training.networks import InputScaling
 from training.study_measure import set_figures
 from training.study_scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
@@ -123,3 +125,39 @@ def test_figures_pool_the_pixels_of_all_frames(tmp_path: Path, network: torch.nn
     assert figures["energy"]["AP"] == pytest.approx(expected, rel=1e-6)
     expected = roc_auc_score(target[known], values[known])
     assert figures["energy"]["AUROC"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_smoothed_scores_start_from_the_networks_upsampling(align_corners: bool) -> None:
+    network = tiny_network()
+    network.align_corners = align_corners
+    inputs = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = network(inputs).logits
+    expected = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=align_corners)
+    statistics = ClassStatistics(torch.zeros(19), torch.ones(19))
+    options = {"statistics": statistics, "boundary_width": 0, "kernel_size": 0}
+    found = build_posthoc("sml_smoothed", **options)(network, inputs)
+    torch.testing.assert_close(found, -expected.amax(1))
+
+
+@pytest.mark.parametrize("name", ["energy", "smoothed"])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_maps_are_upsampled_from_their_own_grid(
+    tmp_path: Path, name: str, align_corners: bool
+) -> None:
+    """The network's with its ``align_corners``; smoothed ones lie on the pixels of its input."""
+    network = tiny_network(outlier_head=True)
+    network.align_corners = align_corners
+    image = frame(1)
+    raw = torch.from_numpy(score(name, network, image))[None, None]
+    corners = align_corners and name == "energy"
+    expected = F.interpolate(raw, (80, 120), mode="bilinear", align_corners=corners)[0, 0]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), image[..., ::-1])
+    # Exactly the pixels above the median, so another resampling cannot rank them all first.
+    mask = (expected > expected.median()).numpy().astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "labels" / "0.png"), mask)
+    samples = open_dataset("folder", tmp_path)
+    assert set_figures(network, samples, VIEWER, {name: builder(network)(name)})[name]["AP"] == 1

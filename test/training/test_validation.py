@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
+from torch.nn import functional as F
 
 from anomaly_seg_ros.models.contract import NetworkOutput
 from training.corpora import Corpus
@@ -25,6 +26,17 @@ class RedGreenBlue(nn.Module):
     def forward(self, images: torch.Tensor) -> NetworkOutput:
         logits = torch.cat([images, 100 * torch.ones_like(images[:, :1])], 1)
         return NetworkOutput(images, logits)
+
+
+class Coarse(nn.Module):
+    """The colours at a quarter of the resolution."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        return NetworkOutput(images, F.avg_pool2d(images, 4))
 
 
 def random_image(seed: int, size: tuple[int, int] = (16, 24)) -> np.ndarray:
@@ -66,6 +78,24 @@ def test_images_are_brought_to_the_size_and_results_back() -> None:
     label = np.where(np.arange(48) < 24, 0, 2).astype(np.uint8)[None].repeat(32, 0)
     matrix = closed_set_matrix(RedGreenBlue(), Corpus("c", [image], [label]), VIEWER)
     assert matrix.pixel_accuracy() == 1
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_outputs_are_upsampled_as_the_network_says(align_corners: bool) -> None:
+    network, image = Coarse(align_corners), random_image(3)
+
+    def large(maps: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(maps, (16, 24), mode="bilinear", align_corners=align_corners)[0]
+
+    logits = VIEWER.output(network, image).logits
+    label = large(logits).argmax(0).numpy().astype(np.uint8)
+    matrix = closed_set_matrix(network, Corpus("c", [image], [label]), VIEWER)
+    assert matrix.pixel_accuracy() == 1
+    # Outliers are the half of the pixels with the highest score.
+    score = large(-logits.amax(1, keepdim=True))[0]
+    mask = (score > score.median()).numpy().astype(np.uint8)
+    frames = [MaskedFrame("f", image, mask)]
+    assert anomaly_figures(network, frames, VIEWER, ("max_logit",), "x")["x_max_logit_ap"] == 1
 
 
 def corner_mixer(frame, labels, rng, squeeze):

@@ -41,7 +41,9 @@ class DenseFlow(nn.Module):
     The likelihood is exact for an image together with its dequantisation noise and its cross-unit
     noise; averaged over both it bounds ln p(image) from below.
 
-    Everything runs in the parameters' precision, whatever autocast is on around it.
+    Everything runs in the parameters' precision, whatever autocast is on around it. On a GPU
+    convolutions in float32 would still round to TF32: the training entries switch that off for
+    their process (:func:`~training.entry.use_exact_float32`); elsewhere it is the caller's to do.
 
     Args:
         size: Units, layers, widths.
@@ -238,5 +240,8 @@ class DenseFlow(nn.Module):
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Half precision would spoil both the log-determinants and the inverse."""
+    """Half precision would spoil both the log-determinants and the inverse.
+
+    TF32 is not this context's: the backward pass runs outside of it.
+    """
     return torch.autocast(device.type, enabled=False)

@@ -22,7 +22,7 @@ from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.pointwise_flow import PointwiseFlow, save_pointwise_flow
-from training.entry import data_folder
+from training.entry import data_folder, use_exact_float32
 from training.networks import InputScaling
 from training.road_scenes import training_corpora
 from training.validation import Viewer
@@ -158,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
 
     def fit() -> None:
+        use_exact_float32()
         network, metadata = load_model(parsed.model)
         device = torch.device(parsed.device)
         network.to(device)

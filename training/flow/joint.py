@@ -157,7 +157,8 @@ class FlowNegatives:
 
     Random numbers come from torch's global generators, which the loop seeds at every step, unless
     a generator is given. Under several processes each draws its own samples, and the gradients
-    are averaged. The flow works in its own precision (float32) inside of any autocast.
+    are averaged. The flow works in its own precision (float32; see :class:`DenseFlow` for TF32)
+    inside of any autocast.
 
     Args:
         flow: On the device of the training; all processes take the first one's weights.

@@ -36,7 +36,8 @@ class OpenSetLoss(nn.Module):
     Args:
         grid: Where the loss is evaluated: ``label`` upsamples the logits to the labels (and the
             outlier mask), ``logits`` brings those down to the logits.
-        align_corners: Of the upsampling; public DenseHybrid has True.
+        align_corners: Of the upsampling; None takes the network's own (see :meth:`follow`), and
+            False where no network is followed.
         class_weights: K weights of the cross-entropy, None = all 1.
         mask_to_grid: How the outlier mask comes to a coarser grid, ``nearest`` or ``area``; see
             :func:`~training.losses.grids.reduce_mask`.
@@ -54,7 +55,7 @@ class OpenSetLoss(nn.Module):
     def __init__(
         self,
         grid: str = "label",
-        align_corners: bool = False,
+        align_corners: bool | None = None,
         class_weights: Sequence[float] | None = None,
         mask_to_grid: str = "nearest",
         min_coverage: float = 0.5,
@@ -70,6 +71,19 @@ class OpenSetLoss(nn.Module):
                 dtype=torch.float32,
             )
         self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def follow(self, network: nn.Module) -> OpenSetLoss:
+        """Takes from a network what was left to it, and returns itself.
+
+        With another upsampling than where the model is used, it would be trained for maps that
+        are shifted by up to half a cell at the borders.
+
+        Args:
+            network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+        """
+        if self.align_corners is None:
+            self.align_corners = getattr(network, "align_corners", False)
+        return self
 
     def forward(self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor) -> LossTerms:
         """Evaluates the loss.
@@ -111,7 +125,7 @@ class OpenSetLoss(nn.Module):
             labels,
             ood_mask,
             grid or self.grid,
-            self.align_corners,
+            bool(self.align_corners),
             self.mask_to_grid,
             self.min_coverage,
         )

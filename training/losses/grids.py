@@ -58,8 +58,9 @@ def on_grid(
         ood_mask: (N, H, W) uint8.
         grid: ``label`` upsamples the logits (bilinear); ``logits`` brings labels (nearest
             neighbour) and mask down to where the logits are before the last upsampling.
-        align_corners: Of the upsampling. Public DenseHybrid has True; the logits of this
-            package's networks lie on pixel centres, which is False.
+        align_corners: Of the upsampling: the network's own, see
+            :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`. DeepLabV3+ with
+            WideResNet38 or ResNet101 has True, as in the public codes, the others False.
         mask_to_grid: See :func:`reduce_mask`.
         min_coverage: See :func:`reduce_mask`.
     """

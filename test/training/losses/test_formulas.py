@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logsumexp
 from tiny_losses import CLASSES, Case, case
+from torch import nn
 
 from training.losses import build_loss
 
@@ -26,6 +27,10 @@ def upsample(x: np.ndarray, size: tuple[int, int], align_corners: bool = False) 
             at = (np.arange(target) + 0.5) * source / target - 0.5
         x = np.apply_along_axis(lambda v, at=at: np.interp(at, np.arange(len(v)), v), axis, x)
     return x
+
+
+class Aligned(nn.Module):
+    align_corners = True
 
 
 class Reference:
@@ -77,6 +82,18 @@ def test_cross_entropy() -> None:
     given = case("cross_entropy")
     total = build_loss("cross_entropy")(given.output, given.labels, given.ood_mask).total
     assert total.item() == pytest.approx(Reference(given).segmentation(), rel=1e-12)
+
+
+@pytest.mark.parametrize("own", [None, False, True])
+@pytest.mark.parametrize("network", [nn.Identity(), Aligned()])
+def test_the_upsampling_is_the_networks_unless_told(network: nn.Module, own: bool | None) -> None:
+    given = case("cross_entropy")
+    loss = build_loss("cross_entropy", {} if own is None else {"align_corners": own})
+    total = loss.follow(network)(given.output, given.labels, given.ood_mask).total
+    corners = isinstance(network, Aligned) if own is None else own
+    expected = Reference(given, corners).segmentation()
+    assert total.item() == pytest.approx(expected, rel=1e-12)
+    assert expected != pytest.approx(Reference(given, not corners).segmentation(), rel=1e-6)
 
 
 def test_cross_entropy_on_the_grid_of_the_logits() -> None:
