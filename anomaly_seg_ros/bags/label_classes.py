@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.datasets import DATASETS
+from anomaly_seg_ros.documents import is_file_name, shown
 from anomaly_seg_ros.errors import BagError
 from anomaly_seg_ros.resources import ResourceError
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -13,7 +15,7 @@ def label_classes(reader: BagReader) -> tuple[str, ...] | None:
     """Names in trainId order, as the bag's writer noted them; None if it says nothing.
 
     Raises:
-        BagError: It names a taxonomy that this package does not have.
+        BagError: It has labels, of a taxonomy that this package does not have.
     """
     name = reader.taxonomy
     if name is None:
@@ -23,6 +25,10 @@ def label_classes(reader: BagReader) -> tuple[str, ...] | None:
             return None
         name = adapter.taxonomy_name
     try:
+        if not (is_file_name(name) and name.isascii()):
+            raise ResourceError("no name of a file")
         return load_taxonomy(name).classes
     except ResourceError as error:
-        raise BagError(f"{reader.path}: unknown taxonomy {name!r}: {error}") from error
+        if not reader.topics.get(topics.LABELS, ("", 0))[1]:
+            return None
+        raise BagError(f"{reader.path}: unknown taxonomy {shown(name)}: {error}") from error

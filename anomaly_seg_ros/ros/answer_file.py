@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class AnswerFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what could not be written, which was told then
+            self._file.close()
 
     def __contains__(self, stamp_ns: int) -> bool:
         return stamp_ns in self._places
@@ -51,6 +53,7 @@ class AnswerFile:
             place = self._file.seek(0, 2)
             for array in (answer.labels, answer.unit_score):
                 self._file.write(np.ascontiguousarray(array).data)
+            self._file.flush()
         except OSError as error:
             raise self._failed(error) from error
         self._places[stamp_ns] = place, answer.labels.shape

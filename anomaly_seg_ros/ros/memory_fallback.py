@@ -30,7 +30,7 @@ class MemoryFallback:
 
     Args:
         segmenter: Its framing is changed.
-        announce: Told of each change, in words.
+        announce: Told of each change of the way, in words.
 
     Attributes:
         segmenter: The same.
@@ -92,6 +92,13 @@ class MemoryFallback:
             free_cache()
             if not self._take_less(images, on_out_of_memory):
                 raise DeviceMemoryError(reason)
+
+    def separate(self, reason: str) -> None:
+        """Lets frames of several cameras go on one by one: together they fail, alone not."""
+        self.one_by_one = True
+        self._announce(
+            f"the cameras' frames go through the network one by one now; together: {reason}"
+        )
 
     def _take_less(self, images: Sequence[np.ndarray], on_out_of_memory: str) -> bool:
         """Go over to smaller portions; False if there are none."""

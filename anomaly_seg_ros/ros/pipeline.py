@@ -11,6 +11,7 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from anomaly_seg_ros.errors import first_line
 from anomaly_seg_ros.memory import is_out_of_memory
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.ros.arrival import Arrival
@@ -117,12 +118,15 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001
             if len(frames) == 1 or is_out_of_memory(error) or is_lost(error):
                 return {frame.camera: error for frame in frames}
+            reason = f"{type(error).__name__}: {first_line(error)}"
             predictions = None
         if predictions is None:
             # One camera's frame may be at fault, such as one whose logits overflow.
             outcomes: dict[Camera, Outcome] = {}
             for frame in frames:
                 outcomes |= self._answer([frame], settings, started)
+            if not any(isinstance(outcome, Exception) for outcome in outcomes.values()):
+                self._model.separate(reason)
             return outcomes
         return {
             frame.camera: self._publish(frame, prediction, settings, started)

@@ -222,16 +222,22 @@ class Benchmark:
     conventions: dict[str, Any] = field(default_factory=lambda: dict(CONVENTIONS))
 
     def put(self, run: Run) -> None:
-        """Adds a run, in the place of an older one of the same model, data and way."""
+        """Adds a run, in the place of an older one of the same model, data and way.
+
+        Or behind those of the same model and data that came about in other ways.
+        """
+        place = len(self.runs)
         for index, old in enumerate(self.runs):
             if old.key == run.key:
                 self.runs[index] = run
                 return
-        self.runs.append(run)
+            if old.key[:2] == run.key[:2]:
+                place = index + 1
+        self.runs.insert(place, run)
 
-    def drop(self, model: str, data: str) -> bool:
-        """Removes the runs of a model on some data, in whatever way; whether there were any."""
-        kept = [run for run in self.runs if (run.model, run.data) != (model, data)]
+    def drop(self, key: tuple[str, str, str]) -> bool:
+        """Removes the run of this model, data and way; whether there was one."""
+        kept = [run for run in self.runs if run.key != key]
         dropped = len(kept) < len(self.runs)
         self.runs = kept
         return dropped

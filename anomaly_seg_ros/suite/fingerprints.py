@@ -11,7 +11,8 @@ def of_files(paths: Iterable[Path]) -> str:
     """A digest of names, sizes and times of change; the contents are not read."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path} {_state(path)}\n".encode())
+        # Resolved: the same files, wherever the tool is started from.
+        digest.update(f"{path.resolve()} {_state(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 

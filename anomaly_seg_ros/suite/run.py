@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -110,21 +111,20 @@ class Job:
         if self.plan.fresh:
             if self.ranks.is_first:
                 self._snapshots.clear(configuration=True)
+                self._drop_node_run()
             self.ranks.barrier()
         configuration = self._configuration()
         begun = self._snapshots.check_configuration(configuration)
+        fingerprint = self._fingerprint() if self.ranks.is_first else ""
         if begun and self.ranks.is_first:
-            self._discard_what_is_outdated()
+            self._discard_what_is_outdated(fingerprint)
         self.ranks.barrier()
         finished = begun and self._snapshots.is_finished and self._is_published(self.scorer.via)
         self.ranks.barrier()
         if finished:
             return
         if self.ranks.is_first:
-            self._snapshots.begin(configuration)
-            anew = not self._snapshots.newest(_PIXELS)
-            if anew and self.benchmark.drop(self.scorer.name, self.frames.label):
-                write_benchmark(self.benchmark, self.plan.out)
+            self._snapshots.begin(configuration, fingerprint)
         self._evaluate()
 
     def run_through_node(self, model: NamedPath) -> None:
@@ -138,21 +138,30 @@ class Job:
         self.benchmark.put(run_node(self.plan, model, self.scorer, self.frames, out))
         write_benchmark(self.benchmark, self.plan.out)
 
-    def _discard_what_is_outdated(self) -> None:
-        """Forgets the end of a run whose files have changed, and counts without scores written."""
-        if not self._snapshots.is_of(self._fingerprint()):
-            self._snapshots.forget_end()
-        if self.plan.dump is None:
-            return
+    def _discard_what_is_outdated(self, fingerprint: str) -> None:
+        """Starts over where files have changed, or where scores to be written were not."""
+        if not self._snapshots.is_of(fingerprint):
+            name = f"{self.scorer.name} on {self.frames.label}"
+            tqdm.write(f"{name}: files have changed since; evaluated anew", file=sys.stderr)
+            self._snapshots.start_over()
+            self._drop_node_run()
+        elif self.plan.dump is not None and self._lacks_dumps(*self.plan.dump):
+            self._snapshots.start_over()
+
+    def _drop_node_run(self) -> None:
+        """The figures through a node are of what they stand beside, or they are not there."""
+        if self.benchmark.drop((self.scorer.name, self.frames.label, NODE)):
+            write_benchmark(self.benchmark, self.plan.out)
+
+    def _lacks_dumps(self, kind: str, folder: Path) -> bool:
+        """Whether frames are counted whose scores are not in files."""
         whole = self._snapshots.is_finished
         counted = len(self.frames) if whole else len(self._counted(_PIXELS))
-        kind, folder = self.plan.dump
-        for score in self.scorer.scores:
-            some = dump_path(folder, kind, self.scorer.name, score, self.frames.label, "frame")
-            if len(list(some.parent.glob(f"*{some.suffix}"))) < counted:
-                self._snapshots.forget_end()
-                self._snapshots.clear()
-                return
+        examples = (
+            dump_path(folder, kind, self.scorer.name, score, self.frames.label, "frame")
+            for score in self.scorer.scores
+        )
+        return any(len(list(e.parent.glob(f"*{e.suffix}"))) < counted for e in examples)
 
     def _counted(self, name: str) -> set[int]:
         """The frames in states of a pass."""
@@ -270,7 +279,7 @@ class Job:
             draw_pictures(folder, self.scorer, self.frames, pixels.done, figures, best)
         self.benchmark.put(run)
         write_benchmark(self.benchmark, self.plan.out)
-        self._snapshots.finish(self._fingerprint())
+        self._snapshots.finish()
 
     def _class_notes(self, has_classes: bool) -> list[str]:
         if has_classes or not self.frames.has_labels or self.scorer.classes is None:

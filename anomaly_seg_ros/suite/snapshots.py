@@ -1,6 +1,7 @@
 """States of unfinished runs on disk.
 
-A run keeps its states in a folder: ``configuration.json`` says what it evaluates, and for each
+A run keeps its states in a folder: ``configuration.json`` says what it evaluates, ``files.json``
+has the fingerprint of the files that it began with, and for each
 pass ``PASS-RANK-NUMBER/`` holds what a process had counted. A state is written under another name
 and renamed, so each that is there is complete; the newest of each process counts. When all is
 counted and published, ``finished.json`` takes the place of the states.
@@ -23,6 +24,7 @@ from anomaly_seg_ros.suite.accumulate import FramePass
 # Of the states' files; a state of another version is not read.
 VERSION = 1
 _CONFIGURATION = "configuration.json"
+_FILES = "files.json"
 _FINISHED = "finished.json"
 
 
@@ -58,43 +60,50 @@ class Snapshots:
             )
         return True
 
-    def begin(self, configuration: dict[str, Any]) -> None:
-        """Writes the configuration; from now on the run is not finished.
+    def begin(self, configuration: dict[str, Any], fingerprint: str) -> None:
+        """Writes what the run evaluates; from now on it is not finished.
+
+        Args:
+            configuration: JSON-like.
+            fingerprint: Of the files, before any of them is read.
 
         Raises:
             OutputError: It cannot be written.
         """
-        self.forget_end()
+        self._end.unlink(missing_ok=True)
+        write_atomically(self.folder / _FILES, json.dumps(fingerprint).encode())
         text = json.dumps({"version": VERSION, **configuration}, indent=1)
         write_atomically(self.folder / _CONFIGURATION, text.encode())
 
-    def finish(self, fingerprint: str) -> None:
+    def finish(self) -> None:
         """Removes all states: what they counted is published.
-
-        Args:
-            fingerprint: Of the files that it was counted from.
 
         Raises:
             OutputError: It cannot be written.
         """
-        write_atomically(self.folder / _FINISHED, json.dumps(fingerprint).encode())
+        write_atomically(self._end, b"true")
         self.clear()
 
     @property
     def is_finished(self) -> bool:
         """Whether :meth:`finish` was the last."""
-        return (self.folder / _FINISHED).is_file()
+        return self._end.is_file()
 
     def is_of(self, fingerprint: str) -> bool:
-        """Whether it was finished with files of this fingerprint."""
+        """Whether it was begun with files of this fingerprint."""
         try:
-            return read_json(self.folder / _FINISHED, OutputError) == fingerprint
+            return read_json(self.folder / _FILES, OutputError) == fingerprint
         except OutputError:
             return False
 
-    def forget_end(self) -> None:
-        """Takes :meth:`finish` back; the states are gone."""
-        (self.folder / _FINISHED).unlink(missing_ok=True)
+    def start_over(self) -> None:
+        """Forgets all that was counted, and that it was finished."""
+        self._end.unlink(missing_ok=True)
+        self.clear()
+
+    @property
+    def _end(self) -> Path:
+        return self.folder / _FINISHED
 
     def clear(self, configuration: bool = False) -> None:
         """Removes all states, and the configuration where asked for."""

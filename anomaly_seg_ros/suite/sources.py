@@ -116,9 +116,10 @@ class DatasetFrames(Frames):
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""
+        samples = list(islice(self.dataset, self._count))
         files = (
             path
-            for sample in islice(self.dataset, self._count)
+            for sample in samples
             for path in (
                 sample.image_path,
                 sample.overlay_path,
@@ -127,7 +128,14 @@ class DatasetFrames(Frames):
                 sample.disparity_path,
             )
         )
-        return fingerprints.of_files(path for path in files if path is not None)
+        # What the data set has read of other files already: cameras and label maps.
+        digest = hashlib.sha256()
+        for sample in samples:
+            digest.update(f"{sample.camera} {sample.colour_code}\n".encode())
+            for table in (sample.anomaly_mask_table, sample.labels_table):
+                digest.update(b"-" if table is None else table.tobytes())
+        read = digest.hexdigest()[:16]
+        return f"{fingerprints.of_files(path for path in files if path is not None)} {read}"
 
 
 class BagFrames(Frames):

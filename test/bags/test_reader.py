@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -177,7 +178,14 @@ def test_whose_classes_the_labels_are(tmp_path, samples, noted, taxonomy):
     assert found == (taxonomy and load_taxonomy(taxonomy).classes)
 
 
-@pytest.mark.parametrize("name", ["nobody", "../detector", "/etc/passwd"])
+def test_an_unknown_taxonomy_is_no_matter_without_labels(tmp_path, samples):
+    with BagWriter(tmp_path / "bag", taxonomy="nobody") as writer:
+        writer.write(replace(samples[0], labels=None))
+    with BagReader(tmp_path / "bag") as reader:
+        assert label_classes(reader) is None
+
+
+@pytest.mark.parametrize("name", ["nobody", "../detector", "/etc/passwd", "x" * 300, "ü" * 150])
 def test_an_unknown_taxonomy_is_an_error(tmp_path, samples, name):
     with BagWriter(tmp_path / "bag", taxonomy=name) as writer:
         writer.write(samples[0])

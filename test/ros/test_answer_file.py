@@ -54,8 +54,9 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    with AnswerFile(tmp_path) as answers, Path("/dev/full").open("wb", buffering=0) as full:
+    """One, not another when the file is closed with what could not be written."""
+    with AnswerFile(tmp_path) as answers:
         answers._file.close()
-        answers._file = full
+        answers._file = Path("/dev/full").open("r+b")  # noqa: SIM115 - closed with the answers
         with pytest.raises(OutputError, match="No space left on device"):
             answers.put(1, answer(0, (4, 6)))

@@ -196,9 +196,10 @@ def test_answers_while_inference_runs_and_keeps_the_newest_frame(start_detector,
     detector = start_detector()
     detector.listen("labels")
     detector.wait_connected()
-    predict, let_go = Segmenter.predict, threading.Event()
+    predict, taken, let_go = Segmenter.predict, threading.Event(), threading.Event()
 
     def held(self, image, **what):
+        taken.set()
         let_go.wait()
         return predict(self, image, **what)
 
@@ -207,6 +208,7 @@ def test_answers_while_inference_runs_and_keeps_the_newest_frame(start_detector,
         for received, seconds in enumerate((1.0, 2.0, 3.0, 4.0), 1):
             detector.segment(FRAME, seconds)
             detector.wait_for_diagnostic("input", "received", str(received))
+            assert taken.wait(60)
         # The first frame is still at work.
         assert detector.set_parameters(threshold=0.7) == (True, "")
         assert detector.state() == "active"

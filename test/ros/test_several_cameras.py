@@ -109,7 +109,7 @@ def test_frames_that_wait_together_are_one_batch(start_cameras, monkeypatch):
 
 
 def test_a_bad_frame_of_one_leaves_the_other_alone(start_cameras):
-    cameras = start_cameras(batch_wait_ms=10000.0, late_after=0.0)
+    cameras = start_cameras(batch_wait_ms=10000.0, late_after=0.0, frame_timeout=0.0)
     cameras.send("front", 1.0, encoding="rgb7")
     cameras.send("rear", 1.0)
     cameras.wait_for("rear", "labels", 1.0)
@@ -126,7 +126,7 @@ def test_a_bad_frame_of_one_leaves_the_other_alone(start_cameras):
 def test_a_frame_that_the_network_fails_on_leaves_the_other_of_its_pass_alone(
     start_cameras, on_forward
 ):
-    cameras = start_cameras(batch_wait_ms=10000.0, late_after=0.0)
+    cameras = start_cameras(batch_wait_ms=10000.0, late_after=0.0, frame_timeout=0.0)
     passes = []
 
     def dislike_white(frames):
@@ -143,6 +143,24 @@ def test_a_frame_that_the_network_fails_on_leaves_the_other_of_its_pass_alone(
     assert "too bright" in values["fault: inference: RuntimeError"]
     rear = cameras.detector.wait_for_diagnostic("input rear", "processed", "1")
     assert (rear["level"], rear["failed"]) == (0, "0")
+
+
+def test_frames_that_only_fail_together_go_on_one_by_one(start_cameras, on_forward, capfd):
+    cameras = start_cameras(batch_wait_ms=10000.0)
+
+    def dislike_batches(frames):
+        if len(frames) > 1:
+            raise RuntimeError("no batches")
+
+    on_forward(dislike_batches)
+    for seconds in (1.0, 2.0):
+        for name in NAMES:
+            cameras.send(name, seconds)
+        for name in NAMES:
+            cameras.wait_for(name, "labels", seconds)
+    told = "one by one now; together: RuntimeError: no batches"
+    assert "".join(capfd.readouterr()).count(told) == 1
+    assert cameras.detector.wait_for_diagnostic("input", "processed", "4")["failed"] == "0"
 
 
 def test_a_camera_that_falls_silent_is_named_while_the_other_goes_on(start_cameras):

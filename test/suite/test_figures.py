@@ -72,8 +72,8 @@ def test_a_run_replaces_the_one_of_the_same_key() -> None:
     benchmark.put(full_run("a", via="node"))
     assert [(run.model, run.via, run.frames) for run in benchmark.runs] == [
         ("a", "in-process", 99),
-        ("b", "in-process", 3),
         ("a", "node", 3),
+        ("b", "in-process", 3),
     ]
 
 

@@ -12,9 +12,10 @@ from tiny_runs import SCORES, a_plan, only_run, without_seconds
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.suite.figures import FILE_NAME, read_benchmark, write_benchmark
+from anomaly_seg_ros.suite.figures import FILE_NAME, Benchmark, write_benchmark
 from anomaly_seg_ros.suite.plan import NODE, Plan, parse_named
 from anomaly_seg_ros.suite.run import run_plan
+from anomaly_seg_ros.suite.sources import DumpedScorer
 
 
 def dumps_of(plan: Plan, kind: str = "npy") -> Plan:
@@ -34,11 +35,42 @@ def test_scores_that_changed_are_evaluated_anew(
     reading = a_plan(tmp_path / "b", None, obstacles, dumped=(parse_named(str(folder)),))
     before = only_run(reading).scores["dumped"].AP
     assert before == only_run(reading).scores["dumped"].AP
-    for sample in open_dataset("folder", obstacles):
-        truth = (sample.read_anomaly_mask() == 1).astype(np.float32)
-        np.save(folder / "obstacles" / f"{sample.name}.npy", truth)
+    write_truth(obstacles, folder)
     assert before < 99
     assert only_run(reading).scores["dumped"].AP == 100
+
+
+def test_scores_that_change_in_the_middle_are_not_mixed(
+    tmp_path: Path, model: Path, obstacles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = dumps_of(a_plan(tmp_path / "a", model, obstacles))
+    run_plan(writing)
+    folder = tmp_path / "a" / "dumps" / "tiny-msp"
+    reading = a_plan(tmp_path / "b", None, obstacles, dumped=(parse_named(str(folder)),))
+    stop_after(monkeypatch, 3, DumpedScorer, "__call__")
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(reading)
+    monkeypatch.undo()
+    write_truth(obstacles, folder)
+    assert only_run(reading).scores["dumped"].AP == 100
+
+
+def test_a_label_map_that_changed_counts(tmp_path: Path, model: Path, obstacles: Path) -> None:
+    label_map = tmp_path / "map.yaml"
+    plan = a_plan(tmp_path / "out", model, f"folder:{obstacles}?label_map={label_map}")
+    anomalies = []
+    for known, anomaly in ((0, 1), (1, 0)):
+        label_map.write_text(f"labels: {{{known}: known, {anomaly}: anomaly}}\nothers: ignore\n")
+        anomalies.append(only_run(plan).pixels["anomaly"])
+    assert anomalies[0] < anomalies[1]
+
+
+def test_the_working_directory_does_not_count(
+    tmp_path: Path, model: Path, obstacles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = only_run(a_plan(tmp_path, model, obstacles))
+    monkeypatch.chdir(obstacles.parent)
+    assert only_run(a_plan(tmp_path, model, obstacles.name)) == first
 
 
 def test_a_bag_that_changed_is_evaluated_anew(
@@ -91,30 +123,57 @@ def test_scores_that_were_being_written_are_not_written_twice(
     assert {path: path.stat().st_mtime_ns for path in first} == first
 
 
-def test_anew_leaves_no_figures_of_before(
+def test_later_scores_leave_the_figures_of_a_node(
+    tmp_path: Path, model: Path, obstacles: Path, lost_and_found: Path
+) -> None:
+    plan = a_plan(tmp_path, model, obstacles, lost_and_found)
+    with_node_figures(run_plan(plan), tmp_path)
+    runs = run_plan(dumps_of(plan)).runs
+    assert [(run.data, run.via) for run in runs] == [
+        ("obstacles", "in-process"),
+        ("obstacles", "node"),
+        ("laf", "in-process"),
+    ]
+
+
+def test_anew_leaves_no_figures_of_a_node(
     tmp_path: Path, model: Path, obstacles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of a node neither; and an end that comes early does not bring them back."""
+    """And an end that comes early does not bring the old figures back."""
     plan = a_plan(tmp_path, model, obstacles)
-    benchmark = run_plan(plan)
-    benchmark.put(dataclasses.replace(benchmark.runs[0], via=NODE))
-    write_benchmark(benchmark, tmp_path)
+    with_node_figures(run_plan(plan), tmp_path)
     stop_after(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt):
         run_plan(dataclasses.replace(plan, fresh=True))
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan)
     monkeypatch.undo()
-    assert read_benchmark(tmp_path / FILE_NAME).runs == []
     assert [run.via for run in run_plan(plan).runs] == ["in-process"]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
-    """Ctrl-C instead of the next frame."""
-    predict, seen = Segmenter.predict, []
+def with_node_figures(benchmark: Benchmark, out: Path) -> None:
+    """Adds a run through a node to what is stored."""
+    benchmark.put(dataclasses.replace(benchmark.runs[0], via=NODE))
+    write_benchmark(benchmark, out)
 
-    def interrupted(self: Segmenter, *arguments: object, **more: object) -> object:
+
+def write_truth(data: Path, folder: Path) -> None:
+    """Scores without a fault."""
+    for sample in open_dataset("folder", data):
+        truth = (sample.read_anomaly_mask() == 1).astype(np.float32)
+        np.save(folder / data.name / f"{sample.name}.npy", truth)
+
+
+def stop_after(
+    monkeypatch: pytest.MonkeyPatch, frames: int, of: type = Segmenter, method: str = "predict"
+) -> None:
+    """Ctrl-C instead of the next frame."""
+    predict, seen = getattr(of, method), []
+
+    def interrupted(self: object, *arguments: object, **more: object) -> object:
         if len(seen) == frames:
             raise KeyboardInterrupt
         seen.append(None)
         return predict(self, *arguments, **more)
 
-    monkeypatch.setattr(Segmenter, "predict", interrupted)
+    monkeypatch.setattr(of, method, interrupted)
