@@ -12,10 +12,17 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.substitutions import LaunchConfiguration, TextSubstitution
 from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from anomaly_seg_ros.ros.transport import profile_variables
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -72,7 +79,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "bag",
         default_value="",
-        description="bag to play, which then gives the time; empty: none",
+        description="bag to play from when the detector is active; gives the time; empty: none",
     ),
     DeclareLaunchArgument("bag_rate", default_value="1.0", description="speed of the bag"),
     DeclareLaunchArgument(
@@ -105,6 +112,13 @@ def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue |
     return overrides
 
 
+def absolute_namespace(context: LaunchContext, namespace: str) -> str:
+    """Where launch puts a node of this namespace, without a slash at the end."""
+    pushed = context.launch_configurations.get("ros_namespace")
+    absolute = make_namespace_absolute(prefix_namespace(pushed, namespace or None))
+    return (absolute or "").rstrip("/")
+
+
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The actions that the arguments ask for."""
     arguments = {
@@ -116,21 +130,20 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     # For those who send images: what they write to is what has to be large.
     large_images = arguments["large_images"] == "true"
     senders_environment = profile_variables(os.environ) if large_images else {}
-    actions: list[LaunchDescriptionEntity] = [
-        LifecycleNode(
-            package=PACKAGE,
-            executable="detector",
-            name="detector",
-            namespace=namespace,
-            parameters=[*parameters, parameter_overrides(arguments)],
-            remappings=[("image", image_topic), ("camera_info", arguments["camera_info_topic"])],
-            arguments=["--ros-args", "--log-level", arguments["log_level"]],
-            additional_env={**WAITING_THREADS, **senders_environment},
-            output="screen",
-        )
-    ]
+    detector = LifecycleNode(
+        package=PACKAGE,
+        executable="detector",
+        name="detector",
+        namespace=namespace,
+        parameters=[*parameters, parameter_overrides(arguments)],
+        remappings=[("image", image_topic), ("camera_info", arguments["camera_info_topic"])],
+        arguments=["--ros-args", "--log-level", arguments["log_level"]],
+        additional_env={**WAITING_THREADS, **senders_environment},
+        output="screen",
+    )
+    actions: list[LaunchDescriptionEntity] = [detector]
     if arguments["rviz"] == "true":
-        absolute = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        absolute = absolute_namespace(context, namespace)
         inputs = image_topic if image_topic.startswith("/") else f"{absolute}/{image_topic}"
         topics = [f"/detector/{topic}" for topic in RVIZ_TOPICS]
         actions.append(
@@ -151,13 +164,20 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         )
     if arguments["bag"]:
         command = ["ros2", "bag", "play", arguments["bag"], "--clock", "100"]
-        actions.append(
-            ExecuteProcess(
-                cmd=[*command, "--rate", arguments["bag_rate"]],
-                additional_env=senders_environment,
-                output="screen",
-            )
+        player = ExecuteProcess(
+            cmd=[*command, "--rate", arguments["bag_rate"]],
+            additional_env=senders_environment,
+            output="screen",
         )
+        # Its first seconds would pass while the model is loaded. Before the detector, whose first
+        # transition may come at once.
+        when_active = OnStateTransition(
+            target_lifecycle_node=detector,
+            goal_state="active",
+            entities=[player],
+            handle_once=True,
+        )
+        actions.insert(0, RegisterEventHandler(when_active))
     return actions
 
 

@@ -13,8 +13,9 @@ from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.ros.evaluation_run import LOCK_STEP, RunOptions, evaluate_bag
 from anomaly_seg_ros.suite.figures import Run, ScoreResult, percent
+from anomaly_seg_ros.suite.frames import BagFrames, DatasetFrames, Frames
 from anomaly_seg_ros.suite.plan import NODE, NamedPath, Plan
-from anomaly_seg_ros.suite.sources import BagFrames, DatasetFrames, Frames, ModelScorer
+from anomaly_seg_ros.suite.scorers import ModelScorer
 
 
 def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, out: Path) -> Run:

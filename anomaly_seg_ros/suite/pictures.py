@@ -20,7 +20,8 @@ from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.metrics.per_image import FrameFigures
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite.figures import Benchmark
-from anomaly_seg_ros.suite.sources import Frames, Scorer
+from anomaly_seg_ros.suite.frames import Frames
+from anomaly_seg_ros.suite.scorers import Scorer
 
 _WORST, _BEST = 2, 1
 _PANEL_WIDTH = 320

@@ -33,11 +33,12 @@ from anomaly_seg_ros.suite.figures import (
     read_benchmark,
     write_benchmark,
 )
+from anomaly_seg_ros.suite.frames import Frames, open_frames
 from anomaly_seg_ros.suite.pictures import draw_pictures, pictures_folder
 from anomaly_seg_ros.suite.plan import IN_PROCESS, NODE, NamedPath, Plan, component_sizes
 from anomaly_seg_ros.suite.ranks import Ranks
+from anomaly_seg_ros.suite.scorers import DumpedScorer, ModelScorer, Scorer
 from anomaly_seg_ros.suite.snapshots import Snapshots
-from anomaly_seg_ros.suite.sources import DumpedScorer, Frames, ModelScorer, Scorer, open_frames
 from anomaly_seg_ros.suite.summary import decide, summarise
 
 _PIXELS, _ALARMS, _DECISIONS = "pixels", "alarms", "decisions.json"

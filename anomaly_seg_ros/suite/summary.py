@@ -29,8 +29,9 @@ from anomaly_seg_ros.suite.figures import (
     percent,
     percents,
 )
+from anomaly_seg_ros.suite.frames import Frames
 from anomaly_seg_ros.suite.plan import COMPONENT_SIZES
-from anomaly_seg_ros.suite.sources import Frames, Scorer
+from anomaly_seg_ros.suite.scorers import Scorer
 
 FOLDS, CALIBRATION = "folds", "calibration"
 

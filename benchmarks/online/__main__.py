@@ -69,7 +69,7 @@ def _new_report(arguments: argparse.Namespace, words: list[str]) -> dict[str, An
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["python -m benchmarks.online", *words]),
         "commit": machine.commit(),
-        "machine": machine.describe(),
+        "machine": machine.describe(select_device(arguments.device)),
         "load_average": os.getloadavg()[0],
         "settings": vars(_options(arguments)) | {"transport": arguments.transport},
         "frames": "",

@@ -20,6 +20,8 @@ from benchmarks.online.tables import Table
 FORMAT = 1
 # Its own yardstick, and what is no code of this project.
 _NOT_JUDGED = (figures.YARDSTICK, "plain_network", "naive_node", "echo_node")
+# What makes a node faster or slower without a change of the code.
+_SETTINGS = ("device", "num_threads", "transport")
 
 
 @dataclass
@@ -65,6 +67,10 @@ def compare(old: dict[str, Any], new: dict[str, Any], tolerance: float) -> Verdi
             f"{old['machine']['cores']} cores, GPU {old['machine']['gpu'] or 'none'}. "
             "Only relative times are comparable, and those with care."
         )
+    for name in _SETTINGS:
+        before, now = (report["settings"].get(name) for report in (old, new))
+        if before != now:
+            verdict.remarks.append(f"{name} was {before} in the older file and is {now} now")
     older = {case["key"]: case for case in old["cases"]}
     for case in new["cases"]:
         if case["key"] not in older:

@@ -29,14 +29,18 @@ _ENVIRONMENT = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """Hardware, versions, and the environment variables that matter to speed."""
+def describe(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions, and the environment variables that matter to speed.
+
+    Args:
+        device: That is measured; a GPU beside it is not named.
+    """
     cpu, flags = _cpu()
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "flags": [flag for flag in _FLAGS if flag in flags],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "python": platform.python_version(),
         "kernel": platform.release(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 import rclpy
 import yaml
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from tiny import save_tiny_model
 
 from anomaly_seg_ros.ros.transport import DECIDED_BY
 
@@ -253,3 +256,59 @@ def test_large_images_choose_the_transport_of_the_node(
         arguments["large_images"] = argument
     (process,) = launched([arguments], check)
     assert process.returncode == 0
+
+
+@pytest.mark.ros
+def test_the_bag_plays_once_the_detector_is_active(
+    launched, observer, unconfigured, monkeypatch, tmp_path
+):
+    """Not while the model is loaded, and not again after a pause."""
+    played = tmp_path / "played"
+    command = tmp_path / "bin" / "ros2"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {played}\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+
+    def change(transition: int) -> None:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        assert observer.call(ChangeState, "/detector/change_state", request).success
+
+    def check() -> None:
+        observer.wait_for_state("/detector", "unconfigured")
+        assert observer.parameters("/detector", "use_sim_time") == [True]
+        change(Transition.TRANSITION_CONFIGURE)
+        assert not played.exists()
+        change(Transition.TRANSITION_ACTIVATE)
+        observer.wait(played.exists, "the bag is played")
+        change(Transition.TRANSITION_DEACTIVATE)
+        change(Transition.TRANSITION_ACTIVATE)
+
+    model = save_tiny_model(tmp_path / "tiny.safetensors")
+    arguments = {"params_file": str(unconfigured), "model": str(model), "bag": "/a bag"}
+    launched([arguments | {"bag_rate": "0.5"}], check)
+    assert played.read_text() == "bag play /a bag --clock 100 --rate 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("pushed", "namespace", "absolute"),
+    [
+        (None, "", ""),
+        (None, "/", ""),
+        (None, "front", "/front"),
+        (None, "/front/", "/front"),
+        ("robot", "", "/robot"),
+        ("/robot", "front", "/robot/front"),
+        ("/robot", "/front", "/front"),
+    ],
+)
+def test_rviz_looks_where_the_detector_is(pushed, namespace, absolute):
+    pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes from apt)")
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    if pushed is not None:
+        context.launch_configurations["ros_namespace"] = pushed
+    found = runpy.run_path(str(LAUNCH_FILE))["absolute_namespace"](context, namespace)
+    assert found == absolute

@@ -15,7 +15,7 @@ from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.suite.figures import FILE_NAME, Benchmark, write_benchmark
 from anomaly_seg_ros.suite.plan import NODE, Plan, parse_named
 from anomaly_seg_ros.suite.run import run_plan
-from anomaly_seg_ros.suite.sources import DumpedScorer
+from anomaly_seg_ros.suite.scorers import DumpedScorer
 
 
 def dumps_of(plan: Plan, kind: str = "npy") -> Plan:

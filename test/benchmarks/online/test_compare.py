@@ -75,6 +75,16 @@ def test_another_backend_is_said(report: dict[str, Any]) -> None:
     assert any("abacus" in remark for remark in compare(report, other, 0.15).remarks)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("transport", "profile"), ("num_threads", 7), ("device", "cuda:1")]
+)
+def test_other_settings_are_said(report: dict[str, Any], name: str, value: object) -> None:
+    other = {**report, "settings": {**report["settings"], name: value}}
+    (remark,) = compare(report, other, 0.15).remarks
+    assert remark.startswith(f"{name} was {report['settings'][name]} ")
+    assert remark.endswith(f" is {value} now")
+
+
 def test_cases_of_one_file_only_are_said(report: dict[str, Any]) -> None:
     key = report["cases"][0]["key"]
     empty = {**report, "cases": []}
