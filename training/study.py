@@ -3,9 +3,13 @@
     python -m training.study --study training/configs/study.yaml --out runs/study
     python -m training.study --study ... --out runs/study --tables docs/results.md
 
+With ``--tables`` nothing runs: it writes the tables of what is finished. Those without a result
+and, beside ``--only``, those that it does not name, stay as they stand in the file.
+
 A row that occurs in several tables is trained once, and an unfinished training is resumed. What
-is finished is not run again, unless a table asks for a score that was not measured. The anomaly
-sets are only measured on, never trained on.
+is finished is not run again, unless a table asks for a score that was not measured, or it was
+measured on other sets, with other options or another ``--data``: then it is measured again, not
+trained again. The anomaly sets are only measured on, never trained on.
 """
 
 from __future__ import annotations
@@ -14,13 +18,15 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anomaly_seg_ros import documents
+from anomaly_seg_ros.checkpoints import SHIPPED
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import ParameterError
 from training.config import CONFIGS, load_config, read_yaml, to_dataclass
@@ -33,6 +39,8 @@ from training.study_scores import STUDY_SCORES
 from training.study_tables import write_tables
 
 _RESULT = "result.json"
+# Models that are known by a name, not by a path.
+_NAMED = {*SHIPPED, "erfnet"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,34 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """Name of the run folder, the same for equal trainings."""
-        if self.overrides is None:
-            return f"{Path(self.model).stem}-untrained"
-        content = json.dumps([self.model, sorted(self.overrides)])
-        digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-        return f"{Path(self.model).stem}-{digest}-seed{self.seed}"
+        """Name of the run folder, the same for equal trainings, or for the same model as it is."""
+        stem = Path(self.model).stem
+        if self.overrides is not None:
+            content = json.dumps([self.model, sorted(self.overrides)])
+            return f"{stem}-{_digest(content)}-seed{self.seed}"
+        if self.model in _NAMED:
+            return f"{stem}-untrained"
+        # Every fine-tuned model is called final.safetensors: only the path tells them apart.
+        return f"{stem}-{_digest(self.model)}-untrained"
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """Reads a study's file; see :func:`read_rows`.
+
+    Raises:
+        ParameterError: Missing, not YAML, or without a key that a study, a set or a table needs;
+            the message names the file and the keys.
+    """
+    study = read_yaml(path)
+    _require(study, ("sets", "tables"), str(path))
+    for part, keys in {
+        "sets": ("title", "adapter", "root"),
+        "tables": ("title", "model", "scores", "rows"),
+    }.items():
+        _require(study[part], (), f"{path}: {part}")
+        for name, content in study[part].items():
+            _require(content, keys, f"{path}: {part}: {name}")
+    return study
 
 
 def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
@@ -91,7 +121,7 @@ def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
             if changes is None:
                 rows.append(Row(name, model, None, 0, scores))
                 continue
-            if model not in study["common"]:
+            if model not in (study.get("common") or {}):
                 raise ParameterError(f"table {key}: no common overrides for model {model!r}")
             overrides = (*study["common"][model], *changes)
             for override in overrides:
@@ -112,11 +142,60 @@ def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
     }
 
 
+def protocol(study: Mapping[str, Any], data: Path) -> dict[str, Any]:
+    """What a study measures on, and how, as it stands in the results.
+
+    Args:
+        study: Content of the study's file.
+        data: The shared data folder.
+
+    Returns:
+        ``data``, ``sets`` (name -> ``adapter`` and ``root``) and ``options``, in plain values.
+    """
+    # Without the titles: they change nothing that is measured.
+    sets = {
+        name: {key: where[key] for key in ("adapter", "root")}
+        for name, where in study["sets"].items()
+    }
+    options = _measure_options(study)
+    return {"data": str(data.resolve()), "sets": sets, "options": asdict(options)}
+
+
+def finished_result(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result in a run folder, if it was measured as wanted.
+
+    A result without a protocol is older than the protocols and says no more than the names of its
+    sets. It counts if these are enough: nothing speaks against it.
+
+    Args:
+        folder: Of a row.
+        wanted: See :func:`protocol`. More sets than wanted do no harm.
+
+    Returns:
+        None if there is no result, or it was measured otherwise.
+
+    Raises:
+        ParameterError: The file is damaged.
+    """
+    path = folder / _RESULT
+    if not path.exists():
+        return None
+    result = documents.read_json(path, ParameterError)
+    _require(result, ("asked", "sets", "mIoU"), str(path))
+    if "protocol" not in result:
+        return result if wanted["sets"].keys() <= result["sets"].keys() else None
+    measured = result["protocol"]
+    _require(measured, tuple(wanted), f"{path}: protocol")
+    same = all(measured[key] == wanted[key] for key in ("data", "options"))
+    return result if same and wanted["sets"].items() <= measured["sets"].items() else None
+
+
 def run_row(row: Row, study: dict[str, Any], out: Path, data: Path, device: str) -> None:
     """Trains and measures a row, as far as that is not done already."""
     folder = out / row.folder
-    target = folder / _RESULT
-    if target.exists() and set(row.scores) <= set(_read_result(target)["asked"]):
+    wanted = protocol(study, data)
+    finished = finished_result(folder, wanted)
+    if finished is not None and set(row.scores) <= set(finished["asked"]):
         return
     folder.mkdir(parents=True, exist_ok=True)
     print(f"== {row.name}, seed {row.seed}: {folder}", flush=True)
@@ -130,15 +209,41 @@ def run_row(row: Row, study: dict[str, Any], out: Path, data: Path, device: str)
         if not model.exists():
             torch.manual_seed(row.seed)
             fine_tune(Run(config, folder, data, place, Distributed(place)))
-    options = to_dataclass(MeasureOptions, study.get("measure", {}))
-    figures = measure(model, row.scores, study["sets"], data, place, options)
-    result = {"config": config, "asked": row.scores, **figures}
+    figures = measure(model, row.scores, study["sets"], data, place, _measure_options(study))
+    result = {"config": config, "asked": row.scores, "protocol": wanted, **figures}
     text = json.dumps(result, indent=1)
-    write_atomically(target, lambda file: file.write(text.encode()))
+    write_atomically(folder / _RESULT, lambda file: file.write(text.encode()))
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _results(
+    out: Path, tables: Mapping[str, Sequence[Row]], study: dict[str, Any], data: Path
+) -> dict[str, dict[str, Any]]:
+    """By run folder, the results that were measured as the study says; names the others."""
+    wanted = protocol(study, data)
+    results = {}
+    for name in dict.fromkeys(row.folder for rows in tables.values() for row in rows):
+        result = finished_result(out / name, wanted)
+        if result is not None:
+            results[name] = result
+        elif (out / name / _RESULT).exists():
+            print(f"left out, as measured on other sets, options or --data: {out / name}")
+    return results
+
+
+def _measure_options(study: Mapping[str, Any]) -> MeasureOptions:
+    return to_dataclass(MeasureOptions, study.get("measure") or {})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _require(content: Any, keys: Sequence[str], source: str) -> None:
+    if not isinstance(content, Mapping):
+        raise ParameterError(f"{source}: expected a mapping of keys to values")
+    missing = [key for key in keys if content.get(key) is None]
+    if missing:
+        raise ParameterError(f"{source}: no {', '.join(missing)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,29 +255,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="run folders and results")
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="*", help="tables to run; all by default")
+    parser.add_argument("--only", nargs="*", help="tables to run or to write; all by default")
     parser.add_argument("--tables", type=Path, help="write the tables of what is finished here")
     args = parser.parse_args(arguments)
 
     def start() -> None:
         use_exact_float32()
-        study = read_yaml(args.study)
+        study = read_study(args.study)
         tables = read_rows(study)
         for key in args.only or ():
             if key not in tables:
                 raise ParameterError(f"--only {key}: the tables are {', '.join(tables)}")
+        tables = {key: tables[key] for key in args.only or tables}
         if args.tables is None:
-            for key in args.only or tables:
-                for row in tables[key]:
-                    run_row(row, study, args.out, args.data, args.device)
+            for row in (row for rows in tables.values() for row in rows):
+                run_row(row, study, args.out, args.data, args.device)
         else:
-            results = {
-                row.folder: _read_result(args.out / row.folder / _RESULT)
-                for rows in tables.values()
-                for row in rows
-                if (args.out / row.folder / _RESULT).exists()
-            }
-            write_tables(args.tables, study, tables, results)
+            write_tables(args.tables, study, tables, _results(args.out, tables, study, args.data))
 
     return run_tool("study", start)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from anomaly_seg_ros.errors import ParameterError
+from training.storage import write_atomically
 
 if TYPE_CHECKING:
     from training.study import Row
@@ -21,26 +25,39 @@ def write_tables(
     tables: Mapping[str, Sequence[Row]],
     results: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Replaces what stands between the two markers of a file; a new file gets them.
+    """Replaces the tables between the two markers of a file; a new file gets the markers.
 
     Args:
         path: Markdown.
         study: Content of the study's file.
-        tables: Rows of every table.
-        results: By run folder; rows without one are left out, and tables without any row.
+        tables: Rows of the tables to write. Other tables of the study stay as they are.
+        results: By run folder; rows without one are left out. A table without any stays as it is.
+
+    Raises:
+        ParameterError: There is no result at all.
+        OutputError: The file cannot be written.
     """
-    parts = [
-        _table(study["tables"][key], rows, study, results)
+    new = {
+        key: _table(study["tables"][key], rows, study, results)
         for key, rows in tables.items()
         if any(row.folder in results for row in rows)
-    ]
-    block = "\n\n".join([_BEGIN, *parts, _END])
-    before, after = "", "\n"
+    }
+    if not new:
+        raise ParameterError(f"{path}: not written, no row of {', '.join(tables)} has a result")
+    before, block, after = "", "", "\n"
     if path.exists():
         text = path.read_text(encoding="utf-8")
         before, _, rest = text.partition(_BEGIN)
-        after = rest.partition(_END)[2]
-    path.write_text(before + block + after, encoding="utf-8")
+        block, _, after = rest.partition(_END)
+    standing = {
+        part.partition("\n")[0]: part.strip() for part in re.split(r"^(?=### )", block, flags=re.M)
+    }
+    parts = [
+        new.get(key) or standing.get(f"### {table['title']}")
+        for key, table in study["tables"].items()
+    ]
+    content = "\n\n".join([_BEGIN, *filter(None, parts), _END])
+    write_atomically(path, lambda file: file.write((before + content + after).encode()))
 
 
 def _table(

@@ -17,9 +17,10 @@ class Deployment(nn.Module):
     """Raw RGB image in; logits and an anomaly score out, on the network's output grid.
 
     The input scaling is part of it, so whoever runs an exported file cannot get it wrong. What is
-    not part of it has no parameters: bilinear upsampling of the score to the image's size
-    (half-pixel centres, as in :class:`~anomaly_seg_ros.inference.Segmenter`), and of the logits
-    before their argmax.
+    not part of it has no parameters: bilinear upsampling of the score to the image's size, and of
+    the logits before their argmax. With the network's ``align_corners``, which the description
+    repeats, that gives what :class:`~anomaly_seg_ros.inference.Segmenter` gives; it differs from
+    network to network.
 
     Args:
         network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`; put into eval
@@ -97,6 +98,8 @@ class Deployment(nn.Module):
             "inference_size": metadata.inference_size,
             "size_multiple": network.size_multiple,
             "output_stride": network.output_stride,
+            # The Segmenter's rule, so that both upsample alike.
+            "align_corners": bool(getattr(network, "align_corners", False)),
             "score": self.score,
             "threshold": None if calibration is None else calibration.threshold,
         }

@@ -98,6 +98,7 @@ class LadderDenseNet121(nn.Module):
 
     output_stride = 4
     size_multiple = 32
+    align_corners = False
     pre_logits_channels = _LADDER_CHANNELS[-1]
     trunk = ("backbone",)
     trainable_parts = MappingProxyType(

@@ -35,6 +35,7 @@ class Layout:
             the logits are the sum of their outputs.
         pre_logits_channels: Channels that these layers read together.
         output_stride: Rows of the image for each row of the logits.
+        align_corners: Of the network's own upsampling of its logits; False where there is none.
         trainable_parts: Paths by part, see
             :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
         trunk: Paths of the part that usually comes pre-trained; empty where none stands out.
@@ -43,6 +44,7 @@ class Layout:
     classifier: tuple[str, ...]
     pre_logits_channels: int
     output_stride: int
+    align_corners: bool
     trainable_parts: Mapping[str, tuple[str, ...]]
     trunk: tuple[str, ...]
 
@@ -72,7 +74,8 @@ def probe(
         pre_logits: Path of the layer whose output the classifier reads.
         classifier: Paths of the layers that make the logits; found from ``pre_logits`` if None.
         returns_logits: The network returns its logits, interpolated or not, which is checked;
-            False for one that ends in a softmax, say.
+            False for one that ends in a softmax, say, whose ``align_corners`` is not found but
+            taken to be False.
 
     Raises:
         ParameterError: A layer that does not exist, does not run or does not fit; names it.
@@ -84,8 +87,7 @@ def probe(
     if pre_logits is not None:
         _check_pre_logits(calls, pre_logits, made)
     logits = sum(call.output for call in made)
-    if returns_logits:
-        _check_returned(returned, logits, made)
+    align_corners = returns_logits and _check_returned(returned, logits, made)
     strides = {a / b for a, b in zip(images.shape[-2:], logits.shape[-2:], strict=True)}
     if len(strides) > 1 or not (stride := strides.pop()).is_integer():
         raise ParameterError(
@@ -96,7 +98,7 @@ def probe(
     used = _used(calls, paths)
     trunk, parts = _parts(network, used, paths)
     channels = sum(call.read.shape[1] for call in made)
-    return Layout(paths, channels, int(stride), parts, trunk)
+    return Layout(paths, channels, int(stride), align_corners, parts, trunk)
 
 
 def _run(network: nn.Module, size_multiple: int) -> tuple[Tensor, list[_Call], Any]:
@@ -173,6 +175,14 @@ def _classifier_calls(
                 f"classifier {path!r} gives {shape}, expected (N, {num_outputs}, h, w) "
                 "from one tensor"
             )
+        if not _has_parameters(call.module):
+            below = [
+                c.path for c in calls if c.path.startswith(path) and _has_parameters(c.module)
+            ]
+            raise ParameterError(
+                f"classifier {path!r} has no parameters of its own; name the layer that makes the "
+                f"logits, of {', '.join(below) or 'none below it'}"
+            )
         if sum(other.path == path for other in calls) > 1:
             raise ParameterError(f"classifier {path!r} runs more than once in a forward pass")
         made.append(call)
@@ -190,18 +200,28 @@ def _check_pre_logits(calls: Sequence[_Call], pre_logits: str, made: Sequence[_C
         )
 
 
-def _check_returned(returned: Any, logits: Tensor, made: Sequence[_Call]) -> None:
-    """Refuses a classifier that is not the network's last word."""
+def _check_returned(returned: Any, logits: Tensor, made: Sequence[_Call]) -> bool:
+    """Refuses a classifier that is not the network's last word.
+
+    Returns:
+        ``align_corners`` of the interpolation between the two; False for one that has none, and
+        where all give the same.
+    """
     final = _dense_output(returned)
-    candidates = (
-        F.interpolate(logits, size=final.shape[-2:], **interpolation)
-        for interpolation in _INTERPOLATIONS
-    )
-    if not any(_same(final, candidate) for candidate in candidates):
+    fitting: list[tuple[float, bool]] = []
+    for interpolation in _INTERPOLATIONS:
+        candidate = F.interpolate(logits, size=final.shape[-2:], **interpolation)
+        if _same(final, candidate):
+            error = float((final - candidate).abs().max())
+            fitting.append((error, interpolation.get("align_corners", False)))
+    if not fitting:
         raise ParameterError(
             f"the network's output is no interpolation of what {', '.join(c.path for c in made)} "
             "gives: something else makes the logits (or pass returns_logits=False)"
         )
+    # The best, not the first: where a bias outweighs the rest, several are within the tolerance.
+    # False sorts before True.
+    return min(fitting)[1]
 
 
 def _dense_output(returned: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.external import build_external, default_classifier
@@ -81,6 +82,8 @@ class WrappedNetwork(nn.Module):
         trainable_parts: Paths by part; replaces the parts that are found, one by one.
         trunk: Paths of the part that usually comes pre-trained.
         returns_logits: See :func:`~anomaly_seg_ros.models.probing.probe`.
+        align_corners: Of the network's own upsampling of its logits, which is left to the caller.
+            None alone is not looked for but False: files from before it was recorded lack it.
         module: The network itself, in place of a factory; see :meth:`around`.
 
     Raises:
@@ -103,6 +106,7 @@ class WrappedNetwork(nn.Module):
         trainable_parts: Mapping[str, Sequence[str]] | None = None,
         trunk: Sequence[str] | None = None,
         returns_logits: bool = True,
+        align_corners: bool | None = None,
         module: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -137,8 +141,12 @@ class WrappedNetwork(nn.Module):
             parts = {**found.trainable_parts, **(trainable_parts or {})}
             given = {**vars(found), **_not_none(given), "trainable_parts": parts}
             given["classifier"] = found.classifier
+        if align_corners is None:
+            align_corners = given.get("align_corners", False)
+        given["align_corners"] = align_corners
         self._layout = _checked(self.network, Layout(**given))
         self.output_stride = self._layout.output_stride
+        self.align_corners = self._layout.align_corners
         self.pre_logits_channels = self._layout.pre_logits_channels
         self.trunk = _prefixed(self._layout.trunk)
         self.trainable_parts = {
@@ -178,6 +186,7 @@ class WrappedNetwork(nn.Module):
             "abstention": self.abstention,
             "size_multiple": self.size_multiple,
             "output_stride": layout.output_stride,
+            "align_corners": layout.align_corners,
             "pre_logits_channels": layout.pre_logits_channels,
             "trainable_parts": {k: list(v) for k, v in layout.trainable_parts.items()},
             "trunk": list(layout.trunk),
@@ -200,6 +209,8 @@ class WrappedNetwork(nn.Module):
             return NetworkOutput(pre_logits, logits)
         ood_logits = self.outlier_head(pre_logits)
         if ood_logits.shape[-2:] != logits.shape[-2:]:
+            # Not the network's align_corners, which is that of its upsampling behind the
+            # classifier: a transposed convolution keeps half-pixel centres.
             ood_logits = F.interpolate(
                 ood_logits, size=logits.shape[-2:], mode="bilinear", align_corners=False
             )
@@ -244,8 +255,13 @@ def _checked(network: nn.Module, layout: Layout) -> Layout:
     """The layout with tuples, if every path in it exists.
 
     Raises:
-        CheckpointError: Names the first one that does not.
+        CheckpointError: Names the first one that does not, or an ``align_corners`` that is
+            neither true nor false.
     """
+    if not isinstance(layout.align_corners, bool):
+        raise CheckpointError(
+            f"align_corners is {shown(layout.align_corners)}, expected true or false"
+        )
     parts = {part: tuple(paths) for part, paths in layout.trainable_parts.items()}
     classifier, trunk = tuple(layout.classifier), tuple(layout.trunk)
     named = (*classifier, *trunk, *(path for paths in parts.values() for path in paths))
@@ -255,7 +271,12 @@ def _checked(network: nn.Module, layout: Layout) -> Layout:
             f"wrapped {type(network).__name__} has no layer {sorted(missing)[0]!r}"
         )
     return Layout(
-        classifier, int(layout.pre_logits_channels), int(layout.output_stride), parts, trunk
+        classifier,
+        int(layout.pre_logits_channels),
+        int(layout.output_stride),
+        layout.align_corners,
+        parts,
+        trunk,
     )
 
 

@@ -31,16 +31,30 @@ PUBLIC = [
     ("torchvision:fcn_resnet50", {}, 8, 512, False),
     ("torchvision:lraspp_mobilenet_v3_large", {}, 8, 168, False),
     ("smp:FPN", {"encoder_name": "resnet18"}, 4, 128, True),
-    ("smp:Unet", {"encoder_name": "resnet18"}, 1, 16, True),
+    ("smp:Unet", {"encoder_name": "resnet18"}, 1, 16, False),
 ]
 PUBLIC_IDS = [factory for factory, *_ in PUBLIC]
 
 
 class Foreign(nn.Module):
-    """A small network as users write them: stages, a head with dropout, an auxiliary head."""
+    """A small network as users write them: stages, a head with dropout, an auxiliary head.
 
-    def __init__(self, num_classes: int = CLASSES, width: int = 8) -> None:
+    Args:
+        num_classes: Outputs of the last layer.
+        width: Channels of the backbone.
+        corners: ``align_corners`` of its upsampling; None for the nearest pixel.
+        mode: Of its upsampling.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = CLASSES,
+        width: int = 8,
+        corners: bool | None = False,
+        mode: str = "bilinear",
+    ) -> None:
         super().__init__()
+        self.interpolation = {"mode": mode, "align_corners": corners}
         self.backbone = nn.Sequential(
             nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True)),
             nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True)),
@@ -59,7 +73,7 @@ class Foreign(nn.Module):
         return {"out": self._upsample(self.head(features), images), "aux": auxiliary}
 
     def _upsample(self, logits: Tensor, images: Tensor) -> Tensor:
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size=images.shape[-2:], **self.interpolation)
 
 
 class LateAuxiliary(Foreign):
@@ -77,6 +91,13 @@ class TwoClassifiers(Foreign):
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)
         return self._upsample(self.head(features) + self.auxiliary(features), images)
+
+
+class Coarse(Foreign):
+    """Returns its logits as they are."""
+
+    def _upsample(self, logits: Tensor, images: Tensor) -> Tensor:
+        return logits
 
 
 class Calibrated(Foreign):
@@ -137,6 +158,115 @@ def test_logits_are_those_of_the_network_before_its_upsampling() -> None:
     torch.testing.assert_close(classified, output.logits)
     upsampled = F.interpolate(output.logits, size=(24, 40), mode="bilinear", align_corners=False)
     torch.testing.assert_close(upsampled, own)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (Foreign(), False),
+        (Foreign(corners=True), True),
+        (Foreign(corners=True, mode="bicubic"), True),
+        (Foreign(corners=False, mode="bicubic"), False),
+        (Foreign(corners=None, mode="nearest"), False),
+        (Coarse(), False),
+    ],
+    ids=["bilinear", "corners", "bicubic corners", "bicubic", "nearest", "none"],
+)
+def test_align_corners_is_that_of_the_networks_upsampling(own: nn.Module, expected: bool) -> None:
+    network = _around(own, pre_logits="head.1")
+    assert network.align_corners is network.arguments["align_corners"] is expected
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_a_large_bias_does_not_hide_align_corners(corners: bool) -> None:
+    """Every interpolation is within the tolerance then; the best one counts."""
+    own = Foreign(corners=corners)
+    nn.init.constant_(own.head[3].bias, 1e3)
+    nn.init.uniform_(own.head[3].weight, -1e-2, 1e-2)
+    assert _around(own, pre_logits="head.1").align_corners is corners
+
+
+def test_align_corners_can_be_given() -> None:
+    given = {"pre_logits": "head.1", "align_corners": True}
+    assert _around(Foreign(), **given).align_corners is True
+    # Nothing can be found here.
+    unseen = {"pre_logits": "head.1", "returns_logits": False}
+    assert _around(Calibrated(corners=True), **unseen).align_corners is False
+    assert _around(Calibrated(corners=True), **unseen, align_corners=True).align_corners is True
+    with pytest.raises(CheckpointError, match="align_corners is 'no', expected true or false"):
+        _around(Foreign(), pre_logits="head.1", align_corners="no")
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_labels_are_the_networks_own(registered: str, tmp_path: Path, corners: bool) -> None:
+    """Before and after a file, on an image of the network's size."""
+    torch.manual_seed(0)
+    own = LateAuxiliary(19, corners=corners)
+    network, metadata = wrap(
+        own,
+        factory=registered,
+        factory_arguments={"corners": corners},
+        pre_logits="head.1",
+        size_multiple=4,
+        inference_size=(64, 96),
+    )
+    path = tmp_path / "mine.safetensors"
+    save_model(path, network, metadata)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    scaled = (image / 255 - metadata.mean) / metadata.std
+    with torch.inference_mode():
+        images = torch.from_numpy(scaled).permute(2, 0, 1)[None].float()
+        labels = own.eval()(images)["out"].argmax(1)[0].numpy()
+        logits = network(images).logits
+    other = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=not corners)
+    assert (other.argmax(1)[0].numpy() != labels).mean() > 0.01  # else this would test nothing
+    segmenters = [
+        Segmenter(network, metadata, "cpu", "fp32"),
+        Segmenter.load(path, device="cpu", precision="fp32"),
+    ]
+    for segmenter in segmenters:
+        # Folded BatchNorm rounds otherwise: a tie may fall to either side.
+        assert (segmenter.predict(image).labels != labels).mean() < 0.001
+
+
+def test_a_file_without_align_corners_is_read_as_before(
+    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files had no such entry once; they load, are not probed for it, and upsample as they did."""
+    network, metadata = wrap(
+        registered,
+        factory_arguments={"corners": True},
+        pre_logits="head.1",
+        size_multiple=4,
+        inference_size=(32, 32),
+    )
+    older = {k: v for k, v in metadata.arguments.items() if k != "align_corners"}
+    path = tmp_path / "older.safetensors"
+    save_model(path, network, replace(metadata, arguments=older))
+    monkeypatch.setattr(wrapped_module, "probe", None)
+    loaded, described = load_model(path)
+    assert described.arguments == older
+    assert loaded.align_corners is False
+
+
+def test_outlier_logits_lie_on_the_grid_of_a_transposed_convolution() -> None:
+    """The same map by both ways: whatever ``align_corners`` the network's last upsampling has."""
+    own = Foreign(corners=True)
+    own.head[3] = nn.ConvTranspose2d(12, CLASSES, 4, stride=2, padding=1, bias=False)
+    network = _around(own, pre_logits="head.1", outlier_head=True)
+    assert (network.align_corners, network.output_stride) == (True, 2)
+    # Both copy the first channel; the transposed convolution interpolates with this kernel.
+    kernel = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    network.outlier_head = nn.Conv2d(12, 2, 1, bias=False)
+    with torch.inference_mode():
+        for weight in (own.head[3].weight, network.outlier_head.weight):
+            weight.zero_()
+        own.head[3].weight[0, 0] = kernel[:, None] * kernel
+        network.outlier_head.weight[0, 0] = 1
+        output = network(torch.randn(1, 3, 32, 48))
+    inside = (slice(None), 0, slice(1, -1), slice(1, -1))
+    assert output.logits[inside].std() > 0
+    torch.testing.assert_close(output.ood_logits[inside], output.logits[inside])
 
 
 def test_nothing_behind_the_classifier_runs() -> None:
@@ -213,12 +343,12 @@ def test_probing_leaves_the_network_as_it_was() -> None:
 def test_round_trip_through_a_file(
     registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = LateAuxiliary(19, width=6)
+    own = LateAuxiliary(19, width=6, corners=True)
     network, metadata = wrap(
         own,
         name="mine",
         factory=registered,
-        factory_arguments={"width": 6},
+        factory_arguments={"width": 6, "corners": True},
         pre_logits="head.1",
         size_multiple=4,
         inference_size=(32, 48),
@@ -230,13 +360,14 @@ def test_round_trip_through_a_file(
     monkeypatch.setattr(wrapped_module, "probe", None)
     loaded, described = load_model(path)
     assert described.arguments == json.loads(json.dumps(metadata.arguments)) == loaded.arguments
+    assert loaded.align_corners is True
     assert loaded.trainable_parts == network.trainable_parts
     assert loaded.trainable_parts["classification_head"] == ("network.head.0", "network.head.3")
     images = torch.randn(1, 3, 32, 48)
     with torch.inference_mode():
         logits = loaded(images).logits
         expected = own.eval()(images)["out"]
-    upsampled = F.interpolate(logits, size=(32, 48), mode="bilinear", align_corners=False)
+    upsampled = F.interpolate(logits, size=(32, 48), mode="bilinear", align_corners=True)
     torch.testing.assert_close(upsampled, expected)
 
     prediction = Segmenter.load(path, device="cpu").predict(np.zeros((40, 60, 3), np.uint8))
@@ -314,6 +445,7 @@ def test_a_file_cannot_ask_for_downloads(factory: str, arguments: dict, named: s
         (Foreign(), {"pre_logits": "head.9"}, r"'head\.9' does not run.*head\.3"),
         (Foreign(), {"pre_logits": "head.3"}, "no layer with 5 output channels.*'head.3'"),
         (Foreign(), {"pre_logits": "head.0", "classifier": "head.0"}, r"'head\.0' gives"),
+        (Foreign(), {"classifier": "head"}, r"'head' has no parameters .* of head\.0, head\.3"),
         # Runs next and has K channels, but reads something else, and makes no logits.
         (LateAuxiliary(), {"pre_logits": "head.2", "classifier": "auxiliary"}, "auxiliary reads"),
         (LateAuxiliary(), {"classifier": "auxiliary"}, "no interpolation"),
@@ -382,6 +514,7 @@ def test_public_networks(
         output = network(images)
         own = _own_output(network, images)
     assert (network.output_stride, network.pre_logits_channels) == (stride, channels)
+    assert network.align_corners is corners
     assert output.logits.shape == (1, 19, 128 // stride, 160 // stride)
     assert output.pre_logits.shape[1] == channels
     assert output.ood_logits.shape == (1, 2, *output.logits.shape[-2:])
@@ -393,5 +526,6 @@ def test_public_networks(
     path = tmp_path / "public.safetensors"
     save_model(path, network, metadata)
     loaded, _ = load_model(path)
+    assert loaded.align_corners is corners
     with torch.inference_mode():
         torch.testing.assert_close(loaded(images).logits, output.logits, rtol=0, atol=0)

@@ -1,22 +1,31 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
+from tiny import tiny_metadata, tiny_network
 
+from anomaly_seg_ros.checkpoints import save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from training.config import CONFIGS, load_config, to_dataclass
 from training.flow.joint import FlowOptions
 from training.losses import build_loss
-from training.study import Row, read_rows, run_row
+from training.study import Row, main, protocol, read_rows, run_row
 from training.study_measure import MeasureOptions
 from training.study_tables import write_tables
 
+REPOSITORY = Path(__file__).parents[2]
+STREET = {"title": "Street", "adapter": "folder", "root": "street"}
 STUDY = {
-    "sets": {"street": {"title": "Street", "adapter": "folder", "root": "street"}},
+    "sets": {"street": STREET},
     "common": {"default": ["steps=10"]},
     "tables": {
         "losses": {
@@ -36,8 +45,10 @@ STUDY = {
 }
 
 
-def result(ap: float) -> dict:
+def result(ap: float, **changes: object) -> dict:
+    """As it was written before results had a protocol."""
     return {
+        **changes,
         "asked": ["energy"],
         "sets": {"street": {"energy": {"AP": ap, "AUROC": 0.5, "FPR95": 0.25}}},
         "mIoU": 0.5,
@@ -50,6 +61,14 @@ def test_equal_trainings_share_a_folder() -> None:
     assert first.folder != second.folder
     assert tables["again"][0].folder == first.folder
     assert set(tables["again"][0].scores) == {"energy", "dense_hybrid"}
+
+
+def test_models_as_they_are_share_a_folder_only_by_their_path() -> None:
+    """Every fine-tuned model is called final.safetensors; shipped ones keep their folders."""
+    models = ("default", "erfnet", "runs/a/final.safetensors", "runs/b/final.safetensors")
+    rows = [Row("x", model, None, 0, ("energy",)) for model in models]
+    assert [row.folder for row in rows[:2]] == ["default-untrained", "erfnet-untrained"]
+    assert len({row.folder for row in rows}) == len(rows)
 
 
 def test_a_finished_row_is_not_run_again(tmp_path: Path) -> None:
@@ -65,6 +84,111 @@ def test_a_finished_row_is_run_again_for_another_score(tmp_path: Path) -> None:
     (tmp_path / row.folder / "result.json").write_text(json.dumps(result(0.1)))
     with pytest.raises(CheckpointError, match="no such model"):
         run_row(row, STUDY, tmp_path, tmp_path, "cpu")
+
+
+def test_a_finished_training_is_measured_again_on_another_set(tmp_path: Path) -> None:
+    """Not trained again; the result is an old one, which tells no more than its sets."""
+    row = Row("x", "default", (), 1, ("energy",))
+    (tmp_path / row.folder).mkdir()
+    (tmp_path / row.folder / "result.json").write_text(json.dumps(result(0.1)))
+    (tmp_path / row.folder / "final.safetensors").write_bytes(b"")
+    more = {**STUDY, "sets": {"street": STREET, "lane": STREET}}
+    with pytest.raises(CheckpointError, match=r"final\.safetensors"):
+        run_row(row, more, tmp_path, tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "data"),
+    [
+        ({"sets": {"street": STREET, "lane": STREET}}, "data"),
+        ({"sets": {"street": {**STREET, "root": "lane"}}}, "data"),
+        ({"measure": {"miou_every": 7}}, "data"),
+        ({"measure": {"scores": {"flow_steps": 7}}}, "data"),
+        ({}, "other data"),
+    ],
+)
+def test_what_was_measured_otherwise_is_measured_again(
+    tmp_path: Path, changes: dict, data: str
+) -> None:
+    row = Row("x", "no such model", None, 0, ("energy",))
+    (tmp_path / row.folder).mkdir()
+    content = result(0.1, protocol=protocol(STUDY, tmp_path / "data"))
+    (tmp_path / row.folder / "result.json").write_text(json.dumps(content))
+    run_row(row, STUDY, tmp_path, tmp_path / "data", "cpu")
+    with pytest.raises(CheckpointError, match="no such model"):
+        run_row(row, {**STUDY, **changes}, tmp_path, tmp_path / data, "cpu")
+
+
+def test_another_title_and_a_set_less_measure_nothing(tmp_path: Path) -> None:
+    row = Row("x", "no such model", None, 0, ("energy",))
+    (tmp_path / row.folder).mkdir()
+    more = {**STUDY, "sets": {"street": {**STREET, "title": "Road"}, "lane": STREET}}
+    content = result(0.1, protocol=protocol(more, tmp_path))
+    (tmp_path / row.folder / "result.json").write_text(json.dumps(content))
+    run_row(row, STUDY, tmp_path, tmp_path, "cpu")
+
+
+def write_frames(folder: Path, labels: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for i in range(2):
+        image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), image)
+        mask = rng.choice(np.array(labels, np.uint8), (64, 64))
+        cv2.imwrite(str(folder / "labels" / f"{i}.png"), mask)
+
+
+def test_files_of_one_name_are_measured_each_and_again_when_asked_otherwise(
+    tmp_path: Path,
+) -> None:
+    write_frames(tmp_path / "street", (0, 1), 1)
+    write_frames(tmp_path / "cityscapes256" / "val", tuple(range(19)), 2)
+    models = {}
+    for seed, name in enumerate(("a", "b")):
+        path = tmp_path / name / "final.safetensors"
+        path.parent.mkdir()
+        save_model(path, tiny_network(seed=seed), tiny_metadata())
+        models[name] = str(path)
+    table = {"title": "Files", "model": "default", "models": models, "scores": ["energy"]}
+    table["rows"] = dict.fromkeys(models)
+    file, runs, tables = (tmp_path / name for name in ("study.yaml", "runs", "tables.md"))
+    written = []
+    for every in (1, 2):
+        study = {**STUDY, "tables": {"files": table}, "measure": {"miou_every": every}}
+        file.write_text(yaml.safe_dump(study))
+        arguments = ["--study", str(file), "--out", str(runs), "--data", str(tmp_path)]
+        # What was measured with other options is in no table.
+        assert main([*arguments, "--tables", str(tables)]) == 1
+        assert main([*arguments, "--device", "cpu"]) == 0
+        assert main([*arguments, "--tables", str(tables)]) == 0
+        written.append(re.findall(r"^\| [ab] \|.*$", tables.read_text(), re.M))
+        tables.unlink()
+    (first, second), again = written
+    assert first.split("`energy`")[1] != second.split("`energy`")[1]
+    # AP and FPR95 are the same, mIoU is that of one frame instead of two.
+    assert [line.split("|")[3] for line in again] == [s.split("|")[3] for s in (first, second)]
+    assert again != [first, second]
+
+
+@pytest.mark.parametrize("part", ["sets", "tables"])
+@pytest.mark.parametrize("key", [None, "title"])
+def test_a_study_without_a_part_is_an_error_of_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, part: str, key: str | None
+) -> None:
+    study = json.loads(json.dumps(STUDY))
+    if key is None:
+        del study[part]
+    else:
+        del next(iter(study[part].values()))[key]
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    assert main(["--study", str(file), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"study: error: {file}: no {part}\n"
+        if key is None
+        else f"study: error: {file}: {part}: {next(iter(study[part]))}: no title\n"
+    )
 
 
 def test_tables_show_percent_means_and_deviations(tmp_path: Path) -> None:
@@ -92,6 +216,64 @@ def test_tables_are_replaced_and_the_text_around_them_stays(tmp_path: Path) -> N
     assert text.count("### Losses") == 1
     assert "90.0" in text
     assert "10.0" not in text
+
+
+def test_a_table_without_results_or_that_is_not_asked_for_stays(tmp_path: Path) -> None:
+    tables = read_rows(STUDY)
+    before, first, _ = tables["losses"]
+    path = tmp_path / "results.md"
+    write_tables(path, STUDY, tables, {before.folder: result(0.1), first.folder: result(0.2)})
+    both = path.read_text()
+    write_tables(path, STUDY, {"again": tables["again"]}, {first.folder: result(0.3)})
+    assert path.read_text() == both.replace(
+        "| the same | `energy` | **20.0**", "| the same | `energy` | **30.0**"
+    )
+    write_tables(path, STUDY, tables, {before.folder: result(0.4)})
+    lines = path.read_text().splitlines()
+    assert "| before | `energy` | **40.0** / 25.0 | 50.0 |" in lines
+    assert "| the same | `energy` | **30.0** / 25.0 | 50.0 |" in lines
+    assert [line for line in lines if "###" in line] == ["### Losses", "### Again"]
+
+
+def test_without_any_result_the_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    path.write_text("as it was")
+    with pytest.raises(ParameterError, match="no row of losses, again has a result"):
+        write_tables(path, STUDY, read_rows(STUDY), {})
+    assert path.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("arguments", ["", "--study {study} --only losses"])
+def test_make_study_writes_the_results_of_the_shipped_study_only(
+    tmp_path: Path, arguments: str
+) -> None:
+    """The second command, which writes the tables, sees the arguments of the first one."""
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(STUDY))
+    arguments = arguments.format(study=study)
+    run = tmp_path / "runs"
+    done = subprocess.run(
+        ["make", "-n", "study", f"RUN_DIR={run}", f"ARGS={arguments}", f"DATA={tmp_path}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines if "-m training.study " in line]
+    trains, writes = (words[words.index("training.study") + 1 :] for words in commands)
+    if not arguments:
+        assert trains == ["--out", str(run), "--data", str(tmp_path)]
+        assert writes == ["--out", str(run), "--tables", "docs/results.md", *trains[2:]]
+        return
+    before = read_rows(STUDY)["losses"][0]
+    (run / before.folder).mkdir(parents=True)
+    (run / before.folder / "result.json").write_text(json.dumps(result(0.1)))
+    assert main(writes) == 0
+    assert "| before | `energy` | **10.0** / 25.0 | 50.0 |" in (run / "tables.md").read_text()
+    assert "--only" in trains
+    assert "docs/results.md" not in writes
 
 
 def test_a_table_of_an_unknown_model() -> None:
@@ -138,7 +320,7 @@ def test_every_row_of_the_shipped_study_is_a_valid_configuration() -> None:
 
 def test_the_flow_of_the_study_is_made_by_one_command() -> None:
     """The one that docs/results.md and study.yaml name, with keys that exist."""
-    docs = Path(__file__).parents[2] / "docs" / "results.md"
+    docs = REPOSITORY / "docs" / "results.md"
     commands = []
     for path in (docs, CONFIGS / "study.yaml"):
         text = path.read_text().replace("\\\n#", "").replace("\\\n", "")
