@@ -9,6 +9,8 @@ CamVid val, every sixth BDD100K frame). Unknown pixels: CamVid's animals, traffi
 other moving things, which no training label names, and objects pasted into the held-out frames
 (``training.fine_tune`` and ``--mixed``). Nothing under ``anomaly/`` is touched.
 
+The frames are labelled with the Cityscapes classes, so models of other classes are refused.
+
 Every score that the model offers is calibrated: those of an outlier head where it has one, and
 SML, whose class statistics are measured first.
 """
@@ -17,10 +19,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,18 +36,20 @@ from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints import load_model, load_strictly, save_model
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
-from anomaly_seg_ros.errors import OutputError
+from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
+from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics, missing_for
 from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.closed_set import SCALING
 from training.config import CONFIGS, load_config, read_yaml
 from training.corpora import UNKNOWN
 from training.entry import data_folder
 from training.held_out import MaskedFrame, mixed_held_out, natural_frames
+from training.networks import check_classes
 from training.road_scenes import calibration_corpora
 from training.storage import load_checkpoint, write_atomically
 
@@ -114,6 +121,63 @@ def class_statistics(sample: PixelSample, num_classes: int) -> ClassStatistics:
     return ClassStatistics(
         torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
     )
+
+
+def check_target_fpr(rate: float, source: str) -> None:
+    """Refuses a rate that no threshold can be read for, before the work and not after it.
+
+    Args:
+        rate: Share of in-distribution pixels above the default threshold.
+        source: Key or option, begins the message.
+
+    Raises:
+        ParameterError: It lies outside of what is tabulated.
+    """
+    low, high = min(INLIER_RATES), max(INLIER_RATES)
+    # Written so that NaN is refused.
+    if not low <= rate <= high:
+        raise ParameterError(
+            f"{source} {rate:g}: outside the calibrated range {low:g} to {high:g}"
+        )
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """Reads notes as they will stand in the model's metadata, which are JSON.
+
+    Args:
+        path: YAML; dates become ISO 8601 texts.
+
+    Raises:
+        ParameterError: Missing, no YAML mapping, or a value that JSON cannot hold.
+    """
+
+    def plain(value: Any) -> str:
+        if isinstance(value, date):  # a datetime is one
+            return value.isoformat()
+        raise TypeError(f"{shown(value)} cannot be written as JSON")
+
+    try:
+        return json.loads(json.dumps(read_yaml(path), default=plain))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{path}: {first_line(error)}") from error
+
+
+def check_model(network: nn.Module, metadata: ModelMetadata, model: str) -> None:
+    """Refuses a model that the held-out labels do not fit, or without its default score.
+
+    Args:
+        network: Any of this package.
+        metadata: Of the network, with the default score that it will have.
+        model: Name or file for errors.
+
+    Raises:
+        ParameterError: Other classes than Cityscapes', or a score that the model cannot compute.
+    """
+    check_classes(metadata, load_taxonomy(), model)
+    has_head = getattr(network, "outlier_head", None) is not None
+    # Class statistics are measured with the rest.
+    if reason := missing_for(metadata.default_score, True, has_head):
+        raise ParameterError(f"--default-score: {reason}")
 
 
 def calibrate_scores(
@@ -256,13 +320,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def body() -> None:
         if args.out.suffix not in (".json", ".safetensors"):
             raise OutputError(f"{args.out}: expected .safetensors or .json")
+        check_target_fpr(args.target_fpr, "--target-fpr")
+        notes = read_notes(args.notes) if args.notes else {}
         network, metadata = _trained(args.run_dir) if args.run_dir else load_model(args.model)
-        notes = read_yaml(args.notes) if args.notes else {}
         metadata = replace(
             metadata,
             default_score=args.default_score or metadata.default_score,
             provenance={**metadata.provenance, **notes},
         )
+        check_model(network, metadata, args.model or str(args.run_dir))
         mixing = load_config(CONFIGS / "fine_tune.yaml")["mixing"]
         mixed = mixed_held_out(mixing, args.data, load_taxonomy(), args.mixed)
         metadata = calibrate(

@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.process_group import leave_process_group
 
 # The other ranks wait while the main one validates.
@@ -15,10 +16,17 @@ _PATIENCE = timedelta(hours=1)
 
 
 def training_device(name: str) -> torch.device:
-    """The device of this process: ``cuda`` becomes the GPU of its local rank under torchrun."""
-    device = torch.device(name)
+    """The device of this process: ``cuda`` becomes the GPU of its local rank under torchrun.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: The name is malformed, or there is no such device or none for this rank.
+    """
+    device = select_device(name)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = select_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     return device
 

@@ -20,11 +20,12 @@ from torch import nn
 
 from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.augment import ViewOptions
-from training.calibrate import calibrate
+from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
 from training.corpora import weighted
 from training.depthwise import use_float32_backward
@@ -32,7 +33,7 @@ from training.entry import Run, run_entry
 from training.freezing import set_trainable
 from training.held_out import MaskedFrame
 from training.loop import LoopOptions, Trainer
-from training.losses import OpenSetLoss, build_loss
+from training.losses import LOSSES, OpenSetLoss, build_loss
 from training.mixing.mixed_views import MixedViewDataset
 from training.networks import InputScaling, as_described, load_for_training, parameter_groups
 from training.objective import Objective
@@ -53,13 +54,19 @@ def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
     Raises:
         ParameterError: Names the key.
     """
+    wanted = config["inference_size"]
+    # The default is empty, so the configuration cannot check its values. A bool is an int.
+    if wanted and (len(wanted) != 2 or any(type(n) is not int for n in wanted)):
+        raise ParameterError(
+            f"inference_size {shown(wanted)}: expected [height, width] in pixels, or []"
+        )
     multiple = network.size_multiple
     validation = config["validation"]
     for key, size in (
         ("crop", config["crop"]),
         ("validation.closed_set_size", validation["closed_set_size"]),
         ("validation.size", validation["size"]),
-        ("inference_size", config["inference_size"]),
+        ("inference_size", wanted),
     ):
         if any(n < 1 or n % multiple for n in size):
             raise ParameterError(
@@ -79,8 +86,29 @@ def check_scores(config: dict[str, Any], network: nn.Module) -> None:
         # Class statistics are only measured at the end.
         if reason := score_functions.missing_for(score, False, has_head):
             raise ParameterError(f"validation.scores: {reason}")
-    if reason := score_functions.missing_for(config["default_score"], True, has_head):
+    # The calibration brings the statistics.
+    if reason := score_functions.missing_for(
+        config["default_score"], config["calibrate"], has_head
+    ):
         raise ParameterError(f"default_score: {reason}")
+
+
+def check_head(config: dict[str, Any], network: nn.Module) -> None:
+    """Refuses an outlier head that would keep the random weights it starts with.
+
+    Args:
+        config: Of the run.
+        network: With the head that the loss trains, if it trains one.
+
+    Raises:
+        ParameterError: The head is asked for, the model has none, and the loss trains none.
+    """
+    if config["outlier_head"] and getattr(network, "outlier_head", None) is None:
+        trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
+        raise ParameterError(
+            f"outlier_head: the model has none, and the loss {config['loss']['name']!r} would not "
+            f"train a new one; set it to false, or loss.name to one of {trains}"
+        )
 
 
 def check_balance(config: dict[str, Any], network: nn.Module) -> None:
@@ -130,6 +158,7 @@ def loop_options(config: dict[str, Any]) -> LoopOptions:
     )  # fmt: skip
     return LoopOptions(
         **{key: config[key] for key in same},
+        lower_is_better=config["best_figure"].endswith("_fpr95"),
         validate_first=True,
         guard_figure="val_miou",
         max_drop=config["max_miou_drop"],
@@ -155,6 +184,9 @@ def write_model(
             "fine_tuning": config,
             "validation": best,
         },
+        # Those of the weights that it started from say nothing of these.
+        calibration={},
+        statistics=None,
     )
     network = as_described(network, metadata)
     if config["balance_classes"]:
@@ -188,16 +220,19 @@ def fine_tune(run: Run) -> None:
             is not finite.
     """
     config = run.config
+    if config["calibrate"]:
+        check_target_fpr(config["target_fpr"], "target_fpr")
     taxonomy = load_taxonomy()
     loss: OpenSetLoss = build_loss(config["loss"]["name"], config["loss"]["options"])
     loss = loss.to(run.device)
     network, metadata = load_for_training(
         config["model"],
         taxonomy,
-        outlier_head=config["outlier_head"] or loss.needs_outlier_head,
+        outlier_head=loss.needs_outlier_head,
         abstention=loss.extra_logits > 0,
     )
     loss.follow(network)
+    check_head(config, network)
     check_sizes(config, network)
     check_scores(config, network)
     check_balance(config, network)

@@ -90,13 +90,13 @@ def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> No
         return
     if len(metadata.classes) != len(taxonomy.classes):
         raise ParameterError(
-            f"model {model!r} has {len(metadata.classes)} classes, the training labels have "
+            f"model {model!r} has {len(metadata.classes)} classes, the labels have "
             f"{len(taxonomy.classes)} (taxonomy {taxonomy.name})"
         )
     pairs = zip(metadata.classes, taxonomy.classes, strict=True)
     which, (ours, theirs) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
     raise ParameterError(
-        f"model {model!r}: class {which} is {ours!r}, but {theirs!r} in the training labels "
+        f"model {model!r}: class {which} is {ours!r}, but {theirs!r} in the labels "
         f"(taxonomy {taxonomy.name})"
     )
 

@@ -31,6 +31,7 @@ from anomaly_seg_ros.layouts.report import file_sha256
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.taxonomy import load_taxonomy
 
 TOOL = "convert_model"
 _SUFFIX = ".safetensors"
@@ -189,10 +190,12 @@ def _print_summary(source: Path, target: Path, found: Recognised, metadata: Mode
         print(f"note: NaN or infinite values in {len(broken)} tensors: {', '.join(broken[:3])}")
     print(f"{target}: {len(found.tensors)} tensors, nothing missing or left over")
     if not metadata.calibration:
-        print(
-            "not calibrated, so its thresholds mean nothing yet: "
-            f"python -m training.calibrate --model {target} --out CALIBRATED{_SUFFIX}"
-        )
+        # The labels that training.calibrate measures on have these classes alone.
+        if metadata.classes == load_taxonomy().classes:
+            hint = f": python -m training.calibrate --model {target} --out CALIBRATED{_SUFFIX}"
+        else:
+            hint = "; training.calibrate takes models with the Cityscapes classes only"
+        print(f"not calibrated, so its thresholds mean nothing yet{hint}")
 
 
 if __name__ == "__main__":

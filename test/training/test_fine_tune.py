@@ -106,6 +106,31 @@ def test_the_result_needs_nothing_else(run: Callable[..., int], tmp_path: Path) 
     assert {"segmentation", "likelihood", "head"} <= set(lines[1])
 
 
+@pytest.mark.parametrize(("figure", "best"), [("ap", max), ("fpr95", min)])
+def test_the_best_is_the_highest_precision_or_the_lowest_error(
+    run: Callable[..., int], tmp_path: Path, figure: str, best: Callable
+) -> None:
+    name = f"mixed_energy_{figure}"
+    assert run(f"best_figure={name}", "calibrate=false") == 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    values = [line[name] for line in lines if name in line]
+    assert min(values) < max(values)
+    metadata = load_model(tmp_path / "run" / "final.safetensors")[1]
+    assert metadata.provenance["validation"]["value"] == best(values)
+
+
+def test_a_head_that_the_model_has_may_be_asked_for(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    """No loss has to train it: it is the file's, and stays as it is."""
+    save_tiny_model(tmp_path / "head.safetensors", outlier_head=True)
+    assert run("outlier_head=true", "calibrate=false", model="head.safetensors") == 0
+    before = tiny_network(outlier_head=True).outlier_head.state_dict()
+    after = load_model(tmp_path / "run" / "final.safetensors")[0].outlier_head.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
 def test_only_the_chosen_part_changes(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("part=last_layer") == 0
     start = tiny_network().state_dict()
@@ -159,6 +184,19 @@ def test_a_flow_takes_part(run: Callable[..., int], tmp_path: Path, passes: int)
     assert any("flow_bits_per_dim" in line for line in lines)
 
 
+def test_without_calibration_nothing_of_the_old_one_is_left(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    """Its thresholds are of other weights."""
+    _, before = load_model(tmp_path / "tiny.safetensors")
+    assert before.calibration
+    assert before.statistics is not None
+    assert run("steps=1", "calibrate=false") == 0
+    _, metadata = load_model(tmp_path / "run" / "final.safetensors")
+    assert metadata.calibration == {}
+    assert metadata.statistics is None
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("setting", "message"),
@@ -171,6 +209,15 @@ class TestBadInput:
             ("validation.size=[60, 96]", "validation.size [60, 96]"),
             ("validation.scores=[dense_hybrid]", "validation.scores: score 'dense_hybrid' needs"),
             ("default_score=nonsense", "default_score: unknown score 'nonsense'"),
+            ("default_score=sml calibrate=false", "default_score: score 'sml' needs"),
+            ("inference_size=[64]", "inference_size [64]: expected [height, width]"),
+            ("inference_size=[64, 96, 96]", "inference_size [64, 96, 96]: expected"),
+            ("inference_size=[64, 96.0]", "inference_size [64, 96.0]: expected"),
+            ("inference_size=[64, wide]", "inference_size [64, 'wide']: expected"),
+            ("inference_size=[64, true]", "inference_size [64, True]: expected"),
+            ("target_fpr=0.0001", "target_fpr 0.0001: outside the calibrated range 0.0002 to 0.9"),
+            ("target_fpr=.nan", "target_fpr nan: outside"),
+            ("outlier_head=true", "outlier_head: the model has none, and the loss 'top_k_ovr'"),
             ("best_figure=nonsense", "validation gives no 'nonsense'"),
             ("batch_size=3 accumulate=2", "batch_size 3 does not split"),
             ("flow.size=25-6", "flow.options.largest 216: larger than the crop"),
@@ -183,6 +230,21 @@ class TestBadInput:
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("fine_tune: error: ")
         assert message in error
+
+    @pytest.mark.parametrize(
+        ("wrong", "right"),
+        [
+            ("inference_size=[64]", "inference_size=[64, 96]"),
+            ("target_fpr=0.95", "target_fpr=0.05"),
+        ],
+    )
+    def test_what_only_the_end_needs_costs_no_training(
+        self, run: Callable, tmp_path: Path, wrong: str, right: str
+    ) -> None:
+        assert run(wrong) == 1
+        # A checkpoint would hold the wrong value, and refuse to go on with the right one.
+        assert not (tmp_path / "run" / "last.pt").exists()
+        assert run(right) == 0
 
     def test_a_checkpoint_of_another_architecture(self, run, tmp_path: Path, capsys) -> None:
         metadata = tiny_metadata(architecture="erfnet", arguments={"num_classes": 19})
@@ -202,9 +264,7 @@ class TestBadInput:
         names = (*metadata.classes[1:], metadata.classes[0])
         save_model(tmp_path / "x.safetensors", tiny_network(), replace(metadata, classes=names))
         assert run(model="x.safetensors") == 1
-        assert (
-            "class 0 is 'sidewalk', but 'road' in the training labels" in capsys.readouterr().err
-        )
+        assert "class 0 is 'sidewalk', but 'road' in the labels" in capsys.readouterr().err
 
     def test_weights_that_are_not_finite(self, run, tmp_path: Path, capsys) -> None:
         network = tiny_network()

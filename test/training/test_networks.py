@@ -83,7 +83,7 @@ class TestBadModels:
     def test_another_number_of_classes(self, tmp_path: Path) -> None:
         model = str(save_tiny_model(tmp_path / "m.safetensors"))
         other = Taxonomy("short", CITYSCAPES.classes[:5], CITYSCAPES.palette[:5])
-        with pytest.raises(ParameterError, match="has 19 classes, the training labels have 5"):
+        with pytest.raises(ParameterError, match="has 19 classes, the labels have 5"):
             load_for_training(model, other)
 
     def test_a_class_table_that_does_not_fit_the_outputs(self, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from anomaly_seg_ros.checkpoints import load_model
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.pointwise_flow import PointwiseFlow, save_pointwise_flow
+from training.distributed import training_device
 from training.entry import data_folder, use_exact_float32
 from training.networks import InputScaling
 from training.road_scenes import training_corpora
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def fit() -> None:
         use_exact_float32()
         network, metadata = load_model(parsed.model)
-        device = torch.device(parsed.device)
+        device = training_device(parsed.device)
         network.to(device)
         viewer = Viewer(
             InputScaling.of(metadata),
