@@ -13,12 +13,15 @@ from anomaly_seg_ros.documents import shown
 # Names under which scripts save weights, the ones to prefer first.
 _NAMES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module")
 _TRAINING_STATE = ("optim", "sched", "lr_sched", "scaler", "amp", "rng")
-# What a training script registers beside the network -> what it is.
+# What a training script registers beside the network -> what it is. A name that ends in a dot is
+# the start of keys, any other is a whole key.
 LEFTOVERS = {
     "criterion.": "of the training loss",
     "criterion_aux.": "of the training loss",
     "loss.": "of the training loss",
     "multi_scale.": "smoothing kernels of SML, which are constants",
+    # Of torch.optim.swa_utils.AveragedModel: it stands beside "module.", without that prefix.
+    "n_averaged": "counter of an averaged model",
 }
 # Wrappers, which put their name before every key.
 _PREFIXES = ("module.", "_orig_mod.", "branch1.", "model.", "network.", "net.")
@@ -78,6 +81,11 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
     return result
 
 
+def is_leftover(key: str, leftover: str) -> bool:
+    """Whether a key is what a name of :data:`LEFTOVERS` stands for."""
+    return key.startswith(leftover) if leftover.endswith(".") else key == leftover
+
+
 def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Takes away the names of wrappers that stand before every key, repeatedly.
 
@@ -92,7 +100,7 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple
 
 
 def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
-    keys = [key for key in tensors if not key.startswith(tuple(LEFTOVERS))]
+    keys = [key for key in tensors if not any(is_leftover(key, name) for name in LEFTOVERS)]
     for prefix in _PREFIXES:
         if keys and all(key.startswith(prefix) for key in keys):
             return prefix

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
-from anomaly_seg_ros.layouts.content import LEFTOVERS
+from anomaly_seg_ros.layouts.content import LEFTOVERS, is_leftover
 from anomaly_seg_ros.layouts.deeplab_lite import DEEPLAB_LITE
 from anomaly_seg_ros.layouts.erfnet import ERFNET
 from anomaly_seg_ros.layouts.fit import Misfit, compare, overlap
@@ -165,7 +165,7 @@ def _without_leftovers(
 ) -> tuple[dict[str, Tensor], list[str]]:
     changes = []
     for leftover, what in LEFTOVERS.items():
-        extra = [k for k in tensors if k.startswith(prefix + leftover) and k not in expected]
+        extra = [k for k in tensors if is_leftover(k, prefix + leftover) and k not in expected]
         if extra:
             tensors = {key: value for key, value in tensors.items() if key not in extra}
             changes.append(f"dropped, no part of the network ({what}): {', '.join(extra)}")

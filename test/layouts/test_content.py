@@ -103,6 +103,18 @@ def test_prefixes(prefixes: str, stripped: tuple[str, ...]) -> None:
     assert bare.keys() == {*(kept + key for key in WEIGHTS), "criterion.weight"}
 
 
+def test_a_counter_of_an_averaged_model_does_not_hide_the_prefix() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    bare, found = strip_prefixes(dict(averaged.state_dict()))
+    assert found == ("module.",)
+    assert bare.pop("n_averaged") == 0
+    assert bare.keys() == network.state_dict().keys()
+    # Only this name: a parameter that merely begins with it may be the network's.
+    other = {"module.a": torch.zeros(1), "n_averaged_weight": torch.zeros(1)}
+    assert strip_prefixes(other) == (other, ())
+
+
 def test_a_prefix_of_some_keys_stays() -> None:
     mixed = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
     assert strip_prefixes(mixed) == (mixed, ())

@@ -51,6 +51,18 @@ def test_the_networks_own_names_stay(prefix: str, factory: str, save: Callable) 
     assert all(torch.equal(network.network.state_dict()[k], v) for k, v in original.items())
 
 
+def test_averaged_weights(factory: str, save: Callable) -> None:
+    original = Inner(5).eval()
+    averaged = torch.optim.swa_utils.AveragedModel(original).state_dict()
+    found = as_foreign(
+        read_checkpoint(save(averaged)), factory, numbered_labels(5), {"pre_logits": "model.1"}
+    )
+    assert not found.misfit, str(found.misfit)
+    assert found.changes[0].endswith("n_averaged")
+    wanted = original.state_dict()
+    assert all(torch.equal(found.tensors[f"network.{k}"], v) for k, v in wanted.items())
+
+
 def test_half_matching_weights_are_a_misfit(factory: str, save: Callable) -> None:
     weights = Inner(5).state_dict()
     del weights["model.0.bias"]

@@ -13,6 +13,7 @@ from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint, read_checkpoint
 from anomaly_seg_ros.layouts.labels import numbered_labels
 from anomaly_seg_ros.layouts.recognise import nearest, recognise
+from anomaly_seg_ros.models.registry import build_network
 
 LOSS_WEIGHT = {"module.criterion.nll_loss.weight": torch.ones(19)}
 IMAGENET = (0.485, 0.456, 0.406)
@@ -121,6 +122,28 @@ def test_leftovers_are_dropped_aloud(save: Callable) -> None:
         "dropped, no part of the network (of the training loss): criterion.nll_loss.weight",
     )
     assert "criterion.nll_loss.weight" not in found.tensors
+
+
+@pytest.mark.parametrize("key", [None, "average"])
+def test_averaged_weights_are_those_of_the_network(key: str | None, save: Callable) -> None:
+    arguments = {"num_classes": 19, "backbone": "lite2"}
+    torch.manual_seed(3)
+    network = build_network("deeplab_v3plus_lite", arguments)
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+    )
+    average.update_parameters(network)
+    saved = average.state_dict()
+    other = {name: value + 1 for name, value in network.state_dict().items()}
+    path = save(saved if key is None else {"model": other, "average": saved, "step": 7})
+    found = recognise(read_checkpoint(path, key))
+    assert not found.misfit, str(found.misfit)
+    assert (
+        "dropped, no part of the network (counter of an averaged model): n_averaged"
+    ) in found.changes
+    wanted = network.state_dict()
+    assert found.tensors.keys() == wanted.keys()
+    assert all(torch.equal(found.tensors[name], wanted[name]) for name in wanted)
 
 
 def test_absent_batch_counters_become_zero_aloud(save: Callable) -> None:

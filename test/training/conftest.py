@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import pytest
 import torch
 
@@ -12,3 +13,12 @@ def _tf32_as_before() -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32
     yield
     torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def _opencv_without_threads() -> Iterator[None]:
+    """As in a training with loader workers: they are forked, and would wait for its threads."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    yield
+    cv2.setNumThreads(before)

@@ -22,6 +22,7 @@ import numpy as np
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
 from training.corpora import UNKNOWN
+from training.mixing.checks import check_counts, check_range, check_share
 from training.mixing.paint import PaintOptions, paint_ground
 from training.mixing.paste import blend, cast_shadow, fit_to_box, soften
 from training.mixing.placement import Ground, PlacementOptions, place
@@ -49,6 +50,9 @@ class MixOptions:
         edge_sigma: Smallest and largest sigma of the blur, in stored pixels.
         placement: Where and how large.
         paint: What is painted on the ground, under all objects.
+
+    Raises:
+        ParameterError: A reversed range, or a value that makes no sense; names its key.
     """
 
     probability: float = 0.9
@@ -61,6 +65,14 @@ class MixOptions:
     shadow_strength: tuple[float, float] = (0.15, 0.6)
     placement: PlacementOptions = field(default_factory=PlacementOptions)
     paint: PaintOptions = field(default_factory=PaintOptions)
+
+    def __post_init__(self) -> None:
+        for key in ("probability", "scene_texture", "soft_edges", "shadow"):
+            check_share(f"mixing.{key}", getattr(self, key))
+        check_counts("mixing.objects", self.objects)
+        check_counts("mixing.decoys", self.decoys)
+        check_range("mixing.edge_sigma", self.edge_sigma)
+        check_range("mixing.shadow_strength", self.shadow_strength, most=1)
 
 
 def outlier_mask(target: np.ndarray) -> np.ndarray:

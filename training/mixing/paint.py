@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from training.mixing.checks import check_counts, check_range, check_share
 from training.mixing.placement import Ground
 
 _NOISE_CELL = 8
@@ -29,6 +30,9 @@ class PaintOptions:
         opacity: Smallest and largest share of the ground's colour that is covered.
         dark: Share of the patches that only darken: stains and shadows.
         outline: Share of the patches of which only the outline is drawn.
+
+    Raises:
+        ParameterError: A reversed range, or a value that makes no sense; names its key.
     """
 
     probability: float = 0.0
@@ -37,6 +41,13 @@ class PaintOptions:
     opacity: tuple[float, float] = (0.2, 0.7)
     dark: float = 0.3
     outline: float = 0.35
+
+    def __post_init__(self) -> None:
+        for key in ("probability", "dark", "outline"):
+            check_share(f"mixing.paint.{key}", getattr(self, key))
+        check_counts("mixing.paint.patches", self.patches)
+        check_range("mixing.paint.metres", self.metres, positive=True)
+        check_range("mixing.paint.opacity", self.opacity, most=1)
 
 
 def paint_ground(

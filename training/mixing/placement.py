@@ -9,6 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from training.mixing.checks import check_positive, check_range, check_share
+
 # trainIds of Cityscapes on which things stand: road, sidewalk, terrain.
 GROUND = (0, 1, 9)
 _IS_GROUND = np.isin(np.arange(256), GROUND).astype(np.uint8)
@@ -37,6 +39,9 @@ class PlacementOptions:
         max_share: Never higher or wider than this share of the frame.
         max_enlargement: Never larger than this multiple of its own rows and columns: beyond it
             there is only blur to see.
+
+    Raises:
+        ParameterError: A reversed range, or a value that makes no sense; names its key.
     """
 
     on_ground: float = 0.8
@@ -48,6 +53,14 @@ class PlacementOptions:
     min_rows: int = 3
     max_share: float = 0.8
     max_enlargement: float = 1.5
+
+    def __post_init__(self) -> None:
+        for key in ("on_ground", "by_distance", "max_share"):
+            check_share(f"mixing.placement.{key}", getattr(self, key))
+        for key in ("object_height", "free_height"):
+            check_range(f"mixing.placement.{key}", getattr(self, key), positive=True)
+        check_positive("mixing.placement.camera_height", self.camera_height)
+        check_positive("mixing.placement.min_rows", self.min_rows)
 
 
 class Box(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.errors import DatasetError, first_line
 from training.negatives.indexed import AnnotatedImage, IndexedObjects
 from training.negatives.known_classes import KnownClasses
 from training.negatives.quality import Instance, Quality
@@ -115,7 +115,12 @@ def _check_mask(path: Path, annotation: dict[str, Any], size: tuple[int, int]) -
     if isinstance(mask, list):
         readable = isinstance(mask[0], list) and len(mask[0]) >= 6
     else:
-        readable = isinstance(mask, dict) and mask.keys() >= {"size", "counts"}
+        readable = (
+            isinstance(mask, dict)
+            and mask.keys() >= {"size", "counts"}
+            and isinstance(mask["size"], list)
+            and len(mask["size"]) == 2
+        )
     if not readable:
         raise DatasetError(f"{where}: the segmentation is neither polygons nor run lengths")
     if isinstance(mask, dict) and tuple(mask["size"]) != size:
@@ -132,9 +137,9 @@ def _annotated_images(
     coco = _read(path)
     classes.check_names((c["name"] for c in coco.cats.values()), overrides)
     names = {key: category["name"] for key, category in coco.cats.items()}
-    for key in sorted(coco.imgs):
+    for key in sorted(coco.imgs, key=_id_order):
         image = coco.imgs[key]
-        annotations = sorted(coco.imgToAnns.get(key, ()), key=lambda a: a["id"])
+        annotations = sorted(coco.imgToAnns.get(key, ()), key=lambda a: _id_order(a["id"]))
         size = (image["height"], image["width"])
         for annotation in annotations:
             _check_mask(path, annotation, size)
@@ -142,16 +147,32 @@ def _annotated_images(
             path=image["file_name"],
             size=size,
             categories=tuple(names[a["category_id"]] for a in annotations),
-            instance=partial(_instance, coco, annotations, names),
+            instance=partial(_instance, path, coco, annotations, names),
         )
 
 
+def _id_order(identity: Any) -> tuple[bool, Any]:
+    """Sorts numbers by value, then texts: files that tools merged may have both."""
+    is_number = isinstance(identity, int | float)
+    return not is_number, identity if is_number else str(identity)
+
+
 def _instance(
-    coco: COCO, annotations: list[dict[str, Any]], names: Mapping[int, str], k: int
+    path: Path,
+    coco: COCO,
+    annotations: list[dict[str, Any]],
+    names: Mapping[int, str],
+    k: int,
 ) -> Instance:
     annotation = annotations[k]
+    try:
+        mask = coco.annToMask(annotation)
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise DatasetError(
+            f"{path}: annotation {annotation['id']}: damaged segmentation ({first_line(error)})"
+        ) from error
     return Instance.from_mask(
-        coco.annToMask(annotation),
+        mask,
         names[annotation["category_id"]],
         str(annotation["id"]),
         crowd=bool(annotation.get("iscrowd", 0)),

@@ -27,7 +27,8 @@ class FolderObjects(IndexedObjects):
         category: Of all its objects.
         known: "exclude" or "only", see :class:`IndexedObjects`.
         taxonomy: Whose classes are known.
-        overrides: Meaning of the category, see :class:`KnownClasses`; without it is unknown.
+        overrides: Meaning of the category, see :class:`KnownClasses`; without it the category is
+            unknown unless it is the name of a class of the taxonomy.
         quality: What counts as a whole object.
         cache_mib: Decoded objects to keep, in MiB for each process.
 

@@ -24,7 +24,8 @@ class KnownClasses:
     Attributes:
         taxonomy: The target, such as "cityscapes".
         vocabulary: Whose names they are, such as "coco".
-        targets: Name to target class or "unclear"; names that are absent are unknown.
+        targets: Name, without regard to case, to target class or "unclear"; names that are absent
+            are unknown.
     """
 
     taxonomy: str
@@ -41,6 +42,9 @@ class KnownClasses:
     ) -> KnownClasses:
         """Reads ``known_classes.yaml`` and applies the overrides.
 
+        A name that is also the name of a class of the taxonomy means that class, unless the table
+        or an override says otherwise. Case does not count in any name.
+
         Args:
             taxonomy: Name of the target taxonomy.
             vocabulary: Section of the table; one that is not there starts empty.
@@ -54,19 +58,23 @@ class KnownClasses:
         sections = _read(Path(table)).get(taxonomy)
         if sections is None:
             raise ParameterError(f"{table}: no table of known classes for taxonomy {taxonomy!r}")
-        targets = {**(sections.get(vocabulary) or {}), **(overrides or {})}
-        allowed = {*load_taxonomy(taxonomy).classes, UNCLEAR, UNKNOWN}
-        for name, target in targets.items():
+        classes = load_taxonomy(taxonomy).classes
+        named = {**(sections.get(vocabulary) or {}), **(overrides or {})}
+        allowed = {*classes, UNCLEAR, UNKNOWN}
+        for name, target in named.items():
             if target not in allowed:
                 raise ParameterError(
                     f"known class {name!r} of {vocabulary}: {target!r} is neither a class of "
                     f"{taxonomy} nor {UNCLEAR!r} or {UNKNOWN!r}"
                 )
+        # Without the classes themselves a "rider" of somebody's own data would be an anomaly.
+        targets = {_folded(name): name for name in classes}
+        targets |= {_folded(name): target for name, target in named.items()}
         return cls(taxonomy, vocabulary, {n: t for n, t in targets.items() if t != UNKNOWN})
 
     def target(self, category: str) -> str:
         """The target class, "unclear" or "unknown"."""
-        return self.targets.get(category, UNKNOWN)
+        return self.targets.get(_folded(category), UNKNOWN)
 
     def check_names(self, categories: Iterable[str], overrides: Mapping[str, str]) -> None:
         """Catches a misspelt override, which would silently exclude nothing.
@@ -78,23 +86,28 @@ class KnownClasses:
         Raises:
             ParameterError: An override names a class that the data set has not.
         """
-        categories = set(categories)
+        categories = {_folded(category) for category in categories}
         for name in overrides:
-            if name not in categories:
+            if _folded(name) not in categories:
                 raise ParameterError(f"override {name!r}: {self.vocabulary} has no such class")
 
     def describe(self) -> str:
         """The table in a few lines."""
         pairs = [
-            name if name == target else f"{name} -> {target}"
+            name if name == _folded(target) else f"{name} -> {target}"
             for name, target in self.targets.items()
             if target != UNCLEAR
         ]
         unclear = [name for name, target in self.targets.items() if target == UNCLEAR]
         return (
-            f"{self.vocabulary} classes that {self.taxonomy} knows: {', '.join(pairs) or 'none'}\n"
+            f"{self.vocabulary} names that {self.taxonomy} knows: {', '.join(pairs) or 'none'}\n"
             f"unclear, used for neither: {', '.join(unclear) or 'none'}"
         )
+
+
+def _folded(name: Any) -> str:
+    # Not every name in YAML or JSON is a text: 3, true.
+    return str(name).casefold()
 
 
 def _read(path: Path) -> dict[str, Any]:

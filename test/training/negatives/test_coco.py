@@ -194,6 +194,8 @@ def test_an_entry_without_a_key(
         ("x", "neither polygons nor run lengths"),
         ([[1, 2]], "neither polygons nor run lengths"),
         ({"counts": [4, 5]}, "neither polygons nor run lengths"),
+        ({"size": 5, "counts": [4, 5]}, "neither polygons nor run lengths"),
+        ({"size": [60, 80, 3], "counts": [4, 5]}, "neither polygons nor run lengths"),
         ({"size": [3, 4], "counts": [4, 8]}, "a mask of 4x3 pixels for an image of 80x60"),
     ],
 )
@@ -203,6 +205,63 @@ def test_masks_that_cannot_be_read(
     edit_annotations(lambda content: content["annotations"][0].update(segmentation=mask))
     with pytest.raises(DatasetError, match=f"annotation 100: .*{message}"):
         CocoObjects(tiny_coco)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"size": [60, 80], "counts": [10, 5000]},
+        {"size": [60, 80], "counts": [-1, 4801]},
+        {"size": [60, 80], "counts": None},
+        [["a"] * 6],
+    ],
+)
+def test_masks_that_cannot_be_decoded(
+    tiny_coco: Path, edit_annotations: Edit, mask: object
+) -> None:
+    edit_annotations(lambda content: content["annotations"][0].update(segmentation=mask))
+    message = r"instances_train2017\.json: annotation 100: damaged segmentation \(\w"
+    with pytest.raises(DatasetError, match=message):
+        CocoObjects(tiny_coco)
+
+
+def test_numbers_and_texts_as_ids(tiny_coco: Path, edit_annotations: Edit) -> None:
+    def rename(content: dict) -> None:
+        dog, _, _, _, cup, *_ = content["annotations"]
+        dog["id"] = "dog"
+        content["images"][0]["id"] = "one"
+        for annotation in content["annotations"][:3]:
+            annotation["image_id"] = "one"
+        cup["id"] = "99"
+
+    edit_annotations(rename)
+    source = CocoObjects(tiny_coco)
+    # Numbers first.
+    assert [source[i].source for i in range(3)] == [
+        "coco two #103",
+        "coco two #99",
+        "coco one #dog",
+    ]
+
+
+def test_numbers_are_in_the_order_of_their_values(tiny_coco: Path, edit_annotations: Edit) -> None:
+    edit_annotations(lambda content: content["annotations"][3].update(id=1000))
+    source = CocoObjects(tiny_coco)
+    assert [source[i].source for i in range(3)] == [
+        "coco one #100",
+        "coco two #104",
+        "coco two #1000",
+    ]
+
+
+def test_objects_of_somebodys_own_data_with_names_of_the_classes(
+    tiny_coco: Path, edit_annotations: Edit
+) -> None:
+    edit_annotations(lambda content: content["categories"][1].update(name="Rider"))
+    assert categories(CocoObjects(tiny_coco)) == ["dining table", "cup"]
+    assert categories(CocoObjects(tiny_coco, known="only"))[0] == "rider"
+    pasted = CocoObjects(tiny_coco, overrides={"Rider": "unknown"})
+    assert categories(pasted)[0] == "Rider"
 
 
 def test_unreadable_and_mismatched_images(tiny_coco: Path) -> None:

@@ -54,6 +54,13 @@ def test_known_things_by_override(root: Path) -> None:
         FolderObjects(root, "lorry", overrides={"lory": "truck"})
 
 
+def test_a_category_that_is_a_class_is_known(root: Path) -> None:
+    assert FolderObjects(root, "rider", "only")[0].category == "rider"
+    with pytest.raises(DatasetError, match=r"no usable object left \(4 known class\)"):
+        FolderObjects(root, "rider")
+    assert FolderObjects(root, "rider", overrides={"rider": "unknown"})[0].category == "rider"
+
+
 def test_an_image_and_mask_of_different_size(root: Path) -> None:
     cv2.imwrite(str(root / "masks" / "b.png"), np.full((40, 51), 255, np.uint8))
     with pytest.raises(ImageError, match=r"b\.png: 51x40 pixels, but .*b\.png has 50x40"):

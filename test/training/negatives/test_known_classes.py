@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from anomaly_seg_ros.errors import ParameterError
-from training.negatives import KnownClasses
+from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.negatives import KnownClasses, known_classes
 
 
 def test_no_class_of_cityscapes_is_forgotten() -> None:
@@ -36,6 +38,44 @@ def test_overrides() -> None:
     assert "boat -> car" in known.describe()
     with pytest.raises(ParameterError, match="known class 'bench' of coco: 'benches' is neither"):
         KnownClasses.load(overrides={"bench": "benches"})
+
+
+@pytest.mark.parametrize("vocabulary", ["coco", "ade20k", "folder"])
+def test_a_class_of_the_taxonomy_is_known_by_its_own_name(vocabulary: str) -> None:
+    known = KnownClasses.load("cityscapes", vocabulary)
+    for name in load_taxonomy("cityscapes").classes:
+        assert known.target(name) == name
+    assert known.target("Traffic Sign") == "traffic sign"
+    assert known.target("riders") == "unknown"
+
+
+def test_overrides_come_before_the_taxonomys_own_names() -> None:
+    overrides = {"rider": "unknown", "Wall": "unclear", "sky": "terrain"}
+    known = KnownClasses.load(overrides=overrides)
+    assert known.target("rider") == known.target("Rider") == "unknown"
+    assert known.target("wall") == "unclear"
+    assert known.target("sky") == "terrain"
+    assert known.target("road") == "road"
+    known.check_names(["Rider", "Wall", "Sky"], overrides)
+    assert "sky -> terrain" in known.describe()
+    assert "rider" not in known.describe()
+
+
+def test_the_table_comes_before_the_taxonomys_own_names(tmp_path: Path) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text("cityscapes: {coco: {wall: unclear, pole: fence}}")
+    known = KnownClasses.load(table=path)
+    assert known.target("wall") == "unclear"
+    assert known.target("pole") == "fence"
+
+
+@pytest.mark.parametrize("vocabulary", ["coco", "ade20k"])
+def test_only_the_classes_join_the_names_of_the_table(vocabulary: str) -> None:
+    table = yaml.safe_load(Path(known_classes.__file__).with_suffix(".yaml").read_text())
+    named = table["cityscapes"][vocabulary]
+    known = KnownClasses.load("cityscapes", vocabulary)
+    assert {name: known.target(name) for name in named} == named
+    assert known.targets.keys() - named.keys() <= set(load_taxonomy("cityscapes").classes)
 
 
 def test_a_taxonomy_without_a_table() -> None:
