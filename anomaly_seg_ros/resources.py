@@ -8,6 +8,7 @@ holds Python modules there (``lib/python3.12/site-packages``,
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def _find(relative: Path) -> Path:
     roots = _roots(_PACKAGE_FOLDER)
     for root in roots:
         candidate = root / relative
-        if candidate.exists():
+        # Not pathlib's, which raises an OSError for names that are too long for any file.
+        if os.path.exists(candidate):  # noqa: PTH110
             return candidate
     places = ", ".join(str(root) for root in roots) or f"no share folder above {_PACKAGE_FOLDER}"
     raise ResourceError(f"{PACKAGE_NAME} has no file {relative}; looked in: {places}")

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Program = TypeVar("Program")
 
 # A camera has one size; tiles at a frame's edges and small frames add a few more.
-KEPT = 4
+_KEPT = 4
 
 
 class CompiledSizes(Generic[Program]):
@@ -20,7 +20,7 @@ class CompiledSizes(Generic[Program]):
         kept: How many.
     """
 
-    def __init__(self, make: Callable[[tuple[int, ...]], Program], kept: int = KEPT) -> None:
+    def __init__(self, make: Callable[[tuple[int, ...]], Program], kept: int = _KEPT) -> None:
         self._make = make
         self._kept = kept
         self._programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()

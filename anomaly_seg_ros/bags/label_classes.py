@@ -5,7 +5,7 @@ from __future__ import annotations
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.datasets import DATASETS
-from anomaly_seg_ros.documents import is_file_name, shown
+from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import BagError
 from anomaly_seg_ros.resources import ResourceError
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -25,8 +25,6 @@ def label_classes(reader: BagReader) -> tuple[str, ...] | None:
             return None
         name = adapter.taxonomy_name
     try:
-        if not (is_file_name(name) and name.isascii()):
-            raise ResourceError("no name of a file")
         return load_taxonomy(name).classes
     except ResourceError as error:
         if not reader.topics.get(topics.LABELS, ("", 0))[1]:

@@ -26,7 +26,7 @@ from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.prediction import Prediction
 
-FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
+_FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
 
 
 class Collector:
@@ -152,7 +152,7 @@ class Collector:
         has_labels = bool(self._confusion.counts.any())
         notes = [*([first.note] if first.note else []), *self.notes]
         if self._labels_left_out:
-            notes.append(FOREIGN_LABELS)
+            notes.append(_FOREIGN_LABELS)
         return EvaluationResult(
             model=self._metadata.name,
             frames=self.counts,

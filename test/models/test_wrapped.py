@@ -6,25 +6,31 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from tiny_foreign import (
+    CLASSES,
+    Calibrated,
+    Foreign,
+    LateAuxiliary,
+    TwoClassifiers,
+    around,
+    own_output,
+)
+from torch import nn
 from torch.export import Dim, export
 
 from anomaly_seg_ros.checkpoints import load_model, save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.models import wrapped as wrapped_module
-from anomaly_seg_ros.models.external import ENTRY_POINT_GROUP
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
 from anomaly_seg_ros.models.wrapping import wrap
 
-CLASSES = 5
 # Factory, arguments, output stride, channels of the pre-logits, align_corners of its upsampling.
 PUBLIC = [
     ("torchvision:deeplabv3_resnet50", {"aux_loss": True}, 8, 256, False),
@@ -36,105 +42,8 @@ PUBLIC = [
 PUBLIC_IDS = [factory for factory, *_ in PUBLIC]
 
 
-class Foreign(nn.Module):
-    """A small network as users write them: stages, a head with dropout, an auxiliary head.
-
-    Args:
-        num_classes: Outputs of the last layer.
-        width: Channels of the backbone.
-        corners: ``align_corners`` of its upsampling; None for the nearest pixel.
-        mode: Of its upsampling.
-    """
-
-    def __init__(
-        self,
-        num_classes: int = CLASSES,
-        width: int = 8,
-        corners: bool | None = False,
-        mode: str = "bilinear",
-    ) -> None:
-        super().__init__()
-        self.interpolation = {"mode": mode, "align_corners": corners}
-        self.backbone = nn.Sequential(
-            nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True)),
-            nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(True)),
-        )
-        self.head = nn.Sequential(
-            nn.Conv2d(width, 12, 3, 1, 1),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Conv2d(12, num_classes, 1),
-        )
-        self.auxiliary = nn.Conv2d(width, num_classes, 1)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)
-        auxiliary = self.auxiliary(features)
-        return {"out": self._upsample(self.head(features), images), "aux": auxiliary}
-
-    def _upsample(self, logits: Tensor, images: Tensor) -> Tensor:
-        return F.interpolate(logits, size=images.shape[-2:], **self.interpolation)
-
-
-class LateAuxiliary(Foreign):
-    """Runs its auxiliary head last, as torchvision's networks do."""
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)
-        out = self._upsample(self.head(features), images)
-        return {"out": out, "aux": self.auxiliary(features)}
-
-
-class TwoClassifiers(Foreign):
-    """Adds the logits of two layers."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)
-        return self._upsample(self.head(features) + self.auxiliary(features), images)
-
-
-class Coarse(Foreign):
-    """Returns its logits as they are."""
-
-    def _upsample(self, logits: Tensor, images: Tensor) -> Tensor:
-        return logits
-
-
-class Calibrated(Foreign):
-    """Changes its logits behind the classifier."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images)["out"].softmax(1)
-
-
-@pytest.fixture
-def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name under which an installed package offers :class:`LateAuxiliary`."""
-    folder = tmp_path / "site" / "foreign-1.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text(
-        f"[{ENTRY_POINT_GROUP}]\nforeign = {LateAuxiliary.__module__}:LateAuxiliary\n"
-    )
-    monkeypatch.syspath_prepend(folder.parent)
-    return "foreign"
-
-
-def _around(network: nn.Module, **arguments: Any) -> WrappedNetwork:
-    torch.manual_seed(0)
-    return WrappedNetwork.around(
-        network, **{"num_classes": CLASSES, "size_multiple": 4, **arguments}
-    ).eval()
-
-
-def _own_output(wrapped: WrappedNetwork, images: Tensor) -> Tensor:
-    """What the wrapped network returns when it is called itself, to its end."""
-    returned = wrapped.network(images)
-    return returned["out"] if isinstance(returned, dict) else returned
-
-
 def test_layout_is_found_from_the_pre_logit_layer() -> None:
-    network = _around(LateAuxiliary(), pre_logits="head.1")
+    network = around(LateAuxiliary(), pre_logits="head.1")
     assert network.trainable_parts["last_layer"] == ("network.head.3",)
     assert network.trainable_parts["classification_head"] == ("network.head",)
     assert network.trainable_parts["upper"] == ("network.backbone.1", "network.head")
@@ -145,13 +54,13 @@ def test_layout_is_found_from_the_pre_logit_layer() -> None:
 
 
 def test_logits_are_those_of_the_network_before_its_upsampling() -> None:
-    network = _around(Foreign(), pre_logits="head.1")
+    network = around(Foreign(), pre_logits="head.1")
     images = torch.randn(2, 3, 24, 40)
     with torch.inference_mode():
         output = network(images)
         features = network.network.backbone(images)
         expected = network.network.head[:2](features)
-        own = _own_output(network, images)
+        own = own_output(network, images)
         classified = network.classify(output.pre_logits)
     torch.testing.assert_close(output.pre_logits, expected)
     assert output.logits.shape == (2, CLASSES, 6, 10)
@@ -160,117 +69,8 @@ def test_logits_are_those_of_the_network_before_its_upsampling() -> None:
     torch.testing.assert_close(upsampled, own)
 
 
-@pytest.mark.parametrize(
-    ("own", "expected"),
-    [
-        (Foreign(), False),
-        (Foreign(corners=True), True),
-        (Foreign(corners=True, mode="bicubic"), True),
-        (Foreign(corners=False, mode="bicubic"), False),
-        (Foreign(corners=None, mode="nearest"), False),
-        (Coarse(), False),
-    ],
-    ids=["bilinear", "corners", "bicubic corners", "bicubic", "nearest", "none"],
-)
-def test_align_corners_is_that_of_the_networks_upsampling(own: nn.Module, expected: bool) -> None:
-    network = _around(own, pre_logits="head.1")
-    assert network.align_corners is network.arguments["align_corners"] is expected
-
-
-@pytest.mark.parametrize("corners", [False, True])
-def test_a_large_bias_does_not_hide_align_corners(corners: bool) -> None:
-    """Every interpolation is within the tolerance then; the best one counts."""
-    own = Foreign(corners=corners)
-    nn.init.constant_(own.head[3].bias, 1e3)
-    nn.init.uniform_(own.head[3].weight, -1e-2, 1e-2)
-    assert _around(own, pre_logits="head.1").align_corners is corners
-
-
-def test_align_corners_can_be_given() -> None:
-    given = {"pre_logits": "head.1", "align_corners": True}
-    assert _around(Foreign(), **given).align_corners is True
-    # Nothing can be found here.
-    unseen = {"pre_logits": "head.1", "returns_logits": False}
-    assert _around(Calibrated(corners=True), **unseen).align_corners is False
-    assert _around(Calibrated(corners=True), **unseen, align_corners=True).align_corners is True
-    with pytest.raises(CheckpointError, match="align_corners is 'no', expected true or false"):
-        _around(Foreign(), pre_logits="head.1", align_corners="no")
-
-
-@pytest.mark.parametrize("corners", [False, True])
-def test_labels_are_the_networks_own(registered: str, tmp_path: Path, corners: bool) -> None:
-    """Before and after a file, on an image of the network's size."""
-    torch.manual_seed(0)
-    own = LateAuxiliary(19, corners=corners)
-    network, metadata = wrap(
-        own,
-        factory=registered,
-        factory_arguments={"corners": corners},
-        pre_logits="head.1",
-        size_multiple=4,
-        inference_size=(64, 96),
-    )
-    path = tmp_path / "mine.safetensors"
-    save_model(path, network, metadata)
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    scaled = (image / 255 - metadata.mean) / metadata.std
-    with torch.inference_mode():
-        images = torch.from_numpy(scaled).permute(2, 0, 1)[None].float()
-        labels = own.eval()(images)["out"].argmax(1)[0].numpy()
-        logits = network(images).logits
-    other = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=not corners)
-    assert (other.argmax(1)[0].numpy() != labels).mean() > 0.01  # else this would test nothing
-    segmenters = [
-        Segmenter(network, metadata, "cpu", "fp32"),
-        Segmenter.load(path, device="cpu", precision="fp32"),
-    ]
-    for segmenter in segmenters:
-        # Folded BatchNorm rounds otherwise: a tie may fall to either side.
-        assert (segmenter.predict(image).labels != labels).mean() < 0.001
-
-
-def test_a_file_without_align_corners_is_read_as_before(
-    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files had no such entry once; they load, are not probed for it, and upsample as they did."""
-    network, metadata = wrap(
-        registered,
-        factory_arguments={"corners": True},
-        pre_logits="head.1",
-        size_multiple=4,
-        inference_size=(32, 32),
-    )
-    older = {k: v for k, v in metadata.arguments.items() if k != "align_corners"}
-    path = tmp_path / "older.safetensors"
-    save_model(path, network, replace(metadata, arguments=older))
-    monkeypatch.setattr(wrapped_module, "probe", None)
-    loaded, described = load_model(path)
-    assert described.arguments == older
-    assert loaded.align_corners is False
-
-
-def test_outlier_logits_lie_on_the_grid_of_a_transposed_convolution() -> None:
-    """The same map by both ways: whatever ``align_corners`` the network's last upsampling has."""
-    own = Foreign(corners=True)
-    own.head[3] = nn.ConvTranspose2d(12, CLASSES, 4, stride=2, padding=1, bias=False)
-    network = _around(own, pre_logits="head.1", outlier_head=True)
-    assert (network.align_corners, network.output_stride) == (True, 2)
-    # Both copy the first channel; the transposed convolution interpolates with this kernel.
-    kernel = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    network.outlier_head = nn.Conv2d(12, 2, 1, bias=False)
-    with torch.inference_mode():
-        for weight in (own.head[3].weight, network.outlier_head.weight):
-            weight.zero_()
-        own.head[3].weight[0, 0] = kernel[:, None] * kernel
-        network.outlier_head.weight[0, 0] = 1
-        output = network(torch.randn(1, 3, 32, 48))
-    inside = (slice(None), 0, slice(1, -1), slice(1, -1))
-    assert output.logits[inside].std() > 0
-    torch.testing.assert_close(output.ood_logits[inside], output.logits[inside])
-
-
 def test_nothing_behind_the_classifier_runs() -> None:
-    network = _around(LateAuxiliary(), pre_logits="head.1")
+    network = around(LateAuxiliary(), pre_logits="head.1")
     ran = []
     network.network.auxiliary.register_forward_hook(lambda *_: ran.append("auxiliary"))
     network.network.backbone.register_forward_hook(lambda *_: ran.append("backbone"))
@@ -281,8 +81,8 @@ def test_nothing_behind_the_classifier_runs() -> None:
 def test_a_network_can_be_wrapped_again() -> None:
     own = LateAuxiliary()
     images = torch.randn(1, 3, 16, 16)
-    first = _around(own, pre_logits="head.1")
-    second = _around(own, classifier="head.3")
+    first = around(own, pre_logits="head.1")
+    second = around(own, classifier="head.3")
     torch.testing.assert_close(first(images).logits, second(images).logits)
     with pytest.raises(RuntimeError):
         first(torch.randn(1, 7, 16, 16))
@@ -290,12 +90,12 @@ def test_a_network_can_be_wrapped_again() -> None:
 
 
 def test_several_classifiers_are_added() -> None:
-    network = _around(TwoClassifiers(), classifier=["auxiliary", "head.3"], outlier_head=True)
+    network = around(TwoClassifiers(), classifier=["auxiliary", "head.3"], outlier_head=True)
     assert network.arguments["classifier"] == ["head.3", "auxiliary"]  # in the order they run
     images = torch.randn(1, 3, 16, 24)
     with torch.inference_mode():
         output = network(images)
-        own = _own_output(network, images)
+        own = own_output(network, images)
     assert output.pre_logits.shape[1] == network.pre_logits_channels == 12 + 8
     assert output.ood_logits.shape == (1, 2, 4, 6)
     upsampled = F.interpolate(output.logits, size=(16, 24), mode="bilinear", align_corners=False)
@@ -303,7 +103,7 @@ def test_several_classifiers_are_added() -> None:
 
 
 def test_abstention_is_computed_and_not_returned() -> None:
-    network = _around(Foreign(CLASSES + 1), pre_logits="head.1", abstention=True)
+    network = around(Foreign(CLASSES + 1), pre_logits="head.1", abstention=True)
     output = network(torch.randn(1, 3, 16, 16))
     every = network.all_outputs(output.pre_logits)
     assert (output.logits.shape[1], every.shape[1]) == (CLASSES, CLASSES + 1)
@@ -312,7 +112,7 @@ def test_abstention_is_computed_and_not_returned() -> None:
 
 def test_a_copy_has_its_own_taps() -> None:
     """Training keeps an average of the weights in a deep copy."""
-    network = _around(Foreign(), pre_logits="head.1")
+    network = around(Foreign(), pre_logits="head.1")
     images = torch.randn(1, 3, 16, 16)
     before = network(images).logits
     twin = copy.deepcopy(network)
@@ -323,7 +123,7 @@ def test_a_copy_has_its_own_taps() -> None:
 
 
 def test_a_gradient_reaches_what_is_used() -> None:
-    network = _around(LateAuxiliary(), pre_logits="head.1").train()
+    network = around(LateAuxiliary(), pre_logits="head.1").train()
     network(torch.randn(2, 3, 16, 16)).logits.logsumexp(1).mean().backward()
     without = {name for name, p in network.named_parameters() if p.grad is None}
     assert without == {"network.auxiliary.weight", "network.auxiliary.bias"}
@@ -457,11 +257,11 @@ def test_layers_that_do_not_fit_are_named(
     network: nn.Module, arguments: dict, message: str
 ) -> None:
     with pytest.raises(ParameterError, match=message):
-        _around(network, **arguments)
+        around(network, **arguments)
 
 
 def test_a_network_that_ends_in_a_softmax_is_taken_when_told() -> None:
-    network = _around(Calibrated(), pre_logits="head.1", returns_logits=False)
+    network = around(Calibrated(), pre_logits="head.1", returns_logits=False)
     assert network.trainable_parts["last_layer"] == ("network.head.3",)
 
 
@@ -482,7 +282,7 @@ def test_inference_size_must_fit(registered: str) -> None:
 
 @pytest.mark.parametrize("how", ["export", "compile"])
 def test_dynamic_sizes_after_tracing(how: str) -> None:
-    network = _around(LateAuxiliary(), pre_logits="head.1", outlier_head=True)
+    network = around(LateAuxiliary(), pre_logits="head.1", outlier_head=True)
     if how == "export":
         h, w = Dim("h", min=2, max=64), Dim("w", min=2, max=64)
         sizes = ({2: 4 * h, 3: 4 * w},)
@@ -512,7 +312,7 @@ def test_public_networks(
     images = torch.randn(1, 3, 128, 160)
     with torch.inference_mode():
         output = network(images)
-        own = _own_output(network, images)
+        own = own_output(network, images)
     assert (network.output_stride, network.pre_logits_channels) == (stride, channels)
     assert network.align_corners is corners
     assert output.logits.shape == (1, 19, 128 // stride, 160 // stride)
