@@ -155,7 +155,9 @@ class Sample:
         if self.disparity_path is None:
             return None
         stored = read_disparity(self.disparity_path)
-        return stored - np.minimum(stored, np.uint16(self.disparity_offset))
+        if self.disparity_offset:
+            stored -= np.minimum(stored, np.uint16(self.disparity_offset))
+        return stored
 
     def load(self) -> LoadedSample:
         """Reads everything that the sample has.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from anomaly_seg_ros.checkpoints import resolve_model
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.layouts.report import file_sha256
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.dumps import find_dump, read_dump
@@ -99,7 +99,7 @@ class ModelScorer:
         self.configuration = {
             "name": metadata.name,
             "architecture": metadata.architecture,
-            "sha256": _digest(resolve_model(model.source)),
+            "sha256": file_sha256(resolve_model(model.source)),
             "device": self.segmenter.device.type,
             "threads": torch.get_num_threads() if self.segmenter.device.type == "cpu" else None,
             "backend": self.segmenter.backend,
@@ -148,11 +148,3 @@ class DumpedScorer:
     def fingerprint(self) -> str:
         """See :class:`Scorer`."""
         return fingerprints.of_folder(self._folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

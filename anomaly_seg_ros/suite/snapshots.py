@@ -1,10 +1,10 @@
 """States of unfinished runs on disk.
 
 A run keeps its states in a folder: ``configuration.json`` says what it evaluates, ``files.json``
-has the fingerprint of the files that it began with, and for each
-pass ``PASS-RANK-NUMBER/`` holds what a process had counted. A state is written under another name
-and renamed, so each that is there is complete; the newest of each process counts. When all is
-counted and published, ``finished.json`` takes the place of the states.
+has the fingerprint of the files that it began with, and for each pass ``PASS-RANK-NUMBER/`` holds
+what a process had counted. A state is written under another name and renamed, so each that is
+there is complete; the newest of each process counts. When all is counted and published,
+``finished.json`` takes the place of the states.
 """
 
 from __future__ import annotations
