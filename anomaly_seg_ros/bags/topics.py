@@ -19,3 +19,6 @@ DATASET_KEY = "anomaly_seg_ros.dataset"
 TAXONOMY_KEY = "anomaly_seg_ros.taxonomy"
 FRAME_RATE_KEY = "anomaly_seg_ros.frame_rate"
 SAMPLES_KEY = "anomaly_seg_ros.samples"
+# What the values of the anomaly masks mean: the writer takes none but checked masks.
+MASK_VALUES_KEY = "anomaly_seg_ros.anomaly_mask"
+MASK_VALUES = "0 in-distribution, 1 anomaly, 255 ignore"

@@ -220,6 +220,7 @@ class BagWriter:
             self._writer.set_custom_data(topics.DATASET_KEY, self._dataset)
             if self._taxonomy:
                 self._writer.set_custom_data(topics.TAXONOMY_KEY, self._taxonomy)
+            self._writer.set_custom_data(topics.MASK_VALUES_KEY, topics.MASK_VALUES)
             self._writer.set_custom_data(topics.FRAME_RATE_KEY, repr(float(self._frame_rate)))
             self._writer.set_custom_data(topics.SAMPLES_KEY, json.dumps(self._samples))
             self._writer.close()

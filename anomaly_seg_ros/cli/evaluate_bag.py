@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.bag_options import add_bag_options, bag_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.evaluation.results import format_table
 from anomaly_seg_ros.ros.evaluation_run import evaluate_bag
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     add_run_options(parser)
     parser.add_argument("--node", help="use this running detector, such as /front/detector")
-    parser.add_argument("--image-topic", help="of the bag (default: found in the bag)")
+    add_bag_options(parser)
     parser.add_argument("--video", action="store_true", help="also write overlay.mp4")
     arguments = parser.parse_args(argv)
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = run_options(
             arguments,
             node=arguments.node,
-            image_topic=arguments.image_topic,
+            **bag_options(arguments),
             video=arguments.video,
         )
         print(format_table(evaluate_bag(arguments.bag, arguments.out, options)))

@@ -132,6 +132,7 @@ class EvaluationResult:
         latency_ms: From sending a frame to its answer, where a node took part.
         dropped: Frames by who dropped them, such as ``{"node": 3}``.
         notes: Sentences a reader of the figures must know, such as why one is undefined.
+        input: JSON-like; of a bag its topics, its stamps, and how much ground truth found a frame.
         configuration: JSON-like; everything needed to run the same again.
         conventions: How the figures are defined.
     """
@@ -146,6 +147,7 @@ class EvaluationResult:
     latency_ms: LatencySummary | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    input: dict[str, Any] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=lambda: dict(CONVENTIONS))
 

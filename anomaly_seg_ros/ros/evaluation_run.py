@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from anomaly_seg_ros.backends.selection import TORCH
+from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.devices import select_device
@@ -48,6 +49,7 @@ class RunOptions:
             own rate, drops and latency; ``in-process``: without a node.
         node: Fully qualified name of a running detector; None starts one.
         image_topic: Of the bag, and of a running detector; None finds it in the bag.
+        stamp_tolerance, allow_unmatched, mask_255: See :class:`BagOptions`.
         timeout: Seconds to wait for one frame.
         start_timeout: Seconds to wait for the node to become active.
         video: Whether to write ``overlay.mp4``.
@@ -65,9 +67,19 @@ class RunOptions:
     mode: str = LOCK_STEP
     node: str | None = None
     image_topic: str | None = None
+    stamp_tolerance: float = BagOptions.stamp_tolerance
+    allow_unmatched: bool = BagOptions.allow_unmatched
+    mask_255: str | None = BagOptions.mask_255
     timeout: float = 60.0
     start_timeout: float = 180.0
     video: bool = False
+
+    @property
+    def bag(self) -> BagOptions:
+        """How the bag is read."""
+        return BagOptions(
+            self.image_topic, self.stamp_tolerance, self.allow_unmatched, self.mask_255
+        )
 
 
 @dataclass
@@ -92,7 +104,10 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
     if options.mode not in MODES:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
     _make_folder(out)
-    with BagReader(bag, options.image_topic) as reader:
+    with open_bag(bag, options.bag) as reader:
+        notes = notes_on(reader, options.bag)
+        for note in notes:
+            tqdm.write(f"note: {note}", file=sys.stderr)
         reset_peak(select_device(options.device))
         segmenter = Segmenter.load(
             options.model,
@@ -106,13 +121,16 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         )
         score = _chosen_score(segmenter, options.score)
         frame_rate = reader.frame_rate or 10.0
+        classes = label_classes(reader)
+        reader.num_classes = len(classes or segmenter.metadata.classes)
         collector = Collector(
             segmenter.metadata,
             score,
             video=out / "overlay.mp4" if options.video else None,
             frame_rate=frame_rate,
-            label_classes=label_classes(reader),
+            label_classes=classes,
         )
+        collector.notes += notes
         failed = True
         try:
             with _detector(reader, out, score, options) as link:
@@ -128,6 +146,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
             _configuration(bag, options, segmenter, score),
             with_node=options.mode != IN_PROCESS,
         )
+        result.input = described(reader, options.bag)
     if link.replayer is not None and link.replayer.surplus:
         result.notes.append(
             f"{link.replayer.surplus} surplus output messages after frames were sent again"
@@ -182,20 +201,16 @@ def _real_time(
                 collector.latencies.append(answer.latency_ms)
                 answers.put(stamp, answer)
 
-        started, first = time.monotonic(), None
+        started = time.monotonic()
         for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
-            first = frame.stamp_ns if first is None else first
-            due = started + (frame.stamp_ns - first) / 1e9
-            collect(max(0.0, due - time.monotonic()))
+            collect(max(0.0, started + frame.play_ns / 1e9 - time.monotonic()))
             collector.counts.sent += 1
             link.replayer.send(frame)
             link.check()
         collect(5.0 + 2.0 / frame_rate)
         collector.counts.lost = collector.counts.sent - len(answers)
-        scored: set[int] = set()  # frames may share a stamp, and then one answer
         for frame in tqdm(reader.frames(), "scoring", len(reader), unit="frame", file=sys.stderr):
-            if frame.stamp_ns in answers and frame.stamp_ns not in scored:
-                scored.add(frame.stamp_ns)
+            if frame.stamp_ns in answers:
                 _add(collector, frame, frame.to_rgb(), *answers.get(frame.stamp_ns), None)
 
 

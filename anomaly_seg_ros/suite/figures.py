@@ -193,6 +193,7 @@ class Run:
         notes: Sentences that a reader of the figures must know.
         seconds: Time that the run took, over all resumptions.
         model_configuration: JSON-like; what the scores depend on.
+        input: JSON-like; of a bag its topics, its stamps, and how much ground truth found a frame.
     """
 
     model: str
@@ -207,6 +208,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     model_configuration: dict[str, Any] = field(default_factory=dict)
+    input: dict[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

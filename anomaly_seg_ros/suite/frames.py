@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
-from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
-from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
+from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.plan import AUTO, BAG, DataSpec
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
+_BAG_DEFAULTS = BagOptions()
 _BAG_SUFFIXES = (".mcap", ".db3")
 
 
@@ -32,6 +35,8 @@ class Frames(ABC):
         has_masks: Whether any frame has an anomaly mask.
         has_labels: Whether any frame has class labels.
         configuration: JSON-like; what tells these frames from others.
+        input: JSON-like; what was found in them, for ``benchmark.json``.
+        notes: What a reader of the figures must know about them.
     """
 
     adapter: str
@@ -40,6 +45,8 @@ class Frames(ABC):
     has_masks: bool
     has_labels: bool
     configuration: dict[str, Any]
+    input: dict[str, Any] | None = None
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -119,28 +126,40 @@ class DatasetFrames(Frames):
 
 
 class BagFrames(Frames):
-    """The frames of a rosbag2. It is read from its start for each pass: a bag has no index.
+    """The frames of a rosbag2.
 
     Args:
         path: The bag.
         label: Name in tables.
         limit: Only the first so many frames.
+        options: How to read it.
+
+    Raises:
+        BagError: See :func:`open_bag`.
     """
 
     adapter = BAG
 
-    def __init__(self, path: Path, label: str, limit: int | None) -> None:
-        self.path, self.label = path, label
-        with BagReader(path) as reader:
+    def __init__(
+        self, path: Path, label: str, limit: int | None, options: BagOptions = _BAG_DEFAULTS
+    ) -> None:
+        self.path, self.label, self.options = path, label, options
+        with open_bag(path, options) as reader:
             self._count = min(len(reader), limit or len(reader))
-            present = {name for name, (_, count) in reader.topics.items() if count}
+            found = {slot for slot, match in reader.matches.items() if match.matched}
             self.classes = label_classes(reader) or load_taxonomy().classes
-        self.has_masks = topics.ANOMALY_MASK in present
-        self.has_labels = topics.LABELS in present
+            self.input = described(reader, options)
+            self.notes = notes_on(reader, options)
+        self.has_masks = "anomaly_mask" in found
+        self.has_labels = "labels" in found
         self.configuration = {
             "adapter": BAG,
             "folder": str(path.resolve()),
-            "options": {},
+            "options": {
+                field.name: value
+                for field in dataclasses.fields(options)
+                if (value := getattr(options, field.name)) != field.default
+            },
             "frames": self._count,
         }
 
@@ -149,17 +168,17 @@ class BagFrames(Frames):
 
     def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
         """See :class:`Frames`."""
-        wanted, index = set(wanted), -1
-        with BagReader(self.path) as reader:
-            for index, frame in enumerate(islice(reader.frames(), self._count)):
-                if index in wanted:
-                    yield index, _sample(frame, index)
-            if index + 1 < self._count:
-                raise BagError(f"{self.path}: ends after {index + 1} of {self._count} frames")
+        with open_bag(self.path, self.options) as reader:
+            reader.num_classes = len(self.classes)
+            indices = sorted(set(wanted))
+            for index, frame in zip(indices, reader.frames(indices), strict=True):
+                yield index, _sample(frame, index)
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""
-        return fingerprints.of_folder(self.path)
+        # Also another one where the same files are read in another way.
+        found = hashlib.sha256(json.dumps(self.input, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{fingerprints.of_folder(self.path)} {found}"
 
 
 class JoinedFrames(Frames):
@@ -192,6 +211,8 @@ class JoinedFrames(Frames):
         self._count = min(total, limit or total)
         self.has_masks = any(part.has_masks for part in parts)
         self.has_labels = any(part.has_labels for part in parts)
+        self.input = {part.label: part.input for part in parts if part.input is not None} or None
+        self.notes = [f"{part.label}: {note}" for part in parts for note in part.notes]
         self.configuration = {
             "adapter": self.adapter,
             "frames": self._count,
@@ -243,9 +264,7 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
 
 def _open(spec: DataSpec, limit: int | None) -> Frames:
     if spec.adapter == BAG or (spec.adapter == AUTO and _is_bag(spec.folder)):
-        if spec.options:
-            raise ParameterError(f"{next(iter(spec.options))}: a bag has no options")
-        return BagFrames(spec.folder, spec.label, limit)
+        return BagFrames(spec.folder, spec.label, limit, BagOptions.parse(spec.options))
     dataset = open_dataset(spec.adapter, spec.folder, **spec.options)
     return DatasetFrames(dataset, spec.label, spec.options, limit)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,6 +56,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         if isinstance(frames, BagFrames):
             if plan.limit is not None:
                 raise ParameterError("limit: a bag goes through a node as a whole")
+            options = replace(options, **asdict(frames.options))
             result = evaluate_bag(frames.path, out, options)
         elif not isinstance(frames, DatasetFrames):
             raise ParameterError(f"{frames.label}: several bags go through a node one by one")
@@ -65,8 +67,9 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         shutil.rmtree(bag, ignore_errors=True)
     node = result.node
     notes = [
+        *frames.notes,
         f"{score} as the node publishes it, in [0, 1]; largest difference to the same score "
-        f"in-process: {node.max_abs_difference_to_in_process:.3g}"
+        f"in-process: {node.max_abs_difference_to_in_process:.3g}",
     ]
     if result.frames.lost:
         notes.append(f"{result.frames.lost} of {result.frames.sent} frames got no answer")
@@ -80,6 +83,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         pixels=result.pixels,
         scores={score: ScoreResult(*figures)},
         notes=notes,
+        input=frames.input,
         seconds=round(time.monotonic() - started, 3),
         model_configuration={
             **scorer.configuration,

@@ -107,7 +107,8 @@ def summarise(
         pixels={"anomaly": 0, "in_distribution": 0},
         seconds=round(pixels.seconds + alarms.seconds, 3),
         model_configuration=scorer.configuration,
-        notes=list(scorer.notes),
+        notes=[*frames.notes, *scorer.notes],
+        input=frames.input,
     )
     if pixels.without_mask:
         run.notes.append(f"{pixels.without_mask} frames have no anomaly mask")

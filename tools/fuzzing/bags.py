@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from anomaly_seg_ros.bags import topics
@@ -104,9 +104,9 @@ def image_messages() -> tuple[bytes, ...]:
         for compressed in (False, True):
             with BagWriter(path, compressed=compressed, overwrite=True) as writer:
                 writer.write(_sample("a"))
-            with BagReader(path) as reader:
-                kinds = [x for x in reader._reader.connections if x.topic in _TOPICS]
-                for connection, _, data in reader._reader.messages(kinds):
+            with Reader(path) as reader:
+                kinds = [x for x in reader.connections if x.topic in _TOPICS]
+                for connection, _, data in reader.messages(kinds):
                     found.append(bytes([_TOPICS.index(connection.topic)]) + bytes(data))
         return tuple(found)
 

@@ -1,0 +1,38 @@
+"""Command-line options of a bag with ground truth."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from anomaly_seg_ros.bags.evaluation_input import BagOptions
+from anomaly_seg_ros.label_values import MASK_255
+
+
+def add_bag_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of :class:`BagOptions`; defaults stand there."""
+    parser.add_argument("--image-topic", help="of the bag (default: found in the bag)")
+    parser.add_argument(
+        "--stamp-tolerance",
+        type=float,
+        default=BagOptions.stamp_tolerance,
+        metavar="SECONDS",
+        help="that the stamps of a frame and its ground truth may differ by (default: 0, equal)",
+    )
+    parser.add_argument(
+        "--allow-unmatched",
+        action="store_true",
+        help="leave out ground truth that matches no frame, instead of refusing the bag",
+    )
+    parser.add_argument(
+        "--mask-255",
+        choices=MASK_255,
+        help="what 255 means in the anomaly masks; asked for where they hold 0 and 255 alone",
+    )
+
+
+def bag_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was parsed, by the names of :class:`BagOptions`."""
+    names = (option.name for option in dataclasses.fields(BagOptions))
+    return {name: getattr(arguments, name) for name in names}
