@@ -89,6 +89,7 @@ def described(reader: BagReader, options: BagOptions) -> dict[str, Any]:
         "image_topic": reader.image_topic,
         "image_topic_chosen_by": "option" if options.image_topic else RULE,
         "image_topic_alternatives": reader.other_image_topics,
+        "image_topics_left_out": reader.no_camera,
         "frames": len(reader),
         "stamps": reader.stamps,
         "stamp_fault": reader.stamp_fault,
@@ -103,13 +104,17 @@ def notes_on(reader: BagReader, options: BagOptions) -> list[str]:
     """What a reader of the figures must know about their input, as sentences."""
     topic = reader.image_topic
     notes = reader.notes
-    if options.image_topic is None and reader.other_image_topics:
-        notes.append(
-            f"frames of {topic}, chosen over {', '.join(reader.other_image_topics)} ({RULE}); "
-            "the option image_topic chooses another"
-        )
-    elif options.image_topic is not None and (fault := reader.fault_of_topic(topic)):
-        notes.append(f"warning: frames of {topic}, as asked for, although {fault}")
+    others, left_out = reader.other_image_topics, reader.no_camera
+    if options.image_topic is not None:
+        if topic in left_out:
+            notes.append(f"warning: frames of {topic}, as asked for, although {left_out[topic]}")
+    elif others or left_out:
+        words = f"frames of {topic}"
+        if others:
+            words += f", chosen over {', '.join(others)} ({RULE})"
+        if left_out:
+            words += f"; no camera: {', '.join(left_out)}"
+        notes.append(f"{words}; the option image_topic chooses another")
     if reader.stamp_fault is not None:
         notes.append(f"{topic}: {reader.stamp_fault}; frames are told apart by {reader.stamps}")
     for truth, slot in reader.slots.items():

@@ -155,7 +155,8 @@ class BagReader:
         try:
             self.topics = self._recording.topics
             if not any(count for _, count in self.topics.values()):
-                raise BagError(f"{self.path}: the bag is empty{self._foreign()}")
+                what = "no ROS 2 message" if self._recording.foreign else "the bag is empty"
+                raise BagError(f"{self.path}: {what}{self._foreign()}")
             self.slots = {
                 topic: slot
                 for topic, slot in (
@@ -335,13 +336,7 @@ class BagReader:
 
     @cached_property
     def _candidates(self) -> list[Candidate]:
-        names = [
-            topic
-            for topic, (kind, count) in self.topics.items()
-            if kind in _IMAGE_TYPES and count and topic not in self.slots
-        ]
-        found = [self._candidate(name) for name in names if fault_of_name(name) is None]
-        return [candidate for candidate in found if candidate.fault is None]
+        return [self._candidate(name) for name in self._images if name not in self.no_camera]
 
     def _choose_image_topic(self, wanted: str | None) -> tuple[str, list[str]]:
         if wanted is None:
@@ -375,22 +370,35 @@ class BagReader:
 
     def _listing(self) -> str:
         """All topics, and why those of images are no camera's."""
-        text = f"topics: {', '.join(self.topics) or 'none'}"
-        for topic, (kind, count) in self.topics.items():
-            if kind in _IMAGE_TYPES and count and topic not in self.slots:
-                text += f"; {topic}: {self.fault_of_topic(topic)}"
-        return text
+        listing = f"topics: {', '.join(self.topics) or 'none'}"
+        return "; ".join([listing, *(f"{x}: {fault}" for x, fault in self.no_camera.items())])
 
-    def fault_of_topic(self, topic: str) -> str | None:
-        """Why a topic of images holds no camera's pictures, in words; None if it may."""
-        return fault_of_name(topic) or self._candidate(topic).fault
+    @cached_property
+    def no_camera(self) -> dict[str, str]:
+        """Topics of images that hold no camera's pictures, and why."""
+        return {
+            topic: fault
+            for topic in self._images
+            if (fault := fault_of_name(topic) or self._candidate(topic).fault) is not None
+        }
+
+    @cached_property
+    def _images(self) -> list[str]:
+        return [
+            topic
+            for topic, (kind, count) in self.topics.items()
+            if kind in _IMAGE_TYPES and count and topic not in self.slots
+        ]
 
     def _candidate(self, topic: str) -> Candidate:
         kind, count = self.topics[topic]
-        data = self._recording.first(topic)
-        with damage(self.path):
-            message = self._store.deserialize_cdr(data, kind)
-        encoding = getattr(message, "encoding", None) or message.format
+        try:
+            data = self._recording.first(topic)
+            with damage(self.path):
+                message = self._store.deserialize_cdr(data, kind)
+            encoding = getattr(message, "encoding", None) or message.format
+        except BagError:
+            encoding = ""  # told when the topic is read, if it is
         return Candidate(topic, encoding, count, kind == topics.COMPRESSED_IMAGE_TYPE)
 
     def _foreign(self) -> str:
@@ -400,7 +408,7 @@ class BagReader:
             return ""
         listing = ", ".join(f"{topic} ({encoding})" for topic, encoding in foreign.items())
         if "ros1" in foreign.values():
-            return f"; of ROS 1, convert it with rosbags-convert: {listing}"
+            return f"; ROS 1 is unsupported, convert it with rosbags-convert: {listing}"
         return f"; not serialised by ROS 2: {listing}"
 
     def _find_camera_info_topic(self) -> str | None:

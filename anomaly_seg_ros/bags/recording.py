@@ -19,6 +19,7 @@ from anomaly_seg_ros.bags.sqlite_file import SQLITE_MAGIC, SqliteFile
 from anomaly_seg_ros.bags.storage import CDR, Channel, Place, Storage, damage
 from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import BagError, first_line
+from anomaly_seg_ros.images import IMAGE_SUFFIXES
 
 METADATA = "metadata.yaml"
 _ROS1_MAGIC = b"#ROSBAG"
@@ -264,6 +265,18 @@ class Recording:
                     )
                 unpacked.write(piece)
         return target
+
+
+def is_bag_folder(path: Path) -> bool:
+    """Whether a folder is a bag, or what a recorder that crashed left of one."""
+    if not path.is_dir():
+        return False
+    if (path / METADATA).is_file():
+        return True
+    files = list(path.iterdir())
+    return any(map(_is_storage, files)) and not any(
+        file.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES for file in files
+    )
 
 
 def _is_storage(file: Path) -> bool:

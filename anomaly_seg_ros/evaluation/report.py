@@ -126,7 +126,9 @@ def render(
         class_colours=dict(class_colours or {}),
         unknown_colour=drawing.UNKNOWN_COLOUR,
         configuration=yaml.safe_dump(
-            _yaml_ready(result.configuration), sort_keys=False, allow_unicode=True
+            _yaml_ready({"input": result.input, **result.configuration}),
+            sort_keys=False,
+            allow_unicode=True,
         ),
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )

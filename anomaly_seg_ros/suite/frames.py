@@ -15,6 +15,7 @@ from typing import Any
 from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import Frame
+from anomaly_seg_ros.bags.recording import is_bag_folder
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
 from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.suite import fingerprints
@@ -275,7 +276,8 @@ def _part_name(path: Path) -> str:
 
 
 def _is_bag(path: Path) -> bool:
-    return path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file()
+    # Data sets are folders.
+    return path.is_file() or path.suffix in _BAG_SUFFIXES or is_bag_folder(path)
 
 
 def _sample(frame: Frame, index: int) -> LoadedSample:
