@@ -119,6 +119,8 @@ def _by_record_time(
     frames: Times, truth: Times, of_frames: Sequence[int], of_truth: Sequence[int]
 ) -> dict[int, int]:
     """``{message: frame}`` where each message has one clearly nearest frame; else nothing."""
+    if not of_frames:
+        return {}
     order = sorted(of_frames, key=lambda index: frames.recorded[index])
     rising = [frames.recorded[index] for index in order]
     pairs: dict[int, int] = {}
