@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.typesys import Stores, get_typestore
 
 from anomaly_seg_ros.bags import topics
-from anomaly_seg_ros.bags.matching import Match, Times, match
+from anomaly_seg_ros.bags.camera_topics import CameraTopics
+from anomaly_seg_ros.bags.index import FrameIndex
+from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.messages import CameraInfo, CompressedImage, RawImage
 from anomaly_seg_ros.bags.recording import Message, Recording
 from anomaly_seg_ros.bags.samples import CustomData
-from anomaly_seg_ros.bags.stamps import fault_of, identities, play_times
-from anomaly_seg_ros.bags.storage import damage
-from anomaly_seg_ros.bags.topic_choice import Candidate, choose, fault_of_name
 from anomaly_seg_ros.errors import BagError, ImageError, ParameterError
 from anomaly_seg_ros.label_values import (
     ANOMALY,
@@ -30,7 +27,6 @@ from anomaly_seg_ros.label_values import (
     check_mask_255,
 )
 
-_IMAGE_TYPES = (topics.IMAGE_TYPE, topics.COMPRESSED_IMAGE_TYPE)
 _DEFAULT_RATE = 10.0
 
 
@@ -75,31 +71,6 @@ class Frame:
             return self.image.to_rgb()
         except ImageError as error:
             raise BagError(f"frame {self.name or self.stamp_ns}: {error}") from error
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Where everything lies that belongs to the frames; no pixels.
-
-    Attributes:
-        frames: Messages of the image topic in recorded order.
-        stamps: What tells the frames apart, rising.
-        stamps_from: What they are, where they are not the header's; else empty.
-        fault: What is wrong with the header's stamps.
-        play_ns: See :class:`Frame`.
-        camera_infos: For each frame.
-        matches: By slot.
-        truth: By slot, for each frame.
-    """
-
-    frames: list[Message]
-    stamps: list[int]
-    stamps_from: str
-    fault: str | None
-    play_ns: list[int]
-    camera_infos: list[Message | None]
-    matches: dict[str, Match]
-    truth: dict[str, list[Message | None]]
 
 
 class BagReader:
@@ -148,15 +119,12 @@ class BagReader:
         self._tolerance_ns = round(stamp_tolerance * 1e9)
         self.mask_255 = check_mask_255(mask_255)
         self.num_classes: int | None = None
-        # The message types are the same in all distributions, so the bag's own type definitions
-        # (which old bags lack) are not needed.
-        self._store = get_typestore(Stores.ROS2_JAZZY)
         self._recording = Recording(self.path)
         try:
             self.topics = self._recording.topics
             if not any(count for _, count in self.topics.values()):
                 what = "no ROS 2 message" if self._recording.foreign else "the bag is empty"
-                raise BagError(f"{self.path}: {what}{self._foreign()}")
+                raise BagError(f"{self.path}: {what}{self._recording.foreign_in_words()}")
             self.slots = {
                 topic: slot
                 for topic, slot in (
@@ -166,7 +134,8 @@ class BagReader:
                 )
                 if self._count(topic, topics.IMAGE_TYPE)
             }
-            self.image_topic, self.other_image_topics = self._choose_image_topic(image_topic)
+            self._cameras = CameraTopics(self._recording, self.slots, self._tolerance_ns)
+            self.image_topic, self.other_image_topics = self._cameras.choose(image_topic)
             self._camera_info_topic = self._find_camera_info_topic()
             custom = CustomData.read(self._recording.custom, self.path)
             self.dataset, self.taxonomy = custom.dataset, custom.taxonomy
@@ -193,7 +162,12 @@ class BagReader:
     @property
     def image_topics(self) -> list[str]:
         """Topics that could be the frames, in the bag's order."""
-        return [candidate.topic for candidate in self._candidates]
+        return [candidate.topic for candidate in self._cameras.candidates]
+
+    @property
+    def no_camera(self) -> dict[str, str]:
+        """Topics of images that hold no camera's pictures, and why."""
+        return self._cameras.left_out
 
     @property
     def has_ground_truth(self) -> bool:
@@ -213,7 +187,7 @@ class BagReader:
     @property
     def stamps(self) -> str:
         """What tells the frames apart: "the header's stamps", or what stands in for them."""
-        return self._index.stamps_from or "the header's stamps"
+        return self._index.stamps_are
 
     @property
     def stamp_fault(self) -> str | None:
@@ -237,7 +211,7 @@ class BagReader:
         index = self._index
         for i in range(len(index.frames)) if wanted is None else wanted:
             message = index.frames[i]
-            image = self._read(message)
+            image = self._recording.decoded(message)
             info = index.camera_infos[i]
             sample = self._samples.get(message.stamp_ns, {})
             yield Frame(
@@ -245,7 +219,7 @@ class BagReader:
                 frame_id=image.header.frame_id,
                 image=_image(image),
                 name=sample.get("name"),
-                camera_info=None if info is None else _camera_info(self._read(info)),
+                camera_info=None if info is None else _camera_info(self._recording.decoded(info)),
                 baseline_m=sample.get("baseline_m"),
                 fold=sample.get("fold", ""),
                 play_ns=index.play_ns[i],
@@ -263,43 +237,15 @@ class BagReader:
                 yield self._plane(message)
 
     @cached_property
-    def _index(self) -> _Index:
-        chosen = {self.image_topic, self._camera_info_topic, *self.slots} - {None}
-        by_topic: dict[str, list[Message]] = {topic: [] for topic in chosen}
-        place: dict[Message, int] = {}
-        for number, message in enumerate(self._recording.messages(chosen)):
-            by_topic[message.topic].append(message)
-            place[message] = number
-        frames = by_topic[self.image_topic]
-        times = _times(frames)
-        stamps, stamps_from, fault = list(times.stamps), "", fault_of(times.stamps)
-        if fault is not None:
-            stamps, stamps_from = identities(times, self.frame_rate or _DEFAULT_RATE)
-        matches, truth = {}, {}
-        for topic, slot in self.slots.items():
-            messages = by_topic[topic]
-            found = match(times, _times(messages), self._tolerance_ns)
-            of_frame: list[Message | None] = [None] * len(frames)
-            for message, frame in zip(messages, found.frame_of, strict=True):
-                if frame >= 0:
-                    of_frame[frame] = message
-            matches[slot], truth[slot] = found, of_frame
-        infos = by_topic.get(self._camera_info_topic, [])
-        return _Index(
-            frames,
-            stamps,
-            stamps_from,
-            fault,
-            play_times(stamps, times.recorded),
-            _infos_of(frames, infos, place),
-            matches,
-            truth,
+    def _index(self) -> FrameIndex:
+        return FrameIndex.build(
+            self._recording,
+            self.image_topic,
+            self._camera_info_topic,
+            self.slots,
+            self._tolerance_ns,
+            self.frame_rate or _DEFAULT_RATE,
         )
-
-    def _read(self, message: Message) -> Any:
-        data = self._recording.read(message)
-        with damage(self.path):
-            return self._store.deserialize_cdr(data, self.topics[message.topic][0])
 
     def _truth(self, message: Message | None) -> np.ndarray | None:
         """(H, W) ground truth with checked values."""
@@ -317,7 +263,7 @@ class BagReader:
 
     def _plane(self, message: Message) -> np.ndarray:
         """(H, W) uint8 or, of a disparity, uint16 as recorded."""
-        image = _image(self._read(message))
+        image = _image(self._recording.decoded(message))
         try:
             array = image.to_grey()
         except ImageError as error:
@@ -334,113 +280,11 @@ class BagReader:
         found, count = self.topics.get(topic, ("", 0))
         return count if found == kind else 0
 
-    @cached_property
-    def _candidates(self) -> list[Candidate]:
-        return [self._candidate(name) for name in self._images if name not in self.no_camera]
-
-    def _choose_image_topic(self, wanted: str | None) -> tuple[str, list[str]]:
-        if wanted is None:
-            if not self._candidates:
-                raise BagError(f"{self.path}: no image topic ({self._listing()}){self._foreign()}")
-            first, others = choose(self._candidates, self._truth_of)
-            return first.topic, [other.topic for other in others]
-        if not any(self._count(wanted, kind) for kind in _IMAGE_TYPES):
-            raise BagError(
-                f"{self.path}: no images on topic {wanted} "
-                f"(image topics: {', '.join(self.image_topics) or 'none'})"
-            )
-        return wanted, [topic for topic in self.image_topics if topic != wanted]
-
-    def _truth_of(self, topic: str) -> int:
-        """How many messages of ground truth belong to the frames of a topic."""
-        messages = self._times_of_candidates
-        return sum(
-            match(messages[topic], messages[name], self._tolerance_ns).matched
-            for name in self.slots
-        )
-
-    @cached_property
-    def _times_of_candidates(self) -> dict[str, Times]:
-        wanted = {*self.image_topics, *self.slots} if self.slots else set()
-        by_topic: dict[str, list[Message]] = {topic: [] for topic in self.image_topics}
-        by_topic |= {topic: [] for topic in self.slots}
-        for message in self._recording.messages(wanted):
-            by_topic[message.topic].append(message)
-        return {topic: _times(messages) for topic, messages in by_topic.items()}
-
-    def _listing(self) -> str:
-        """All topics, and why those of images are no camera's."""
-        listing = f"topics: {', '.join(self.topics) or 'none'}"
-        return "; ".join([listing, *(f"{x}: {fault}" for x, fault in self.no_camera.items())])
-
-    @cached_property
-    def no_camera(self) -> dict[str, str]:
-        """Topics of images that hold no camera's pictures, and why."""
-        return {
-            topic: fault
-            for topic in self._images
-            if (fault := fault_of_name(topic) or self._candidate(topic).fault) is not None
-        }
-
-    @cached_property
-    def _images(self) -> list[str]:
-        return [
-            topic
-            for topic, (kind, count) in self.topics.items()
-            if kind in _IMAGE_TYPES and count and topic not in self.slots
-        ]
-
-    def _candidate(self, topic: str) -> Candidate:
-        kind, count = self.topics[topic]
-        try:
-            data = self._recording.first(topic)
-            with damage(self.path):
-                message = self._store.deserialize_cdr(data, kind)
-            encoding = getattr(message, "encoding", None) or message.format
-        except BagError:
-            encoding = ""  # told when the topic is read, if it is
-        return Candidate(topic, encoding, count, kind == topics.COMPRESSED_IMAGE_TYPE)
-
-    def _foreign(self) -> str:
-        """Names the channels that are not of ROS 2, for messages of errors."""
-        foreign = self._recording.foreign
-        if not foreign:
-            return ""
-        listing = ", ".join(f"{topic} ({encoding})" for topic, encoding in foreign.items())
-        if "ros1" in foreign.values():
-            return f"; ROS 1 is unsupported, convert it with rosbags-convert: {listing}"
-        return f"; not serialised by ROS 2: {listing}"
-
     def _find_camera_info_topic(self) -> str | None:
         """The camera_info beside the image topic (image_transport's rule), if there is one."""
         base = self.image_topic.removesuffix("/compressed")
         sibling = f"{base.rsplit('/', 1)[0]}/camera_info"
         return sibling if self._count(sibling, topics.CAMERA_INFO_TYPE) else None
-
-
-def _times(messages: list[Message]) -> Times:
-    return Times([x.stamp_ns for x in messages], [x.recorded_ns for x in messages])
-
-
-def _infos_of(
-    frames: list[Message], infos: list[Message], place: dict[Message, int]
-) -> list[Message | None]:
-    """For each frame the camera_info of its stamp, otherwise the newest before it."""
-    places = [place[info] for info in infos]
-    of_stamp: dict[int, list[int]] = {}
-    for number, info in enumerate(infos):
-        of_stamp.setdefault(info.stamp_ns, []).append(number)
-    found: list[Message | None] = []
-    for frame in frames:
-        before = bisect_left(places, place[frame])
-        same = of_stamp.get(frame.stamp_ns, [])
-        # Of several with one stamp the newest before the frame, or else the first behind it.
-        at = bisect_left(same, before)
-        if same:
-            found.append(infos[same[max(0, at - 1)]])
-        else:
-            found.append(infos[before - 1] if before else None)
-    return found
 
 
 def _image(message: Any) -> RawImage | CompressedImage:

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
+from rosbags.typesys import Stores, get_typestore
+
 from anomaly_seg_ros.bags.compression import ZSTD_MAGIC, ZstdDecompressor, unpacked_message
 from anomaly_seg_ros.bags.mcap_file import MCAP_MAGIC, McapFile
 from anomaly_seg_ros.bags.sqlite_file import SQLITE_MAGIC, SqliteFile
@@ -80,6 +82,9 @@ class Recording:
         self.custom: dict[str, Any] = {}
         self.notes: list[str] = []
         self._storages: list[Storage] = []
+        # The message types are the same in all distributions, so the bag's own type definitions
+        # (which old bags lack) are not needed.
+        self._store = get_typestore(Stores.ROS2_JAZZY)
         self._storage_name: str | None = None  # as metadata.yaml says
         self._unpacked: tempfile.TemporaryDirectory | None = None
         try:
@@ -120,26 +125,36 @@ class Recording:
             found += sorted(here, key=lambda message: message.recorded_ns)
         return found
 
-    def first(self, topic: str) -> bytes | None:
-        """The first message of a topic as serialised, as its file has them; None without any."""
+    def first(self, topic: str) -> Any:
+        """A topic's first message in its first file; see :meth:`decoded`."""
         for storage in self._storages:
             ids = frozenset(x.id for x in self._channels(storage) if x.topic == topic and x.count)
             if ids:
                 place, _ = next(storage.scan(ids, 0))
-                return self._read(storage, place)
-        return None
+                return self._decoded(storage, place, topic)
+        raise BagError(f"{self.path}: no message on topic {topic}")
 
-    def read(self, message: Message) -> bytes:
-        """A whole message as serialised.
+    def decoded(self, message: Message) -> Any:
+        """A whole message, with the fields of its type.
 
         Raises:
             BagError: Damaged.
         """
-        return self._read(self._storages[message.file], message.place)
+        return self._decoded(self._storages[message.file], message.place, message.topic)
 
-    def _read(self, storage: Storage, place: Place) -> bytes:
+    def foreign_in_words(self) -> str:
+        """The end of a sentence that names the topics that are not of ROS 2; empty without any."""
+        if not self.foreign:
+            return ""
+        listing = ", ".join(f"{topic} ({encoding})" for topic, encoding in self.foreign.items())
+        if "ros1" in self.foreign.values():
+            return f"; ROS 1 is unsupported, convert it with rosbags-convert: {listing}"
+        return f"; not serialised by ROS 2: {listing}"
+
+    def _decoded(self, storage: Storage, place: Place, topic: str) -> Any:
         with damage(storage.path):
-            return unpacked_message(storage.read(place))
+            data = unpacked_message(storage.read(place))
+            return self._store.deserialize_cdr(data, self.topics[topic][0])
 
     def _channels(self, storage: Storage) -> Iterator[Channel]:
         """Those of the type that their topic counts as."""
