@@ -24,6 +24,8 @@ from anomaly_seg_ros.taxonomy import load_taxonomy
 
 _BAG_DEFAULTS = BagOptions()
 _BAG_SUFFIXES = (".mcap", ".db3")
+# What SQLite keeps there while it writes, or leaves behind after a crash.
+_BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
 
 
 class Frames(ABC):
@@ -246,7 +248,11 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
             truth.
     """
     if "*" in spec.folder.name and not spec.folder.exists():
-        folders = sorted(spec.folder.parent.glob(spec.folder.name))
+        folders = sorted(
+            path
+            for path in spec.folder.parent.glob(spec.folder.name)
+            if not path.name.endswith(_BESIDE_A_DATABASE)
+        )
         if not folders:
             raise DatasetError(f"{spec.folder}: nothing fits this pattern")
         parts = [

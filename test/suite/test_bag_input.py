@@ -138,3 +138,12 @@ def test_content_decides_what_a_bag_is(tmp_path: Path, model: Path, obstacles: P
     assert (run.dataset, run.frames) == ("bag", 5)
     plain = database.rename(tmp_path / "drive 1#2")
     assert only_run(a_plan(tmp_path / "b", model, f"x={plain}")).scores == run.scores
+
+
+def test_a_log_beside_a_bag_is_no_bag_of_its_own(
+    tmp_path: Path, model: Path, obstacles: Path
+) -> None:
+    database = next(recorded(tmp_path / "bag", obstacles).glob("*.db3"))
+    database.with_name(f"{database.name}-wal").touch()
+    run = only_run(a_plan(tmp_path / "a", model, f"x={tmp_path}/bag/*.db3*"))
+    assert run.frames == 5
