@@ -47,12 +47,15 @@ class McapBytes:
         profile: Of the header.
         compression: Of the chunks.
         has_index: Whether message indexes follow each chunk.
+        unindexed: Channels that the indexes leave out.
         chunked: Whether there are chunks.
+        checksum: Whether chunks have one.
     """
 
     profile: str = "ros2"
     compression: str = ""
     has_index: bool = True
+    unindexed: tuple[int, ...] = ()
     chunked: bool = True
     checksum: bool = True
     body: bytes = field(default=b"")
@@ -77,7 +80,8 @@ class McapBytes:
             + packed,
         )
         if self.has_index:
-            for number, entries in index.items():
+            for number in index.keys() - set(self.unindexed):
+                entries = index[number]
                 pairs = b"".join(struct.pack("<QQ", *entry) for entry in entries)
                 self.body += record(7, struct.pack("<H", number) + text(pairs))
 

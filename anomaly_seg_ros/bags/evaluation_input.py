@@ -117,6 +117,11 @@ def notes_on(reader: BagReader, options: BagOptions) -> list[str]:
         notes.append(f"{words}; the option image_topic chooses another")
     if reader.stamp_fault is not None:
         notes.append(f"{topic}: {reader.stamp_fault}; frames are told apart by {reader.stamps}")
+    if reader.skipped_ns:
+        notes.append(
+            f"{topic}: its clock was set forward by {duration(reader.skipped_ns)} in between; a "
+            "replay in real time does not wait for that"
+        )
     for truth, slot in reader.slots.items():
         notes += _notes_on_match(truth, reader.matches[slot])
     return notes

@@ -20,7 +20,7 @@ from anomaly_seg_ros.errors import BagError
 MCAP_MAGIC = b"\x89MCAP"
 _VERSION = b"0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 2, 3, 4, 5, 6, 7
-_DATA_END = 0x0F
+_STATISTICS, _DATA_END = 0x0B, 0x0F
 _RECORD = struct.Struct("<BQ")
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
@@ -128,7 +128,7 @@ class McapFile(Storage):
         """Goes over all records without unpacking more than it must; messages by channel."""
         position, end = len(MCAP_MAGIC) + len(_VERSION), self._file.seek(0, 2)
         counts: Counter[int] = Counter()
-        in_data = True
+        in_data, stated = True, None
         while True:
             opcode, size = _RECORD.unpack(self._at(position, _RECORD.size))
             position += _RECORD.size
@@ -140,6 +140,8 @@ class McapFile(Storage):
                 in_data = False
             elif opcode in (_SCHEMA, _CHANNEL):
                 self._define(opcode, self._at(position, size))
+            elif opcode == _STATISTICS:
+                (stated,) = struct.unpack("<Q", self._at(position, 8))
             elif opcode == _CHUNK and in_data:
                 self._chunks.append(self._chunk(position, size))
             elif opcode == _MESSAGE_INDEX and in_data and self._chunks:
@@ -153,9 +155,14 @@ class McapFile(Storage):
                 self._loose.append((Place(channel, recorded, (None, start, length)), length))
                 counts[channel] += 1
             position += size
+        indexed = counts.total() + sum(chunk.indexed.total() for chunk in self._chunks)
         for number, chunk in enumerate(self._chunks):
-            # Without an index, or with channels that only the chunk itself defines.
-            if not chunk.indexed or chunk.indexed.keys() - self._channels.keys():
+            # Without a whole index, or with channels that only the chunk itself defines.
+            if (
+                stated not in (None, indexed)
+                or not chunk.indexed
+                or chunk.indexed.keys() - self._channels.keys()
+            ):
                 records = self._records(number)
                 chunk.indexed = Counter(channel for channel, *_ in _messages(records))
                 for opcode, start, size in _walk_records(records):

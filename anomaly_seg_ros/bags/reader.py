@@ -195,6 +195,12 @@ class BagReader:
         return self._index.fault
 
     @property
+    def skipped_ns(self) -> int:
+        """By how much the frames' clock was set forward; a replay does not wait for that."""
+        index = self._index
+        return index.stamps[-1] - index.stamps[0] - index.play_ns[-1]
+
+    @property
     def notes(self) -> list[str]:
         """What was found in the files that a user should know."""
         return list(self._recording.notes)

@@ -113,7 +113,8 @@ class Recording:
         """
         found = []
         for number, storage in enumerate(self._storages):
-            names = {x.id: x.topic for x in self._channels(storage) if x.topic in topics}
+            channels = [x for x in self._channels(storage) if x.topic in topics]
+            names = {channel.id: channel.topic for channel in channels}
             here = []
             for place, data in storage.scan(frozenset(names), _HEAD):
                 if data[:4] == ZSTD_MAGIC:
@@ -122,6 +123,9 @@ class Recording:
                 with damage(storage.path):
                     stamp = _stamp(data, topic)
                 here.append(Message(topic, stamp, place.recorded_ns, number, place))
+            if len(here) != (stated := sum(channel.count for channel in channels)):
+                words = f"{len(here)} messages, its index states {stated}"
+                raise BagError(f"{storage.path}: damaged bag ({words})")
             found += sorted(here, key=lambda message: message.recorded_ns)
         return found
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from mcap_bytes import MAGIC, McapBytes, channel, record, schema
@@ -128,6 +130,28 @@ def test_damage_is_called_damage(tmp_path):
         path.write_bytes(data)
         with pytest.raises(BagError, match=rf"a\.mcap: damaged.*{words}"):
             values(path)
+
+
+def test_an_index_that_leaves_out_a_channel(tmp_path):
+    """Nothing but the number of messages in the summary tells."""
+    mcap = McapBytes(unindexed=(2,))
+    definitions = CAMERA + channel(2, 1, "/ground_truth/anomaly_mask")
+    for value in (1, 2):
+        mcap.chunk(definitions, [*images([value]), *images([value], number=2)])
+    statistics = record(0x0B, struct.pack("<QHIIIIQQI", 4, 1, 2, 0, 0, 2, 0, 0, 0))
+    (tmp_path / "a.mcap").write_bytes(mcap.finished(statistics))
+    with BagReader(tmp_path / "a.mcap") as reader:
+        assert reader.topics["/ground_truth/anomaly_mask"][1] == 2
+        assert reader.matches["anomaly_mask"].matched == 2
+
+
+def test_an_index_that_lists_what_is_not_there(tmp_path):
+    mcap = McapBytes()
+    mcap.chunk(CAMERA, images([1]))
+    mcap.body += record(7, struct.pack("<HI", 1, 16) + bytes(16))
+    (tmp_path / "a.mcap").write_bytes(mcap.finished(CAMERA))
+    with pytest.raises(BagError, match=r"damaged bag \(1 messages, its index states 2\)"):
+        values(tmp_path / "a.mcap")
 
 
 def test_unknown_records_are_skipped(tmp_path):

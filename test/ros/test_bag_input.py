@@ -11,6 +11,7 @@ import pytest
 from detector_harness import street
 from foreign_bag import ForeignBag
 
+from anomaly_seg_ros.bags.evaluation_input import BagOptions, notes_on, open_bag
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.cli import evaluate_bag as tool
 from anomaly_seg_ros.ros.evaluation_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
@@ -126,6 +127,17 @@ def test_frames_are_played_at_the_pace_of_the_recording(tmp_path: Path) -> None:
     stamps = [x - 10**13 * (i >= 3) for i, x in enumerate(rising())]
     with BagReader(recorded(tmp_path / "bag", stamps)) as reader:
         assert [frame.play_ns for frame in reader.frames()] == [i * STEP for i in range(FRAMES)]
+
+
+def test_a_clock_that_was_set_forward_is_not_waited_for(tmp_path: Path) -> None:
+    stamps = [x + 3600 * 10**9 * (i >= 3) for i, x in enumerate(rising())]
+    with open_bag(recorded(tmp_path / "bag", stamps), BagOptions()) as reader:
+        assert [frame.play_ns for frame in reader.frames()] == [i * STEP for i in range(FRAMES)]
+        assert [frame.stamp_ns for frame in reader.frames()] == stamps
+        (note,) = notes_on(reader, BagOptions())
+    assert note.startswith("/cam: its clock was set forward by 3600 s in between")
+    with open_bag(recorded(tmp_path / "good", rising()), BagOptions()) as reader:
+        assert notes_on(reader, BagOptions()) == []
 
 
 def test_the_tool_tells_what_it_chose_and_left_out(
