@@ -26,6 +26,7 @@ from anomaly_seg_ros.bags.storage_checks import (
     limit_chunks,
     unpacked_message,
 )
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.documents import is_file_name, parse_json, shown
 from anomaly_seg_ros.errors import BagError, ImageError
 
@@ -81,14 +82,14 @@ class Frame:
     labels: np.ndarray | None = field(default=None, repr=False)
     disparity: np.ndarray | None = field(default=None, repr=False)
 
-    def to_rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB.
+    def to_rgb(self, depth: BitDepth | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB; ``depth`` scales 16-bit images, and learns what they use.
 
         Raises:
             BagError: The message holds no 8-bit image; names the frame.
         """
         try:
-            return self.image.to_rgb()
+            return self.image.to_rgb(depth)
         except ImageError as error:
             raise BagError(f"frame {self.name or self.stamp_ns}: {error}") from error
 

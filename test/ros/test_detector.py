@@ -84,7 +84,9 @@ def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
         )
     predict = Segmenter.predict
     decode = pipeline.rgb_from_message
-    monkeypatch.setattr(pipeline, "rgb_from_message", lambda m: made.append("image") or decode(m))
+    monkeypatch.setattr(
+        pipeline, "rgb_from_message", lambda *a: made.append("image") or decode(*a)
+    )
     asked = []
 
     def spy(self, image, **what):

@@ -1,0 +1,86 @@
+"""What the ``format`` of a ``sensor_msgs/CompressedImage`` says about its pixels.
+
+image_transport writes ``<encoding>; <codec> compressed <target encoding>``, such as
+``rgb8; jpeg compressed bgr8``: the camera's encoding, and the one in which the pixels were handed
+to OpenCV's encoder. An empty target means that they were handed over as they came. OpenCV takes
+three channels for BGR whatever they are, so a picture of target ``rgb8`` has red and blue swapped
+for every other decoder. Drivers of their own mostly write the codec alone: an ordinary file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+_ENCODING = re.compile(r"(?:rgba?|bgra?|mono|bayer_(rggb|bggr|gbrg|grbg))(?:8|16)$")
+_OPENCV_TYPE = re.compile(r"(?:8|16|32)[usf]c[1-4]$")
+_VIDEO = re.compile(r"\b(h\.?26[45]|hevc|avc|av1|vp[89]|mpeg-?[124])\b")
+RGB, BGR = "rgb", "bgr"
+
+
+@dataclass(frozen=True)
+class CompressedFormat:
+    """How to read a picture once it is decoded.
+
+    Attributes:
+        order: ``bgr`` for an ordinary file, ``rgb`` for one whose red and blue are swapped.
+        bayer: Pattern of the mosaic that the picture is, such as ``rggb``; else empty.
+        high_bytes: Whether 8-bit samples are the upper half of the camera's 16.
+        refusal: Why it cannot be read, or empty.
+        remark: What the receiver should know of it, or empty.
+    """
+
+    order: str = BGR
+    bayer: str = ""
+    high_bytes: bool = False
+    refusal: str = ""
+    remark: str = ""
+
+
+@lru_cache(maxsize=64)
+def read_format(text: str) -> CompressedFormat:
+    """Reads a format string of any origin.
+
+    Args:
+        text: Such as ``rgb8; jpeg compressed bgr8``, ``bayer_rggb8; png compressed ``, ``jpeg``.
+    """
+    text = text.lower()
+    if "compresseddepth" in text:
+        return CompressedFormat(
+            refusal="it is a depth image: subscribe to the camera's colour or grey images"
+        )
+    if video := _VIDEO.search(text):
+        return CompressedFormat(
+            refusal=f"{video[1]} is a video stream: decode it to sensor_msgs/Image before"
+        )
+    source, semicolon, rest = (part.strip() for part in text.partition(";"))
+    if not semicolon:  # an ordinary file, as far as the colours go
+        return CompressedFormat(bayer=_bayer(source.split(" ")[0]))
+    codec, _, target = (part.strip() for part in rest.partition("compressed"))
+    if target and not (_ENCODING.match(target) or _OPENCV_TYPE.match(target)):
+        return CompressedFormat(
+            refusal=f"the picture's encoding, '{target[:40]}', is none of rgb, bgr, mono and Bayer"
+        )
+    handed_over = target or source
+    order = RGB if handed_over.startswith(RGB) else BGR
+    remark, what = "", f"format '{source}; ... {target}'"
+    if target.startswith("mono") and _bayer(source):
+        remark = (
+            f"{what}: the publisher made the Bayer mosaic grey before it compressed it, so its "
+            "colours are lost: have it send PNG, or the debayered image"
+        )
+    elif order == RGB:
+        remark = (
+            f"{what}: red and blue are exchanged, as image_transport does for this format: if "
+            "that is wrong, the publisher sends ordinary pictures and should say 'jpeg' or 'png'"
+        )
+    return CompressedFormat(
+        order, _bayer(handed_over), codec == "jpeg" and source.endswith("16"), remark=remark
+    )
+
+
+def _bayer(encoding: str) -> str:
+    """The pattern of a Bayer encoding, empty for others."""
+    match = _ENCODING.match(encoding)
+    return (match and match[1]) or ""
