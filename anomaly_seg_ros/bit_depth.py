@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from anomaly_seg_ros.errors import ParameterError
+
 FULL = 16
 # Depths of sensors, to name one that holds what was seen.
 _USUAL = (8, 10, 12, 14)
@@ -23,6 +25,9 @@ class BitDepth:
     Args:
         bits: As stated, 1 to 16; 0 where nobody states it: 16, until the samples look otherwise.
 
+    Raises:
+        ParameterError: Another depth.
+
     Attributes:
         bits: The same; may be changed between two images.
         frames: 16-bit images so far.
@@ -32,6 +37,10 @@ class BitDepth:
     """
 
     def __init__(self, bits: int = 0) -> None:
+        if not 0 <= bits <= FULL:
+            raise ParameterError(
+                f"bit depth {bits}: expected 1 to {FULL}, or 0 if it is not known"
+            )
         self.bits = bits
         self.frames = self.used = self.clipped = self.needed = 0
 

@@ -77,17 +77,15 @@ class ParameterSpec:
             value = float(value)
         elif self.kind is int and type(value) is float and value.is_integer():
             value = int(value)
-        elif self.kind is list and value == []:
-            value = [""]  # rclpy cannot tell what an empty list is a list of
         self._check(name, value)
         return value
 
     def _check(self, name: str, value: Any) -> None:
         if type(value) is not self.kind:  # not isinstance: a bool must not pass as an int
-            quotes = "; put it in quotes" if self.kind is str else ""
+            hint = {str: "; put it in quotes", list: "; write a list, such as [front, rear]"}
             raise ParameterError(
                 f"parameter '{name}' must be of type {self.kind.__name__}, not "
-                f"{type(value).__name__} ({shown(value)}){quotes}"
+                f"{type(value).__name__} ({shown(value)}){hint.get(self.kind, '')}"
             )
         if self.choices and value not in self.choices:
             raise ParameterError(
@@ -242,7 +240,8 @@ def declare(node: Node) -> None:
     overrides = getattr(node, "_parameter_overrides", {})
     for name, default in read_defaults().items():
         spec = PARAMETERS[name]
-        value = spec.accept(name, overrides[name].value if name in overrides else default)
+        given = overrides[name].value if name in overrides else None
+        value = default if given is None else spec.accept(name, given)  # None: an empty list
         node.declare_parameter(name, value, spec.descriptor(), ignore_override=True)
     # rclpy ignores names that nobody declares, so a misspelt one would change nothing silently.
     for name in overrides:

@@ -77,13 +77,14 @@ def _doubtful_stamps(report: Report, camera: CameraReport) -> list[Condition]:
     if camera.other_clock and report.limits.late_after > 0:
         text = f"frames on {camera.topic} are stamped by another clock: {camera.other_clock}"
         found.append(Condition("other clock", WARN, text))
-    if count := camera.new[stamps.REPEATED]:
+    # One alone is an event, and counted as a fault.
+    if (count := camera.new[stamps.REPEATED]) > 1:
         text = (
             f"{count} {where} repeat the stamp of the one before: the driver does not stamp each "
             "frame, or two publishers send the same"
         )
         found.append(Condition("stamps repeat", WARN, text))
-    if count := camera.new[stamps.WENT_BACK]:
+    if (count := camera.new[stamps.WENT_BACK]) > 1:
         text = (
             f"{count} {where} are stamped before the one before: two publishers on this topic, a "
             "clock that was set, or a recording that began again"

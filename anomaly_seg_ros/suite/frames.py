@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -10,9 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
 from anomaly_seg_ros.suite import fingerprints
@@ -149,13 +153,15 @@ class BagFrames(Frames):
 
     def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
         """See :class:`Frames`."""
-        wanted, index = set(wanted), -1
+        wanted, index, depth = set(wanted), -1, BitDepth()
         with BagReader(self.path) as reader:
             for index, frame in enumerate(islice(reader.frames(), self._count)):
                 if index in wanted:
-                    yield index, _sample(frame, index)
+                    yield index, _sample(frame, index, depth)
             if index + 1 < self._count:
                 raise BagError(f"{self.path}: ends after {index + 1} of {self._count} frames")
+        for remark in depth.remarks().values():
+            tqdm.write(f"{self.path}: {remark}", file=sys.stderr)
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""
@@ -259,14 +265,14 @@ def _is_bag(path: Path) -> bool:
     return path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file()
 
 
-def _sample(frame: Frame, index: int) -> LoadedSample:
+def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
     """A frame of a bag; unnamed ones are called by their place and stamp."""
     info, camera = frame.camera_info, None
     if info is not None:
         k = info.k
         camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]), frame.baseline_m)
     name = frame.name or f"{index:06d}_{frame.stamp_ns}"
-    image = frame.to_rgb()
+    image = frame.to_rgb(depth)
     for what, array in (
         ("anomaly mask", frame.anomaly_mask),
         ("class labels", frame.labels),
