@@ -68,7 +68,8 @@ def read_format(text: str) -> CompressedFormat:
     if target.startswith("mono") and _bayer(source):
         remark = (
             f"{what}: the publisher made the Bayer mosaic grey before it compressed it, so its "
-            "colours are lost: have it send PNG, or the debayered image"
+            "colours are lost: have it send PNG or the debayered image, or set its "
+            "'jpeg_compress_bayer'"
         )
     elif order == RGB:
         remark = (

@@ -50,6 +50,7 @@ WRITTEN = [
     ("bayer_rggb8; jpeg compressed mono8", GREY, GREY_RGB),
     ("rgb8; png compressed bgr8", BGR, RGB),
     ("rgba8; png compressed bgr8", BGR, RGB),
+    ("rgba8; png compressed bgra8", BGRA, RGB),
     ("mono8; png compressed ", GREY, GREY_RGB),
     ("8UC3; png compressed ", BGR, RGB),
     ("rgb8; tiff compressed ", RGB, RGB),

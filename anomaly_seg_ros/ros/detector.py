@@ -80,7 +80,7 @@ class Detector(LifecycleNode):
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """As every node's, but for numbers: ``10`` is accepted for ``10.0``, and the reverse.
 
-        All ways of setting parameters come here: services, files, and calls.
+        The services that set parameters come here, one by one or all at once.
         """
         try:
             parameter_list = parameters.accepted(parameter_list)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import array
+import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from detector_harness import array_of, stamped, street
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
+from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.reader import BagReader
+from anomaly_seg_ros.bit_depth import BitDepth
+from anomaly_seg_ros.cli import evaluate_bag
 from anomaly_seg_ros.ros.messages import image_message, rgb_from_message
+from anomaly_seg_ros.suite.frames import BagFrames
 
 pytestmark = pytest.mark.ros
 
@@ -84,6 +95,52 @@ def test_compressed_formats_are_read_and_what_was_lost_is_told(start_detector):
     assert "depth image" in values["fault: unsupported format"]
 
 
+def bag_of_12_bits(path: Path) -> Path:
+    """Six mono16 frames as a recorder would write them, with masks."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    types = store.types
+    with Writer(path, version=8) as writer:
+        connections = {
+            topic: writer.add_connection(topic, "sensor_msgs/msg/Image", typestore=store)
+            for topic in ("/camera/image_raw", topics.ANOMALY_MASK)
+        }
+        mask = np.zeros((48, 80), np.uint8)
+        mask[20:30, 20:40] = 1
+        for index in range(6):
+            stamp = types["builtin_interfaces/msg/Time"](100 + index, 0)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+            samples = GREY.astype("<u2") << 4
+            for topic, pixels, encoding in zip(
+                connections, (samples, mask), ("mono16", "mono8"), strict=True
+            ):
+                message = types["sensor_msgs/msg/Image"](
+                    header, 48, 80, encoding, 0, pixels[0].nbytes, pixels.reshape(-1).view("u1")
+                )
+                data = store.serialize_cdr(message, message.__msgtype__)
+                writer.write(connections[topic], (100 + index) * 10**9, data)
+    return path
+
+
+def test_evaluations_of_bags_tell_it_and_take_the_depth(tmp_path, tiny_model, capsys):
+    bag = bag_of_12_bits(tmp_path / "bag")
+    with BagReader(bag) as reader:
+        for frame in reader.frames():
+            np.testing.assert_array_equal(frame.to_rgb(BitDepth(12))[..., 1], GREY)
+
+    def notes(*options: str) -> list[str]:
+        out = tmp_path / "out"
+        arguments = [str(bag), "--out", str(out), "--model", str(tiny_model), *options]
+        assert evaluate_bag.main([*arguments, "--mode", "in-process", "--device", "cpu"]) == 0
+        return json.loads((out / "metrics.json").read_text())["notes"]
+
+    assert any("look like 12 bits" in note and "--bit-depth" in note for note in notes())
+    assert not any("bits" in note for note in notes("--bit-depth", "12"))
+
+    frames = BagFrames(bag, "bag", None)
+    assert len(list(frames.load(range(6)))) == 6
+    assert "look like 12 bits" in capsys.readouterr().err
+
+
 def test_numbers_may_be_set_either_way(start_detector):
     detector = start_detector(max_rate=10, qos_depth=2.0, late_after=0)
     assert detector.get_parameter_of_detector("max_rate") == 10.0
@@ -99,3 +156,9 @@ def test_numbers_may_be_set_either_way(start_detector):
         accepted, reason = detector.set_parameters(**{name: value})
         assert not accepted
         assert words in reason
+    # As `ros2 param set` does it.
+    change = Parameter("max_rate", value=30).to_parameter_msg()
+    request = SetParameters.Request(parameters=[change])
+    (result,) = detector.call(SetParameters, "set_parameters", request).results
+    assert (result.successful, result.reason) == (True, "")
+    assert detector.get_parameter_of_detector("max_rate") == 30.0
