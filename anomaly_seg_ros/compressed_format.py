@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _ENCODING = re.compile(r"(?:rgba?|bgra?|mono|bayer_(rggb|bggr|gbrg|grbg))(?:8|16)$")
+_RED_FIRST = re.compile(r"rgba?(?:8|16)$")
 _OPENCV_TYPE = re.compile(r"(?:8|16|32)[usf]c[1-4]$")
 _VIDEO = re.compile(r"\b(h\.?26[45]|hevc|avc|av1|vp[89]|mpeg-?[124])\b")
+# More than any format has: a cache must not keep what a stranger puts there.
+_LONGEST = 100
 RGB, BGR = "rgb", "bgr"
 
 
@@ -28,7 +31,7 @@ class CompressedFormat:
         bayer: Pattern of the mosaic that the picture is, such as ``rggb``; else empty.
         high_bytes: Whether 8-bit samples are the upper half of the camera's 16.
         refusal: Why it cannot be read, or empty.
-        remark: What the receiver should know of it, or empty.
+        remark: What the receiver should know of it, or empty; one of few texts.
     """
 
     order: str = BGR
@@ -38,14 +41,17 @@ class CompressedFormat:
     remark: str = ""
 
 
-@lru_cache(maxsize=64)
 def read_format(text: str) -> CompressedFormat:
     """Reads a format string of any origin.
 
     Args:
         text: Such as ``rgb8; jpeg compressed bgr8``, ``bayer_rggb8; png compressed ``, ``jpeg``.
     """
-    text = text.lower()
+    return _read(text[:_LONGEST].lower())
+
+
+@lru_cache(maxsize=64)
+def _read(text: str) -> CompressedFormat:
     if "compresseddepth" in text:
         return CompressedFormat(
             refusal="it is a depth image: subscribe to the camera's colour or grey images"
@@ -63,18 +69,19 @@ def read_format(text: str) -> CompressedFormat:
             refusal=f"the picture's encoding, '{target[:40]}', is none of rgb, bgr, mono and Bayer"
         )
     handed_over = target or source
-    order = RGB if handed_over.startswith(RGB) else BGR
-    remark, what = "", f"format '{source}; ... {target}'"
+    order = RGB if _RED_FIRST.match(handed_over) else BGR
+    remark = ""
     if target.startswith("mono") and _bayer(source):
         remark = (
-            f"{what}: the publisher made the Bayer mosaic grey before it compressed it, so its "
-            "colours are lost: have it send PNG or the debayered image, or set its "
+            f"the publisher made the mosaic {source} grey ({target}) before it compressed it, so "
+            "the colours are lost: have it send PNG or the debayered image, or set its "
             "'jpeg_compress_bayer'"
         )
     elif order == RGB:
         remark = (
-            f"{what}: red and blue are exchanged, as image_transport does for this format: if "
-            "that is wrong, the publisher sends ordinary pictures and should say 'jpeg' or 'png'"
+            f"compressed images of {handed_over}: red and blue are exchanged, as image_transport "
+            "does; if that is wrong, the publisher sends ordinary pictures and should say 'jpeg' "
+            "or 'png'"
         )
     return CompressedFormat(
         order, _bayer(handed_over), codec == "jpeg" and source.endswith("16"), remark=remark

@@ -153,6 +153,8 @@ class Pipeline:
             "take": (started - arrival.time) * 1e3,
             "decode": (time.perf_counter() - began) * 1e3,
         }
+        for kind, remark in camera.depth.remarks().items():
+            camera.say_first(kind, f"{remark}; the frame is processed all the same")
         if isinstance(arrival.message, CompressedImage):
             camera.note(read_format(arrival.message.format).remark)
         header = arrival.message.header

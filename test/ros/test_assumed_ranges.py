@@ -45,7 +45,7 @@ def answers(detector, topic: str, *messages: object) -> np.ndarray:
     return array_of(answer)
 
 
-def test_12_of_16_bits_are_told_and_right_once_stated(start_detector):
+def test_12_of_16_bits_are_told_and_right_once_stated(start_detector, capfd):
     detector = start_detector(late_after=0.0)
     detector.listen("ood_score")
     detector.wait_connected()
@@ -66,6 +66,8 @@ def test_12_of_16_bits_are_told_and_right_once_stated(start_detector):
     key = "condition: over bit depth"
     detector.spin_until(lambda: key in detector.diagnostic("input"))
     assert "'bit_depth: 14'" in detector.diagnostic("input")[key]
+    detector.wait_for_diagnostic("input", "fault: over bit depth", "1, ")
+    assert "/image: bit depth: no sample of" in capfd.readouterr().err
 
 
 def test_compressed_formats_are_read_and_what_was_lost_is_told(start_detector):
@@ -82,7 +84,7 @@ def test_compressed_formats_are_read_and_what_was_lost_is_told(start_detector):
     )
     found = answers(detector, "ood_score", png(FRAME, "rgb8; png compressed rgb8", 2))
     np.testing.assert_array_equal(found, expected)
-    values = detector.wait_for_diagnostic("input", "note 1", "format 'rgb8; ... rgb8': red and")
+    values = detector.wait_for_diagnostic("input", "note 1", "compressed images of rgb8: red and")
     assert values["bad"] == "0"
 
     mosaic = png(GREY, "bayer_rggb8; png compressed ", 3)
