@@ -26,13 +26,13 @@ _PNG_PALETTE = 3
 _BINARY_PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s")
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads a colour or grey image.
-
-    The orientation that a camera noted in the EXIF data is applied, transparency is dropped.
+def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
+    """Reads a colour or grey image; transparency is dropped.
 
     Args:
         path: JPEG, PNG, WebP, PNM, BMP or TIFF file.
+        upright: Apply the orientation that the camera noted in the EXIF data. False keeps the
+            stored pixels, except in a TIFF, which OpenCV always turns.
 
     Returns:
         (H, W, 3) uint8 RGB in C order; grey images have three equal channels.
@@ -41,10 +41,38 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: Missing, empty, truncated, not an image, or not 8 bits a channel.
     """
     path = Path(path)
-    array = _decode(_read_complete(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if not upright:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    array = _decode(_read_complete(path), flags, path)
     if array.dtype != np.uint8:
         raise ImageError(f"{path}: {array.dtype} image; only 8 bits a channel are supported")
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def read_annotated_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Reads an image in the orientation that its annotation was made for.
+
+    Annotations are made for the stored pixels: the usual readers of data sets ignore EXIF. Only
+    where the stored image has not the size of the annotation, and the upright one has, was it the
+    upright one that somebody annotated.
+
+    Args:
+        path: As for :func:`read_image`.
+        size: (height, width) of the annotation.
+
+    Returns:
+        (H, W, 3) uint8 RGB in C order, of the stored size where neither fits.
+
+    Raises:
+        ImageError: As for :func:`read_image`.
+    """
+    stored = read_image(path, upright=False)
+    if stored.shape[1::-1] == size != stored.shape[:2]:
+        upright = read_image(path)
+        if upright.shape[:2] == size:
+            return upright
+    return stored
 
 
 def read_label(path: str | Path) -> np.ndarray:

@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.datasets.mask_convention import check_mask_255
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
 from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.plan import AUTO, BAG, DataSpec
@@ -239,6 +240,9 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
         frames: Frames = JoinedFrames(parts, spec.label, limit)
     else:
         frames = _open(spec, limit)
+        parts = [frames]
+    sets = [part.dataset for part in parts if isinstance(part, DatasetFrames)]
+    check_mask_255(chain.from_iterable(sets), spec.folder)
     if not frames.has_masks and not frames.has_labels:
         raise DatasetError(
             f"{spec.folder}: no anomaly mask and no class labels (read as {frames.adapter!r}): "
