@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
+from tiny_images import with_orientation
 
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import ImageError
@@ -16,20 +15,11 @@ STORED = np.zeros((32, 48, 3), np.uint8)
 STORED[:16] = TOP
 
 
-def noted(path, orientation: int) -> None:
-    """Notes an orientation in a JPEG, as a camera does."""
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(
-        ">HHIHHI", 0x112, 3, 1, orientation, 0, 0
-    )
-    data = path.read_bytes()
-    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-
-
 @pytest.fixture
 def photograph(put, tmp_path):
     def write(orientation: int):
         path = put("images/a.jpg", STORED)
-        noted(path, orientation)
+        path.write_bytes(with_orientation(path.read_bytes(), orientation))
         return path
 
     return write
