@@ -289,7 +289,8 @@ def fine_tune(run: Run) -> None:
         save_picture(run.folder / "mixed_samples.png", picture)
         trainer.log.picture(0, "mixed samples", picture)
     if not resumed:
-        trainer.log.text("objects", dataset.mixer.outliers.describe())
+        sources = filter(None, (dataset.mixer.outliers, dataset.mixer.decoys))
+        trainer.log.text("objects", "\n".join(source.describe() for source in sources))
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
         write_model(run, trainer.best_model(), metadata, trainer.best, validation.mixed)

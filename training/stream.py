@@ -17,7 +17,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from anomaly_seg_ros.errors import ParameterError, TrainingError
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError, TrainingError
 from training.distributed import Distributed
 from training.sampling import StepSampler
 from training.steps import Batch
@@ -79,6 +79,7 @@ class SampleStream:
         Raises:
             ParameterError: The loader would need more memory than there is.
             TrainingError: A worker died.
+            AnomalySegError: What reading a sample raised, in this process or a worker.
         """
         sampler = self._sampler(start, self.steps)
         if not len(sampler):
@@ -99,6 +100,10 @@ class SampleStream:
         )
         try:
             yield from loader
+        except AnomalySegError as error:
+            # torch puts the worker's traceback in front of the message.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            raise type(error)(message) from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
