@@ -12,7 +12,6 @@ from anomaly_seg_ros.errors import ParameterError
 from training.distributed import Distributed
 from training.stream import micro_batch_size
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 # How torch's normalisation layers refuse a batch without a variance.
 NO_VARIANCE = "Expected more than 1"
 
@@ -40,10 +39,12 @@ def check_batch(
         return
     layer = layer_without_variance(network, (size, 3, *config["crop"]))
     if layer is not None:
+        shares = f"{processes} processes x {accumulate} micro-batches"
+        least = 2 * processes * accumulate
         raise ParameterError(
-            f"batch_size {config['batch_size']}: {layer} would normalise a single value a channel "
-            f"in a batch of {size} ({processes} processes x {accumulate} micro-batches share it); "
-            f"use a batch_size of at least {2 * processes * accumulate}{remedy and ', ' + remedy}"
+            f"batch_size {config['batch_size']}: layer {layer!r} would normalise a single value a "
+            f"channel in a batch of {size} ({shares} share it); use a batch_size of at least "
+            f"{least}{remedy and ', ' + remedy}"
         )
 
 
@@ -62,7 +63,6 @@ def layer_without_variance(network: nn.Module, shape: tuple[int, ...]) -> str | 
     hooks = [
         module.register_forward_pre_hook(lambda *_, path=path: entered.append(path))
         for path, module in network.named_modules()
-        if isinstance(module, _NORMS)
     ]
     state: dict[str, Tensor] = {
         name: tensor.to("meta")
@@ -72,8 +72,8 @@ def layer_without_variance(network: nn.Module, shape: tuple[int, ...]) -> str | 
         with torch.no_grad():
             torch.func.functional_call(network, state, (torch.empty(shape, device="meta"),))
     except ValueError as error:
-        if entered and str(error).startswith(NO_VARIANCE):
-            return entered[-1]
+        if str(error).startswith(NO_VARIANCE):
+            return entered[-1]  # a layer is entered after all that hold it
     except RuntimeError:  # such as an operator that knows no meta tensors
         return None
     finally:

@@ -16,7 +16,7 @@ from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_opt
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
 from anomaly_seg_ros.datasets.folder import LABEL_KINDS
-from anomaly_seg_ros.datasets.mask_convention import check_mask_255
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
 from anomaly_seg_ros.ros.evaluation_run import RunOptions, evaluate_bag
 
@@ -69,7 +69,7 @@ def evaluate_dataset(
     Raises:
         AnomalySegError: Whatever the user can put right.
     """
-    check_mask_255(dataset, dataset.root)
+    check_mask_convention(dataset, dataset.root)
     bag = out / "bag"
     count = min(len(dataset), limit or len(dataset))
     writer = BagWriter(

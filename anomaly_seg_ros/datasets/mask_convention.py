@@ -18,7 +18,7 @@ from anomaly_seg_ros.label_values import MaskConvention
 _PASSES = 8
 
 
-def check_mask_255(samples: Iterable[Sample], where: str | Path) -> None:
+def check_mask_convention(samples: Iterable[Sample], where: str | Path) -> None:
     """Refuses masks of 0 and 255 alone where nobody said what 255 means.
 
     Reads masks until one holds a 1, which is the first or second in most sets. Data sets that

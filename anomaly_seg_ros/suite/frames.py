@@ -18,7 +18,7 @@ from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_255
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
 from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.plan import AUTO, BAG, DataSpec
@@ -242,7 +242,7 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
         frames = _open(spec, limit)
         parts = [frames]
     sets = [part.dataset for part in parts if isinstance(part, DatasetFrames)]
-    check_mask_255(chain.from_iterable(sets), spec.folder)
+    check_mask_convention(chain.from_iterable(sets), spec.folder)
     if not frames.has_masks and not frames.has_labels:
         raise DatasetError(
             f"{spec.folder}: no anomaly mask and no class labels (read as {frames.adapter!r}): "

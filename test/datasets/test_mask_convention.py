@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.datasets import mask_convention, open_dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_255
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 SHAPE = (4, 6)
@@ -36,7 +36,7 @@ def put_masks(put, picture, tmp_path):
 def test_a_set_of_0_and_255_is_refused_with_the_option_that_settles_it(put_masks, tmp_path):
     dataset = put_masks(mask_of(0), mask_of(0, 255), mask_of(0))
     with pytest.raises(DatasetError) as caught:
-        check_mask_255(dataset, tmp_path)
+        check_mask_convention(dataset, tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: ")
     assert "--mask-255 anomaly" in message
@@ -48,16 +48,16 @@ def test_a_set_of_0_and_255_is_refused_with_the_option_that_settles_it(put_masks
 def test_colour_files_with_equal_channels_are_no_way_around_it(put_masks, tmp_path, channels):
     mask = np.repeat(mask_of(0, 255)[..., None], channels, axis=2)
     with pytest.raises(DatasetError, match="255 may mean anomaly or ignore"):
-        check_mask_255(put_masks(mask), tmp_path)
+        check_mask_convention(put_masks(mask), tmp_path)
 
 
 def test_a_set_with_any_1_is_settled(put_masks, tmp_path):
-    check_mask_255(put_masks(*[mask_of(0, 255)] * 40, mask_of(0, 1)), tmp_path)
+    check_mask_convention(put_masks(*[mask_of(0, 255)] * 40, mask_of(0, 1)), tmp_path)
 
 
 @pytest.mark.parametrize("values", [(0,), (0, 1), (1,), (0, 1, 255)])
 def test_sets_that_say_what_they_mean(put_masks, tmp_path, values):
-    check_mask_255(put_masks(mask_of(*values), mask_of(0)), tmp_path)
+    check_mask_convention(put_masks(mask_of(*values), mask_of(0)), tmp_path)
 
 
 def test_reading_stops_at_the_first_1(put_masks, tmp_path, monkeypatch):
@@ -70,10 +70,10 @@ def test_reading_stops_at_the_first_1(put_masks, tmp_path, monkeypatch):
 
     monkeypatch.setattr(mask_convention, "read_label", count)
     monkeypatch.setattr(mask_convention.os, "cpu_count", lambda: 2)
-    check_mask_255(put_masks(*[mask_of(0, 1)] * 100), tmp_path)
+    check_mask_convention(put_masks(*[mask_of(0, 1)] * 100), tmp_path)
     assert len(read) == 4
     read.clear()
-    check_mask_255(put_masks(*[mask_of(0)] * 100), tmp_path)
+    check_mask_convention(put_masks(*[mask_of(0)] * 100), tmp_path)
     assert len(set(read)) == len(read) == 100
 
 
@@ -82,9 +82,9 @@ def test_a_damaged_mask_is_told_by_its_frame_and_not_before(put_masks, put, tmp_
     path = tmp_path / "labels" / "000.png"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DatasetError, match="255 may mean anomaly or ignore"):
-        check_mask_255(dataset, tmp_path)
+        check_mask_convention(dataset, tmp_path)
     put("labels/001.png", mask_of(0, 1))
-    check_mask_255(dataset, tmp_path)
+    check_mask_convention(dataset, tmp_path)
     with pytest.raises(ImageError, match="truncated"):
         dataset[0].load()
 
@@ -95,7 +95,7 @@ def test_a_damaged_mask_is_told_by_its_frame_and_not_before(put_masks, put, tmp_
 )
 def test_the_option_settles_it(put_masks, tmp_path, meaning, value):
     dataset = put_masks(mask_of(0, 255, 0), mask_of(0), mask_255=meaning)
-    check_mask_255(dataset, tmp_path)
+    check_mask_convention(dataset, tmp_path)
     assert np.array_equal(dataset[0].load().anomaly_mask, mask_of(0, value, 0))
     assert np.array_equal(dataset[1].load().anomaly_mask, mask_of(0))
 
@@ -119,7 +119,7 @@ def test_options_that_contradict_each_other(put_masks, tmp_path):
 def test_a_label_map_says_what_255_means(put_masks, tmp_path):
     path = tmp_path / "map.yaml"
     path.write_text("labels: {0: known, 255: ignore}")
-    check_mask_255(put_masks(mask_of(0, 255), label_map=path), tmp_path)
+    check_mask_convention(put_masks(mask_of(0, 255), label_map=path), tmp_path)
 
 
 def test_masks_of_official_layouts_are_defined(put, picture, tmp_path):
@@ -127,14 +127,14 @@ def test_masks_of_official_layouts_are_defined(put, picture, tmp_path):
     put("labels_masks/a_labels_semantic.png", mask_of(0, 255))
     dataset = open_dataset("auto", tmp_path)
     assert dataset.name == "segment_me_if_you_can"
-    check_mask_255(dataset, tmp_path)
+    check_mask_convention(dataset, tmp_path)
     assert np.array_equal(dataset[0].load().anomaly_mask, mask_of(0, 255))
 
 
 def test_the_reported_set(shared_cases):
     folder = shared_cases / "masks" / "binary_0_255"
     with pytest.raises(DatasetError, match=r"binary_0_255: .*--mask-255 anomaly"):
-        check_mask_255(open_dataset("auto", folder), folder)
+        check_mask_convention(open_dataset("auto", folder), folder)
     (sample,) = open_dataset("auto", folder, mask_255="anomaly")
     stored = cv2.imread(str(folder / "labels" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(sample.load().anomaly_mask, stored // 255)

@@ -82,7 +82,7 @@ def test_a_network_that_cannot_run_without_memory_is_not_judged() -> None:
 @pytest.mark.parametrize(
     ("config", "count", "words"),
     [
-        ({}, 1, r"batch_size 1: pool\.2 .*batch of 1 \(1 processes x 1 .*at least 2"),
+        ({}, 1, r"batch_size 1: layer 'pool\.2' .*batch of 1 \(1 processes x 1 .*at least 2"),
         ({"batch_size": 4}, 4, r"batch_size 4: .*\(4 processes x 1 .*at least 8"),
         ({"batch_size": 4, "accumulate": 2}, 2, r"\(2 processes x 2 .*at least 8"),
     ],
@@ -146,7 +146,7 @@ def test_closed_set_training_refuses_before_it_reads_anything(
     monkeypatch.setattr(closed_set, "build_network", lambda *_: Pyramid().train())
     command = ["--run-dir", str(tmp_path / "run"), "--data", str(tmp_path), "--device", "cpu"]
     assert closed_set.main([*command, "--set", "batch_size=1", "accumulate=1"]) == 1
-    assert "closed_set: error: batch_size 1: pool.2 would" in capsys.readouterr().err
+    assert "closed_set: error: batch_size 1: layer 'pool.2' would" in capsys.readouterr().err
 
 
 def test_the_loop_says_what_the_dry_run_could_not_see(tmp_path: Path) -> None:

@@ -121,9 +121,9 @@ def _instance(
     mask = read_label(path.parent / relative)
     if mask.shape != size:
         return Instance.unusable(category, identity, OTHER_SIZE)
-    if not np.isin(mask, (0, _SEEN, _HIDDEN)).all():
-        return Instance.unusable(category, identity, DAMAGED)
     seen, hidden = np.count_nonzero(mask == _SEEN), np.count_nonzero(mask == _HIDDEN)
+    if np.count_nonzero(mask) > seen + hidden:
+        return Instance.unusable(category, identity, DAMAGED)
     # "yes" also stands where what hides the object was not annotated itself.
     share = 1.0 if entry.get("occluded") == "yes" else hidden / max(1, seen + hidden)
     return Instance.from_mask(mask == _SEEN, category, identity, hidden=share)

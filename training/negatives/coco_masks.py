@@ -18,7 +18,7 @@ DAMAGED = "with a damaged segmentation"
 OTHER_SIZE = "with a segmentation of another size"
 OUTSIDE = "outside the image"
 
-# Coordinates may leave the image, but not by more than this many of its longer sides.
+# Polygons may reach beyond the image, but no farther than this many of its longer sides.
 _FARTHEST = 16
 # Bits of one run length; no image has longer runs.
 _LONGEST_CODE = 40
