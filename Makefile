@@ -30,8 +30,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test evaluate fuzz lint format train fine-tune study inspect-networks \
-	check-export colcon clean distclean benchmark benchmark-metrics
+.PHONY: help demo test test-all test-rest evaluate fuzz lint format train fine-tune study \
+	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,14 @@ demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out
 	@$(PY) -m anomaly_seg_ros.cli.demo \
 		--out "$(or $(OUT),out/demo)" $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/.dev ## Run the whole test suite [TESTS="test/metrics -k ap"]
-	@$(PY) -m pytest $(TESTS)
+test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="test/metrics -k ap"]
+	@$(PY) -m pytest $(or $(TESTS),-m "not slow and not thorough")
+
+test-all: $(VENV)/.dev ## Run every test
+	@$(PY) -m pytest -m ""
+
+test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out
+	@$(PY) -m pytest -m "slow or thorough"
 
 evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL=default into OUT=folder
 	@$(PY) -m anomaly_seg_ros.cli.evaluate_folder \
@@ -92,17 +98,25 @@ check-export: $(VENV)/.dev ## Every network through torch.compile, torch.export,
 colcon: $(VENV)/.runtime ## Build as a ROS package and run an executable of it
 	@tools/check_colcon.sh
 
+lock: $(VENV)/.dev ## Renew requirements/locked/ from requirements/*.txt [ARGS=--upgrade]
+	@UV="$(abspath $(VENV))/bin/uv" tools/lock.sh $(ARGS)
+
+latest: ## Run the tests with the newest versions that requirements/*.txt allow, in .venv-latest
+	@VENV=.venv-latest tools/set_up.sh latest
+	@.venv-latest/bin/python -m pytest $(or $(TESTS),-m "not slow and not thorough")
+
 clean: ## Remove builds, caches and outputs; keep the virtual environments
 	rm -rf build install log out .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environments, too
-	rm -rf $(VENV) .venv-colcon
+	rm -rf $(VENV) .venv-colcon .venv-latest
 
-$(VENV)/.runtime: requirements/runtime.txt requirements/ros.txt
+$(VENV)/.runtime: $(wildcard requirements/locked/*runtime.txt)
 	@tools/set_up.sh runtime
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt requirements/export.txt requirements/optional.txt
+# Holds the runtime as well, at the same versions.
+$(VENV)/.dev: $(wildcard requirements/locked/*.txt)
 	@tools/set_up.sh dev
-	@touch $@
+	@touch $(VENV)/.runtime $@

@@ -42,16 +42,19 @@ def package_files() -> list[str]:
     return [str(path.relative_to(NAME)) for path in files if path.suffix in RESOURCE_SUFFIXES]
 
 
+def requirements(name: str) -> list[str]:
+    """The lines of requirements/<name>.txt."""
+    lines = (SOURCE / "requirements" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def executables() -> list[str]:
     """Entry points, which are also what ``ros2 run anomaly_seg_ros`` lists."""
     tools = (
-        *("compare", "convert_model", "dataset_to_bag", "demo", "evaluate", "evaluate_bag"),
-        *("evaluate_folder", "export_model", "inject_faults", "inspect_model"),
+        *("compare", "convert_model", "dataset_to_bag", "demo", "detector", "evaluate"),
+        *("evaluate_bag", "evaluate_folder", "export_model", "inject_faults", "inspect_model"),
     )
-    return [
-        f"detector = {NAME}.ros.detector:main",
-        *(f"{tool} = {NAME}.cli.{tool}:main" for tool in tools),
-    ]
+    return [f"{tool} = {NAME}.executables:{tool}" for tool in tools]
 
 
 setup(
@@ -65,9 +68,13 @@ setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: package_files()},
     data_files=data_files(),
-    # The rest is in requirements/: on a robot OpenCV and NumPy come from apt, whose packages
-    # carry other names than pip's, so a list here would refuse working installations.
-    install_requires=["setuptools"],
+    install_requires=requirements("runtime"),
+    extras_require={
+        # Not above: an apt ROS brings its own, and the wheels are for x86-64 Linux only.
+        "ros": requirements("ros"),
+        "export": requirements("export"),
+        "optional": requirements("optional"),
+    },
     zip_safe=False,
     entry_points={"console_scripts": executables()},
 )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -23,16 +25,28 @@ IMAGE_SUFFIXES = frozenset(
 LABEL_SUFFIXES = IMAGE_SUFFIXES - {".jpg", ".jpeg"}
 
 _PNG_PALETTE = 3
+_SUPPORTED = "JPEG, PNG, WebP, PNM, BMP or TIFF"
+# What else is found under the name of an image, by how it starts.
+_UNSUPPORTED = {
+    "a GIF": re.compile(rb"GIF8"),
+    "HEIC or AVIF": re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1|avi[fs])", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\xff\x4f\xff\x51|.{4}jP {2}", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|.{4}JXL ", re.DOTALL),
+    "a web page": re.compile(rb"\s*<(?:!doctype|html)", re.IGNORECASE),
+    "a Git LFS pointer, not the file itself": re.compile(rb"version https://git-lfs"),
+}
+# The size stands in these but for a large thumbnail or colour profile.
+_HEADER_BYTES = 1 << 16
 _BINARY_PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s")
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads a colour or grey image.
-
-    The orientation that a camera noted in the EXIF data is applied, transparency is dropped.
+def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
+    """Reads a colour or grey image; transparency is dropped.
 
     Args:
         path: JPEG, PNG, WebP, PNM, BMP or TIFF file.
+        upright: Apply the orientation that the camera noted in the EXIF data. False keeps the
+            stored pixels, except in a TIFF, which OpenCV always turns.
 
     Returns:
         (H, W, 3) uint8 RGB in C order; grey images have three equal channels.
@@ -41,10 +55,38 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: Missing, empty, truncated, not an image, or not 8 bits a channel.
     """
     path = Path(path)
-    array = _decode(_read_complete(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if not upright:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    array = _decode(_read_complete(path), flags, path)
     if array.dtype != np.uint8:
         raise ImageError(f"{path}: {array.dtype} image; only 8 bits a channel are supported")
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def read_annotated_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Reads an image in the orientation that its annotation was made for.
+
+    Annotations are made for the stored pixels: the usual readers of data sets ignore EXIF. Only
+    where the stored image has not the size of the annotation, and the upright one has, was it the
+    upright one that somebody annotated.
+
+    Args:
+        path: As for :func:`read_image`.
+        size: (height, width) of the annotation.
+
+    Returns:
+        (H, W, 3) uint8 RGB in C order, of the stored size where neither fits.
+
+    Raises:
+        ImageError: As for :func:`read_image`.
+    """
+    stored = read_image(path, upright=False)
+    if stored.shape[1::-1] == size != stored.shape[:2]:
+        upright = read_image(path)
+        if upright.shape[:2] == size:
+            return upright
+    return stored
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -102,6 +144,25 @@ def read_disparity(path: str | Path) -> np.ndarray:
     return array
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """The size that an image file's header states; nothing is decoded.
+
+    Returns:
+        (height, width) of the stored pixels.
+
+    Raises:
+        ImageError: No such file, or none of the formats of :func:`read_image`.
+    """
+    path = Path(path)
+    with _file_errors(path), path.open("rb") as file:
+        header = read_header(data := file.read(_HEADER_BYTES))
+        if header is None:  # it stands behind a thumbnail or a profile
+            header = read_header(data + file.read())
+    if header is None or header.fault:
+        raise ImageError(f"{path}: {header.fault if header else _no_image(data)}")
+    return header.height, header.width
+
+
 def check_same_size(
     image: np.ndarray, other: np.ndarray, image_path: str | Path, other_path: str | Path
 ) -> None:
@@ -125,20 +186,27 @@ def _decode(data: bytes, flags: int, path: Path) -> np.ndarray:
 
 def _read_complete(path: Path) -> bytes:
     """The bytes of an image file, after a check that nothing is missing at its end."""
-    try:
+    with _file_errors(path):
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from error
-    except (ValueError, MemoryError) as error:  # a name with a zero byte; too large
-        raise ImageError(f"{path}: cannot be read ({error})") from error
     if not data:
         raise ImageError(f"{path}: empty file")
     fault = image_fault(data)
     if fault:
         raise ImageError(f"{path}: {fault}")
     return data
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turns what reading a file raises into an ImageError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    except (ValueError, MemoryError) as error:  # a name with a zero byte; too large
+        raise ImageError(f"{path}: cannot be read ({error})") from error
 
 
 def image_fault(data: bytes) -> str | None:
@@ -152,8 +220,15 @@ def image_fault(data: bytes) -> str | None:
         return fault
     header = read_header(data)
     if header is None:
-        return "not a readable image (no JPEG, PNG, WebP, PNM, BMP or TIFF)"
+        return _no_image(data)
     return header.fault
+
+
+def _no_image(data: bytes) -> str:
+    """What the content is instead of an image, as far as its start tells."""
+    found = next((what for what, start in _UNSUPPORTED.items() if start.match(data)), None)
+    unsupported = f"it is {found}; " if found else ""
+    return f"not a readable image ({unsupported}no {_SUPPORTED})"
 
 
 def _damage(data: bytes) -> str | None:

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from anomaly_seg_ros.bit_depth import BitDepth
+from anomaly_seg_ros.compressed_format import RGB, read_format
 from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import ImageError, first_line
 from anomaly_seg_ros.images import image_fault
@@ -58,12 +60,13 @@ _BAYER = {
     "grbg": cv2.COLOR_BayerGB2RGB,
 }
 _COLOUR_8BIT.update({f"bayer_{name}8": (1, code) for name, code in _BAYER.items()})
-# 16-bit encoding -> the 8-bit one of its high bytes.
+# 16-bit encoding -> the 8-bit one that it is scaled to.
 _COLOUR_16BIT = {
     "rgb16": "rgb8", "bgr16": "bgr8", "16UC3": "bgr8", "rgba16": "rgba8", "bgra16": "bgra8",
     "16UC4": "bgra8", "mono16": "mono8", "16UC1": "mono8",
     **{f"bayer_{name}16": f"bayer_{name}8" for name in _BAYER},
 }  # fmt: skip
+_WITHOUT_ALPHA = {cv2.COLOR_RGBA2RGB: None, cv2.COLOR_BGRA2RGB: cv2.COLOR_BGR2RGB}
 # Packed 4:2:2, two bytes a pixel.
 _YUV422 = {
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,
@@ -87,10 +90,14 @@ class FrameError(ImageError):
         self.kind = kind
 
 
-def rgb_from_raw(image: RawImageFields) -> np.ndarray:
+def rgb_from_raw(image: RawImageFields, depth: BitDepth | None = None) -> np.ndarray:
     """The pixels of an uncompressed image.
 
-    16-bit images keep their high byte. Float images must lie in [0, 1].
+    Float images must lie in [0, 1].
+
+    Args:
+        image: The message.
+        depth: Scales 16-bit images, and is told what they use; None keeps their high byte.
 
     Returns:
         (H, W, 3) uint8 RGB; for ``rgb8`` a read-only view of the data, with the row padding as
@@ -100,23 +107,31 @@ def rgb_from_raw(image: RawImageFields) -> np.ndarray:
         FrameError: Names the encoding and the sizes at fault.
     """
     try:
-        return _rgb_from_raw(image)
+        return _rgb_from_raw(image, depth or BitDepth())
     except (cv2.error, MemoryError) as error:  # such as a Bayer image of one row
         what = f"{shown(image.encoding)} image of {image.width} x {image.height} pixels"
         raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
 
 
-def rgb_from_compressed(image: CompressedImageFields) -> np.ndarray:
+def rgb_from_compressed(image: CompressedImageFields, depth: BitDepth | None = None) -> np.ndarray:
     """The pixels of a JPEG, PNG, WebP, PNM, BMP or TIFF.
+
+    The order of the colours and a Bayer pattern are those of ``format``; see
+    :mod:`~anomaly_seg_ros.compressed_format`. An EXIF orientation is ignored.
+
+    Args:
+        image: The message.
+        depth: As for :func:`rgb_from_raw`.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        FrameError: Empty, truncated, larger than any camera's, or something else.
+        FrameError: Empty, truncated, larger than any camera's, or something else, or ``format``
+            says what cannot be honoured.
     """
     try:
-        return _decompress(image)
+        return _decompress(image, depth or BitDepth())
     except (cv2.error, MemoryError) as error:
         what = f"{shown(image.format)} image"
         raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
@@ -126,7 +141,7 @@ def _reason(error: cv2.error | MemoryError) -> str:
     return getattr(error, "err", None) or first_line(error)
 
 
-def _rgb_from_raw(message: RawImageFields) -> np.ndarray:
+def _rgb_from_raw(message: RawImageFields, depth: BitDepth) -> np.ndarray:
     encoding, height, width = message.encoding, message.height, message.width
     if height == 0 or width == 0:
         raise FrameError("zero size", f"{shown(encoding)} image of {width} x {height} pixels")
@@ -135,10 +150,10 @@ def _rgb_from_raw(message: RawImageFields) -> np.ndarray:
         return _converted(_pixels(message, np.dtype(np.uint8), channels), code)
     if encoding in _COLOUR_16BIT:
         channels, code = _COLOUR_8BIT[_COLOUR_16BIT[encoding]]
-        high_byte = 0 if message.is_bigendian else 1
-        pairs = _pixels(message, np.dtype(np.uint8), 2 * channels)
-        high = np.ascontiguousarray(pairs.reshape(height, width, channels, 2)[..., high_byte])
-        return _converted(high, code)
+        samples = _pixels(message, np.dtype(">u2" if message.is_bigendian else "<u2"), channels)
+        if channels == 4:  # transparency would pass for a bright sample
+            samples, code = samples[..., :3], _WITHOUT_ALPHA[code]
+        return _converted(depth.to_8_bit(samples), code)
     if encoding in _YUV422:
         if width % 2:
             raise FrameError("odd size", f"'{encoding}' image has an odd width, {width}")
@@ -187,24 +202,32 @@ def _converted(pixels: np.ndarray, code: int | None) -> np.ndarray:
 def _rgb_from_float(message: RawImageFields, channels: int) -> np.ndarray:
     dtype = np.dtype(">f4" if message.is_bigendian else "<f4")
     values = _pixels(message, dtype, channels).astype(np.float32)
+    code = cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(_float_to_8_bit(values, f"'{message.encoding}' image"), code)
+
+
+def _float_to_8_bit(values: np.ndarray, what: str) -> np.ndarray:
     if not np.isfinite(values).all():
         count = values.size - np.count_nonzero(np.isfinite(values))
-        raise FrameError("not finite", f"'{message.encoding}' image: {count} values not finite")
+        raise FrameError("not finite", f"{what}: {count} values not finite")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise FrameError(
             "out of range",
-            f"'{message.encoding}' image: values from {low:g} to {high:g}, not in [0, 1]",
+            f"{what}: values from {low:g} to {high:g}, not in [0, 1]: have them divided by the "
+            "value of white, or sent as 8 or 16 bits",
         )
-    code = cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(cv2.convertScaleAbs(values, alpha=255.0), code)
+    return cv2.convertScaleAbs(values, alpha=255.0)
 
 
-def _decompress(message: CompressedImageFields) -> np.ndarray:
+def _decompress(message: CompressedImageFields, depth: BitDepth) -> np.ndarray:
     data = bytes(message.data)
     what = f"compressed image {shown(message.format)} of {len(data)} bytes"
     if not data:
         raise FrameError("zero size", what)
+    stated = read_format(message.format)
+    if stated.refusal:
+        raise FrameError("unsupported format", f"{what}: {stated.refusal}")
     # OpenCV fills what is missing of a cut file with grey and says nothing.
     if (fault := image_fault(data)) is not None:
         for kind in ("truncated", "damaged"):
@@ -212,8 +235,29 @@ def _decompress(message: CompressedImageFields) -> np.ndarray:
                 raise FrameError(kind, f"{what}: {fault}")
         raise FrameError("undecodable", f"{what} cannot be decoded: {fault}")
     # The picture must lie as camera_info says: an EXIF orientation must not turn it.
-    flags = (_READ_RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
+    if stated.bayer:
+        flags = cv2.IMREAD_UNCHANGED  # ignores the orientation as well
+    elif stated.order == RGB:
+        flags |= cv2.IMREAD_COLOR  # "BGR", and that is the wrong way round
+    else:
+        flags |= _READ_RGB or cv2.IMREAD_COLOR
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise FrameError("undecodable", f"{what} cannot be decoded")
-    return image if _READ_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if stated.bayer and image.ndim != 2:
+        channels = image.shape[2]
+        raise FrameError(
+            "unsupported format", f"{what}: a picture of {channels} channels is no Bayer mosaic"
+        )
+    if image.dtype == np.uint8 and stated.high_bytes:
+        image = image.astype(np.uint16) << 8
+    if image.dtype == np.uint16:
+        image = depth.to_8_bit(np.atleast_3d(image))
+    elif image.dtype != np.uint8:
+        image = _float_to_8_bit(image.astype(np.float32), what)
+    if stated.bayer:
+        return cv2.cvtColor(image, _BAYER[stated.bayer])
+    if stated.order == RGB or _READ_RGB:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

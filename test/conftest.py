@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+LEFT_OUT = pytest.StashKey[Counter]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "test").parts[0]
+        item.config.stash[LEFT_OUT][folder] += 1
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """What was left out by marker or keyword, and how to run it."""
+    left_out = config.stash[LEFT_OUT]
+    if left_out:
+        where = ", ".join(f"{folder} {count}" for folder, count in sorted(left_out.items()))
+        terminalreporter.write_line(
+            f"left out {left_out.total()} tests (test/: {where}); `make test-all` runs all"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +53,12 @@ def threads_as_before() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Small inputs that other people stumbled over (``../shared/cases``), or a skip."""
+    folder = REPOSITORY.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no cases at {folder}")
+    return folder

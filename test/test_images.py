@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.images import check_same_size, read_disparity, read_image, read_label
+from anomaly_seg_ros.images import (
+    check_same_size,
+    read_disparity,
+    read_image,
+    read_label,
+    read_size,
+)
 
 RNG = np.random.default_rng(3)
 COLOUR = RNG.integers(0, 256, (40, 70, 3), np.uint8)
@@ -161,3 +167,35 @@ def test_check_same_size_names_both_files():
     check_same_size(COLOUR, GREY, "a.png", "b.png")
     with pytest.raises(ImageError, match=r"b\.png: 70x20 pixels, but a\.png has 70x40"):
         check_same_size(COLOUR, GREY[:20], "a.png", "b.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"GIF89a\1\0\1\0", "it is a GIF; "),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is HEIC or AVIF; "),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it is HEIC or AVIF; "),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "it is JPEG 2000; "),
+        (b"\xff\x0a\xfa\x7f", "it is JPEG XL; "),
+        (b"<!DOCTYPE html><html>", "it is a web page; "),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"no image", ""),
+    ],
+)
+def test_what_is_found_under_the_name_of_an_image(tmp_path, content, what):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    for read in (read_image, read_label, read_size):
+        with pytest.raises(ImageError, match=rf"a\.jpg: not a readable image \({what}") as caught:
+            read(path)
+        assert str(caught.value).endswith("no JPEG, PNG, WebP, PNM, BMP or TIFF)")
+
+
+def test_the_size_that_a_header_states(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (11, 23, 3)).astype(np.uint8)
+    for suffix in ("jpg", "png", "webp", "ppm", "bmp", "tif"):
+        path = tmp_path / f"a.{suffix}"
+        assert cv2.imwrite(str(path), pixels)
+        assert read_size(path) == (11, 23)
+    with pytest.raises(ImageError, match=r"b\.png: no such file"):
+        read_size(tmp_path / "b.png")

@@ -15,11 +15,11 @@ readonly executables="dataset_to_bag demo detector evaluate_bag evaluate_folder 
 say() { printf '[colcon] %s\n' "$*"; }
 fail() { printf '[colcon] error: %s\n' "$*" >&2; exit 1; }
 
-if [[ ! -e "$colcon_venv/.ready" ]]; then
+if [[ ! "$colcon_venv/.ready" -nt requirements/locked/colcon.txt ]]; then
   say "installing colcon into $colcon_venv"
-  "${PYTHON:-python3}" -m venv "$colcon_venv"
-  "$colcon_venv/bin/python" -m pip install --disable-pip-version-check \
-    'colcon-common-extensions>=0.3,<0.4' 'setuptools<72' >"$colcon_venv/setup.log" 2>&1 ||
+  "${PYTHON:-python3}" -m venv --clear "$colcon_venv"
+  PIP_CONSTRAINT=/dev/null "$colcon_venv/bin/python" -m pip install --disable-pip-version-check \
+    --no-deps --require-hashes -r requirements/locked/colcon.txt >"$colcon_venv/setup.log" 2>&1 ||
     { tail -n 15 "$colcon_venv/setup.log" >&2; fail "pip failed"; }
   touch "$colcon_venv/.ready"
 fi

@@ -2,17 +2,20 @@
 # Makes the virtual environment that the Makefile's targets run in, or brings it up to date.
 #
 #   tools/set_up.sh runtime    what the node, the tools and the demo need
-#   tools/set_up.sh dev        what tests, linting and training need on top of that
+#   tools/set_up.sh dev        that, and what tests, linting and training need
+#   tools/set_up.sh latest     dev at the newest versions that requirements/*.txt allow
 #
 # From the environment: PYTHON (an interpreter, 3.10 to 3.13), VENV (a folder), TORCH_INDEX (an
 # index that only torch and torchvision are taken from, such as the one with CPU-only builds).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stage="${1:?runtime or dev}"
+readonly stage="${1:?runtime, dev or latest}"
 readonly python="${PYTHON:-python3}"
 readonly venv="${VENV:-.venv}"
 readonly log="$venv/setup.log"
+# torch's CUDA libraries, which builds from another index may not want.
+readonly torch_and_its_libraries='^(torch|torchvision|triton|nvidia-|cuda-)'
 
 say() { printf '[setup] %s\n' "$*"; }
 fail() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
@@ -51,47 +54,59 @@ install() {
   say "installing $1 ..."
   shift
   "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
-    "${constraints[@]}" "$@" 2>&1 |
+    "$@" 2>&1 |
     tee -a "$log" |
     sed -u -n -e '/ [kK]B)$/d' -e 's/^ *Downloading .*\/\([^/]*\)$/          \1/p' \
       -e 's/^ *Downloading \([^/]*\)$/          \1/p' ||
     { tail -n 15 "$log" >&2; fail "pip failed; the whole story is in $log"; }
 }
 
-# Message and cv_bridge modules of an apt ROS are compiled against one NumPy major version.
-keep_ros_numpy() {
-  constraints=()
-  has_sourced_ros || return 0
-  "$python" -c 'import numpy; print(f"numpy<{int(numpy.__version__.split(chr(46))[0]) + 1}")' \
-    >"$venv/constraints.txt"
-  constraints=(--constraint "$venv/constraints.txt")
+# Entries of a lock file whose name (matches | does not match) a pattern.
+entries() {
+  awk -v pattern="$3" -v wanted="$([[ "$2" == only ]] && echo 1 || echo 0)" \
+    '/^[A-Za-z0-9]/ { keep = (($0 ~ pattern) == wanted) } keep' "$1"
 }
 
-install_runtime() {
-  install "pip" --upgrade 'pip>=24'
+say_how_much() {
+  [[ -n "${TORCH_INDEX:-}" || -e "$venv/.runtime" || -e "$venv/.dev" ]] && return
+  say "torch comes with its CUDA libraries: about 3 GB to download, 7 GB on disk"
+  say "(CPU only: make TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+}
+
+install_locked() {
+  local lock="requirements/locked/$1.txt"
+  # The lock decides alone: a constraint from the user's pip.conf could only contradict it.
+  export PIP_CONSTRAINT=/dev/null
   if [[ -n "${TORCH_INDEX:-}" ]]; then
-    grep -E '^torch' requirements/runtime.txt >"$venv/torch.txt"
+    # An index of its own has builds of its own, with other hashes than the lock's.
+    entries "$lock" only '^(torch|torchvision)==' | sed -n 's/^\([a-z]*==[^ ]*\).*/\1/p' \
+      >"$venv/torch.txt"
+    entries "$lock" without "$torch_and_its_libraries" >"$venv/locked.txt"
     install "torch and torchvision from $TORCH_INDEX" \
-      --index-url "$TORCH_INDEX" --requirement "$venv/torch.txt"
-  else
-    say "torch comes with its CUDA libraries: about 3 GB to download, 6 GB on disk"
-    say "(CPU only: make TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
+      --index-url "$TORCH_INDEX" --no-deps --requirement "$venv/torch.txt"
+    lock="$venv/locked.txt"
   fi
+  install "requirements/locked/$1.txt" --no-deps --require-hashes --requirement "$lock"
+}
+
+install_latest() {
+  local files=(--requirement requirements/runtime.txt --requirement requirements/dev.txt)
   if has_sourced_ros; then
-    install "requirements/runtime.txt" --requirement requirements/runtime.txt
+    files+=(--constraint requirements/apt.txt)
   else
-    install "requirements/runtime.txt and ros.txt" \
-      --requirement requirements/runtime.txt --requirement requirements/ros.txt
+    files+=(--requirement requirements/ros.txt)
   fi
+  install "the newest versions that requirements/ allow" --upgrade \
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "${files[@]}"
 }
 
 check_machine
 make_venv
 : >"$log"
-keep_ros_numpy
+say_how_much
 case "$stage" in
-  runtime) install_runtime ;;
-  dev) install "requirements/dev.txt" --requirement requirements/dev.txt ;;
-  *) fail "unknown stage '$stage'; runtime or dev" ;;
+  runtime | dev) install_locked "$(has_sourced_ros && echo apt-)$stage" ;;
+  latest) install_latest ;;
+  *) fail "unknown stage '$stage'; runtime, dev or latest" ;;
 esac
 say "$stage is ready in $venv"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from training.augment import ViewOptions
+from training.batch_check import check_batch
 from training.class_bias import balance_classes
 from training.corpora import Corpus
 from training.depthwise import use_float32_backward
@@ -105,6 +106,7 @@ def train(run: Run) -> None:
     """
     config = run.config
     network = build_network(config, run.device)
+    check_batch(network, config, run.distributed)
     groups = parameter_groups(
         network,
         lr=config["decoder_lr"],

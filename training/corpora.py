@@ -9,6 +9,7 @@ import numpy as np
 
 from anomaly_seg_ros.datasets import Sample
 from anomaly_seg_ros.errors import DatasetError, ParameterError
+from anomaly_seg_ros.label_values import MaskConvention
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
 
 # Label of pixels that train nothing, neither as void nor as in-distribution: what belongs to no
@@ -72,21 +73,26 @@ def load_corpus(
 
     Raises:
         ImageError: An unreadable file, or an image and label of different size.
-        DatasetError: A sample without the labels asked for, or no sample at all.
+        DatasetError: A sample without the labels asked for, no sample at all, or masks of 0 and
+            255 alone where nobody said what 255 means.
     """
     corpus = Corpus(name, [], [], weight, aspect)
+    convention = MaskConvention()
     for sample in samples:
         loaded = sample.load()
         label = loaded.anomaly_mask if masks else loaded.labels
         if label is None:
             wanted = "anomaly mask" if masks else "labels"
             raise DatasetError(f"{name}: sample {sample.name} has no {wanted}")
+        if masks and sample.mask_255 is None:
+            convention.add(label)
         if not masks and loaded.anomaly_mask is not None:
             label = np.where(loaded.anomaly_mask == ANOMALY, np.uint8(UNKNOWN), label)
         corpus.images.append(loaded.image)
         corpus.labels.append(label)
     if not corpus.images:
         raise DatasetError(f"{name}: no samples")
+    convention.check(name)
     return corpus
 
 

@@ -25,6 +25,7 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.augment import ViewOptions
+from training.batch_check import check_batch
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
 from training.corpora import weighted
@@ -243,6 +244,7 @@ def fine_tune(run: Run) -> None:
         config["frozen_parts"],
         outlier_head=loss.needs_outlier_head,
     )
+    check_batch(network, config, run.distributed, remedy="or batchnorm=eval and frozen_parts=eval")
     run.say(f"{metadata.name}: {trained}")
     network.to(run.device, memory_format=torch.channels_last)
     if run.device.type == "cpu":
@@ -286,6 +288,9 @@ def fine_tune(run: Run) -> None:
         picture = mixed_samples(dataset, _PICTURES, taxonomy.palette)
         save_picture(run.folder / "mixed_samples.png", picture)
         trainer.log.picture(0, "mixed samples", picture)
+    if not resumed:
+        sources = filter(None, (dataset.mixer.outliers, dataset.mixer.decoys))
+        trainer.log.text("objects", "\n".join(source.describe() for source in sources))
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
         write_model(run, trainer.best_model(), metadata, trainer.best, validation.mixed)

@@ -29,7 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from anomaly_seg_ros.checkpoints import load_strictly
-from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError
+from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError, first_line
+from training.batch_check import NO_VARIANCE
 from training.config import changed_keys
 from training.distributed import Distributed
 from training.loop_options import LoopOptions
@@ -293,10 +294,22 @@ class Trainer:
         waits = isinstance(network, DistributedDataParallel) and not last
         with network.no_sync() if waits else contextlib.nullcontext():
             with autocast(self.device, self.options.precision):
-                loss = self.loss_fn(network, batch)
+                loss = self._loss(network, batch)
             total, terms = (loss, {}) if isinstance(loss, Tensor) else (loss.total, loss.terms)
             self._scaler.scale(total / self.options.accumulate).backward()
         return {"loss": total.detach().float(), **terms}
+
+    def _loss(self, network: nn.Module, batch: Batch) -> Tensor | LossWithTerms:
+        try:
+            return self.loss_fn(network, batch)
+        except ValueError as error:
+            # Entries check this before the work, where the network runs without memory.
+            if not str(error).startswith(NO_VARIANCE):
+                raise
+            raise TrainingError(
+                f"step {self.step}: a batch of {len(batch[0])} is too small to be normalised "
+                f"({first_line(error)}); use a larger batch_size or a smaller accumulate"
+            ) from error
 
     def _check_finite(self, means: dict[str, Tensor], norm: Tensor) -> None:
         """Raises TrainingError before a loss or gradient that is not finite does harm."""

@@ -20,7 +20,7 @@ from training.style import build_styles
 
 # Part of the "mixing" configuration that is no field of MixOptions.
 _OWN_KEYS = (
-    *("source", "root", "train_split", "held_out_split", "known_classes"),
+    *("source", "root", "train_split", "held_out_split", "mask_255", "known_classes"),
     *("decoy_sources", "style"),
 )
 # Classes that are objects: a cut-out piece of road or wall would be none.
@@ -78,7 +78,7 @@ def _objects(
     if source == "ade20k":
         return Ade20kObjects(root, split, **options)
     if source == "folder":
-        return FolderObjects(root / split, **options)
+        return FolderObjects(root / split, mask_255=mixing["mask_255"] or None, **options)
     raise ParameterError(f"mixing.source: expected coco, ade20k or folder, got {source!r}")
 
 

@@ -1,4 +1,4 @@
-"""What a run writes for people: ``log.jsonl`` and TensorBoard's files, both in the run folder."""
+"""What a run writes for people, in its folder: ``log.jsonl``, texts and TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Figures and pictures by step.
+    """Figures and pictures by step, and texts.
 
     Args:
-        run_dir: Receives ``log.jsonl`` and ``tensorboard/``.
+        run_dir: Receives ``log.jsonl``, texts and ``tensorboard/``.
         enabled: False on all ranks but the main one: nothing is written.
         tensorboard: Whether to write TensorBoard's files, too.
     """
@@ -65,7 +65,16 @@ class RunLog:
             writer.add_image(name, picture, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
-        """Shows a text in TensorBoard, such as the configuration."""
+        """Writes ``NAME.txt``, and shows it in TensorBoard.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if not self._enabled:
+            return
+        content = f"{text}\n".encode()
+        path = self.path.with_name(f"{name}.txt")
+        write_atomically(path, lambda file: file.write(content), len(content))
         if writer := self._open():
             writer.add_text(name, text)
 

@@ -17,7 +17,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from anomaly_seg_ros.errors import ParameterError, TrainingError
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError, TrainingError
 from training.distributed import Distributed
 from training.sampling import StepSampler
 from training.steps import Batch
@@ -52,16 +52,10 @@ class SampleStream:
         workers: int = 0,
         accumulate: int = 1,
     ) -> None:
-        parts = distributed.world_size * accumulate
-        if batch_size < 1 or batch_size % parts:
-            raise ParameterError(
-                f"batch_size {batch_size} does not split evenly over {distributed.world_size} "
-                f"processes x {accumulate} micro-batches (accumulate)"
-            )
+        self.micro_size = micro_batch_size(batch_size, distributed.world_size, accumulate)
         self.dataset = dataset
         self.steps = steps
         self.workers = workers
-        self.micro_size = batch_size // parts
         self._local_size = batch_size // distributed.world_size
         self._distributed = distributed
 
@@ -85,6 +79,7 @@ class SampleStream:
         Raises:
             ParameterError: The loader would need more memory than there is.
             TrainingError: A worker died.
+            AnomalySegError: What reading a sample raised, in this process or a worker.
         """
         sampler = self._sampler(start, self.steps)
         if not len(sampler):
@@ -105,6 +100,10 @@ class SampleStream:
         )
         try:
             yield from loader
+        except AnomalySegError as error:
+            # torch puts the worker's traceback in front of the message.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            raise type(error)(message) from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -139,6 +138,23 @@ class SampleStream:
                     f"{needed / 1e6:.0f} MB, but {name} has {free / 1e6:.0f} MB free; use fewer "
                     f"workers than {self.workers}, a smaller batch_size or a larger accumulate"
                 )
+
+
+def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
+    """Samples that go through the network at once.
+
+    Raises:
+        ParameterError: ``batch_size`` does not split evenly.
+    """
+    if accumulate < 1:
+        raise ParameterError(f"accumulate must be at least 1, got {accumulate}")
+    parts = processes * accumulate
+    if batch_size < 1 or batch_size % parts:
+        raise ParameterError(
+            f"batch_size {batch_size} does not split evenly over {processes} processes x "
+            f"{accumulate} micro-batches (accumulate)"
+        )
+    return batch_size // parts
 
 
 def available_memory() -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.pixel_formats import rgb_from_compressed, rgb_from_raw
 
@@ -32,13 +33,13 @@ class RawImage:
     step: int
     data: np.ndarray = field(repr=False)
 
-    def to_rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB in C order.
+    def to_rgb(self, depth: BitDepth | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB in C order; ``depth`` scales 16-bit images.
 
         Raises:
             FrameError: An unknown encoding, or sizes that do not fit.
         """
-        return np.ascontiguousarray(rgb_from_raw(self))
+        return np.ascontiguousarray(rgb_from_raw(self, depth))
 
     def to_grey(self) -> np.ndarray:
         """(H, W) uint8 or uint16 of a one-channel image, values unchanged.
@@ -78,13 +79,13 @@ class CompressedImage:
     format: str
     data: np.ndarray = field(repr=False)
 
-    def to_rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB in C order.
+    def to_rgb(self, depth: BitDepth | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB in C order; ``depth`` scales 16-bit images.
 
         Raises:
             FrameError: Not a readable image, or truncated.
         """
-        return rgb_from_compressed(self)
+        return rgb_from_compressed(self, depth)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.messages import CameraInfo, CompressedImage, RawImage
 from anomaly_seg_ros.bags.recording import Message, Recording
 from anomaly_seg_ros.bags.samples import CustomData
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import BagError, ImageError, ParameterError
 from anomaly_seg_ros.label_values import (
     ANOMALY,
@@ -61,14 +62,14 @@ class Frame:
     disparity: np.ndarray | None = field(default=None, repr=False)
     play_ns: int = 0
 
-    def to_rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB.
+    def to_rgb(self, depth: BitDepth | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB; ``depth`` scales 16-bit images, and learns what they use.
 
         Raises:
             BagError: The message holds no 8-bit image; names the frame.
         """
         try:
-            return self.image.to_rgb()
+            return self.image.to_rgb(depth)
         except ImageError as error:
             raise BagError(f"frame {self.name or self.stamp_ns}: {error}") from error
 

@@ -12,6 +12,7 @@ from anomaly_seg_ros.bags.writer import STORAGES, BagWriter, bag_size
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.datasets import DATASETS, open_dataset
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 
 TOOL = "dataset_to_bag"
 DEFAULT_FRAME_RATE = 10.0
@@ -30,6 +31,7 @@ def convert(arguments: argparse.Namespace) -> None:
         AnomalySegError: Anything that the user can put right.
     """
     dataset = open_dataset(arguments.dataset, arguments.root, **dataset_options(arguments))
+    check_mask_convention(dataset, dataset.root)
     count = min(len(dataset), arguments.limit or len(dataset))
     writer = BagWriter(
         arguments.out,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anomaly_seg_ros.backends.selection import AUTO
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.dataset_options import add_mask_255
 from anomaly_seg_ros.cli.evaluate_folder import evaluate_dataset
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import open_dataset
@@ -23,13 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=TOOL, description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--data", type=Path, help="another data set than the rendered clip")
+    add_mask_255(parser)
     parser.add_argument("--limit", type=int, help="only the first so many frames")
     add_run_options(parser)
     parser.set_defaults(backend=AUTO)  # what users of the node see
     arguments = parser.parse_args(argv)
 
     def body() -> None:
-        dataset = open_dataset("auto", arguments.data or asset_path("demo_clip"))
+        folder = arguments.data or asset_path("demo_clip")
+        dataset = open_dataset("auto", folder, mask_255=arguments.mask_255)
         options = run_options(arguments, video=True)
         result = evaluate_dataset(dataset, arguments.out, options, arguments.limit, keep_bag=True)
         print(f"\n{format_table(result)}\n")

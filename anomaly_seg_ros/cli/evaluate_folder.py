@@ -15,6 +15,8 @@ from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
+from anomaly_seg_ros.datasets.folder import LABEL_KINDS
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
 from anomaly_seg_ros.ros.evaluation_run import RunOptions, evaluate_bag
 
@@ -28,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--dataset", default="auto", choices=("auto", *DATASETS))
     add_dataset_options(parser)
-    parser.add_argument(
-        "--labels", choices=("anomaly", "classes"), help="short for --option labels=..."
-    )
+    parser.add_argument("--labels", choices=LABEL_KINDS, help="short for --option labels=...")
     parser.add_argument("--limit", type=int, help="only the first so many frames")
     parser.add_argument("--keep-bag", action="store_true", help="leave OUT/bag behind")
     parser.add_argument("--video", action="store_true", help="also write overlay.mp4")
@@ -69,6 +69,7 @@ def evaluate_dataset(
     Raises:
         AnomalySegError: Whatever the user can put right.
     """
+    check_mask_convention(dataset, dataset.root)
     bag = out / "bag"
     count = min(len(dataset), limit or len(dataset))
     writer = BagWriter(

@@ -5,24 +5,36 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from anomaly_seg_ros import documents
 from anomaly_seg_ros.datasets.colour_code import ColourCode
-from anomaly_seg_ros.datasets.label_maps import ANOMALY_MASK, INVALID
+from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
 from anomaly_seg_ros.datasets.overlay import add_overlay
 from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.images import (
     IMAGE_SUFFIXES,
     check_same_size,
+    read_annotated_image,
     read_disparity,
     read_image,
     read_label,
 )
+from anomaly_seg_ros.label_values import (
+    ANOMALY,
+    IGNORE,
+    anomalies_from_255,
+    check_anomaly_mask,
+    check_labels,
+)
+from anomaly_seg_ros.taxonomy import load_taxonomy
+
+# The largest value of Cityscapes' labelIds, which are often taken for trainIds.
+_LARGEST_LABEL_ID = 33
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,14 @@ class Sample:
         name: Unique in its data set.
         image_path: The colour image.
         anomaly_mask_path: File with the anomaly mask, if there is one.
-        anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255; None if those are
-            stored.
+        anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255, 254 where it is
+            undefined; None if those are stored.
+        mask_255: What 255 means in a mask without a table, "ignore" or "anomaly"; None where
+            nobody said: it is read as "ignore", see :mod:`.mask_convention`.
         labels_path: File with the class labels, if there is one.
         labels_table: (256,) uint8 map from stored value to trainId, 254 where it is undefined;
-            None keeps the values.
+            None if trainIds are stored.
+        num_classes: Number of trainIds; None, outside of a data set, leaves them unchecked.
         disparity_path: File with the disparity, if there is one.
         disparity_offset: By how much the stored values are larger than 256 * pixels.
         camera: Intrinsics, if known.
@@ -94,8 +109,10 @@ class Sample:
     image_path: Path
     anomaly_mask_path: Path | None = None
     anomaly_mask_table: np.ndarray | None = field(default=None, repr=False, compare=False)
+    mask_255: str | None = IGNORE
     labels_path: Path | None = None
     labels_table: np.ndarray | None = field(default=None, repr=False, compare=False)
+    num_classes: int | None = None
     disparity_path: Path | None = None
     disparity_offset: int = 0
     camera: Camera | None = None
@@ -103,9 +120,17 @@ class Sample:
     overlay_path: Path | None = None
     colour_code: ColourCode | None = None
 
-    def read_image(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB."""
-        image = read_image(self.image_path)
+    def read_image(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB.
+
+        Args:
+            size: (height, width) of the ground truth; the image is then read in the orientation
+                that this was made for. None turns it upright.
+        """
+        if size is None:
+            image = read_image(self.image_path)
+        else:
+            image = read_annotated_image(self.image_path, size)
         return image if self.overlay_path is None else add_overlay(image, self.overlay_path)
 
     def read_anomaly_mask(self) -> np.ndarray | None:
@@ -117,18 +142,14 @@ class Sample:
         if self.anomaly_mask_path is None:
             return None
         stored = self._read_stored(self.anomaly_mask_path)
-        table = ANOMALY_MASK if self.anomaly_mask_table is None else self.anomaly_mask_table
-        mask = table[stored]
-        invalid = mask == INVALID
-        if invalid.any():
-            fault = f"{self.anomaly_mask_path}: holds the value {stored[invalid][0]}, which is "
-            if self.anomaly_mask_table is not None:
-                raise ImageError(f"{fault}no label of this data set")
-            raise ImageError(
-                f"{fault}no anomaly mask value (0 in-distribution, 1 anomaly, 255 ignore); "
-                "if these are class labels, use the option labels=classes"
-            )
-        return mask
+        if self.anomaly_mask_table is not None:
+            return _mapped(stored, self.anomaly_mask_table, self.anomaly_mask_path)
+        where = str(self.anomaly_mask_path)
+        if self.mask_255 == ANOMALY:
+            return anomalies_from_255(stored, where, ImageError)
+        hint = "if these are class labels, use the option labels=classes"
+        check_anomaly_mask(stored, where, ImageError, hint)
+        return stored
 
     def read_labels(self) -> np.ndarray | None:
         """(H, W) uint8 trainIds, 255 = ignore; None without a file.
@@ -139,16 +160,18 @@ class Sample:
         if self.labels_path is None:
             return None
         stored = self._read_stored(self.labels_path)
-        if self.labels_table is None:
-            return stored
-        labels = self.labels_table[stored]
-        invalid = labels == INVALID
-        if invalid.any():
-            raise ImageError(
-                f"{self.labels_path}: holds the value {stored[invalid][0]}, which is no label of "
-                "this data set"
-            )
-        return labels
+        if self.labels_table is not None:
+            return _mapped(stored, self.labels_table, self.labels_path)
+        if self.num_classes is not None:
+            largest = stored.max(initial=0, where=stored != IGNORE_INDEX)
+            hint = "if other values are meant, say what they mean in a label_map"
+            if largest <= _LARGEST_LABEL_ID:
+                hint = (
+                    "these look like Cityscapes labelIds; use the option labels=label_ids of the "
+                    "data set 'folder'"
+                )
+            check_labels(stored, self.num_classes, str(self.labels_path), ImageError, hint)
+        return stored
 
     def read_disparity(self) -> np.ndarray | None:
         """(H, W) uint16, 256 * pixels, 0 = not measured; None without a file."""
@@ -165,24 +188,39 @@ class Sample:
         Raises:
             ImageError: A file is missing, damaged, or its size differs from the image's.
         """
-        image = self.read_image()
         mask, labels, disparity = (
             self.read_anomaly_mask(),
             self.read_labels(),
             self.read_disparity(),
         )
-        for array, path in (
-            (mask, self.anomaly_mask_path),
-            (labels, self.labels_path),
-            (disparity, self.disparity_path),
-        ):
-            if array is not None and path is not None:
-                check_same_size(image, array, self.image_path, path)
+        truths = [
+            (array, path)
+            for array, path in (
+                (mask, self.anomaly_mask_path),
+                (labels, self.labels_path),
+                (disparity, self.disparity_path),
+            )
+            if array is not None and path is not None
+        ]
+        image = self.read_image(truths[0][0].shape if truths else None)
+        for array, path in truths:
+            check_same_size(image, array, self.image_path, path)
         return LoadedSample(self.name, image, mask, labels, disparity, self.camera, self.fold)
 
     def _read_stored(self, path: Path) -> np.ndarray:
         """(H, W) uint8 as stored, before any table."""
         return read_label(path) if self.colour_code is None else self.colour_code.read(path)
+
+
+def _mapped(stored: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
+    """Looks stored values up, or raises ImageError for one that the table does not define."""
+    found = table[stored]
+    invalid = found == INVALID
+    if invalid.any():
+        raise ImageError(
+            f"{path}: holds the value {stored[invalid][0]}, which is no label of this data set"
+        )
+    return found
 
 
 class Dataset(ABC):
@@ -204,7 +242,8 @@ class Dataset(ABC):
 
     def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
         self.root = root
-        self._samples = tuple(samples)
+        count = len(load_taxonomy(self.taxonomy_name).classes)
+        self._samples = tuple(replace(sample, num_classes=count) for sample in samples)
         if not self._samples:
             raise self.wrong_tree("found no image")
         seen: dict[str, Sample] = {}

@@ -74,7 +74,7 @@ class BddAnomalyDataset(Dataset):
         self._unknown = BDD_ANOMALIES[check_choice("anomalies", anomalies, BDD_ANOMALIES)]
         known = [i for i in range(len(BDD_CLASSES)) if i not in self._unknown]
         kept = {i: BDD_CLASSES[i] for i in known if BDD_CLASSES[i] is not None}
-        self._labels_table = lookup_table(kept)
+        self._labels_table = lookup_table(kept, (*range(len(BDD_CLASSES)), IGNORE_INDEX))
         self._mask_table = anomaly_table(
             known=(*known, *((IGNORE_INDEX,) if unlabelled == "known" else ())),
             unknown=self._unknown,

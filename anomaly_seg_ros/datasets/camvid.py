@@ -17,6 +17,7 @@ from anomaly_seg_ros.datasets.colour_code import ColourCode
 from anomaly_seg_ros.datasets.folder import FolderDataset, image_label_pairs
 from anomaly_seg_ros.datasets.label_maps import (
     CAMVID11,
+    CAMVID11_IGNORED,
     CAMVID32,
     camvid32_anomaly_table,
     camvid32_label_table,
@@ -72,7 +73,10 @@ class CamVidDataset(Dataset):
         elif (self.root / _CLASSES).is_file():
             classes = _read_classes(self.root / _CLASSES)
         mask_table = None if classes is None else camvid32_anomaly_table(classes)
-        labels_table = lookup_table(CAMVID11) if classes is None else camvid32_label_table(classes)
+        if classes is None:
+            labels_table = lookup_table(CAMVID11, CAMVID11_IGNORED)
+        else:
+            labels_table = camvid32_label_table(classes)
         super().__init__(
             self.root,
             (

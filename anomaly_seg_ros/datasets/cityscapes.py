@@ -8,6 +8,7 @@ from anomaly_seg_ros.datasets import cityscapes_tree
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_switch
 from anomaly_seg_ros.datasets.label_maps import (
     CITYSCAPES_IDS,
+    CITYSCAPES_STORED,
     CITYSCAPES_VOID,
     anomaly_table,
     lookup_table,
@@ -45,8 +46,8 @@ class CityscapesDataset(Dataset):
         self.root = Path(root)
         check_switch("void_as_unknown", void_as_unknown)
         split = self.check_split(split or "val", cityscapes_tree.splits(self.root))
-        labels = lookup_table(CITYSCAPES_IDS)
-        mask = anomaly_table(CITYSCAPES_IDS, CITYSCAPES_VOID)
+        labels = lookup_table(CITYSCAPES_IDS, CITYSCAPES_STORED)
+        mask = anomaly_table(CITYSCAPES_IDS, CITYSCAPES_VOID, CITYSCAPES_STORED)
         super().__init__(
             self.root,
             (

@@ -42,7 +42,7 @@ class ColourCode:
         """
         if path.suffix.lower() in (".jpg", ".jpeg"):
             raise ImageError(f"{path}: a JPEG cannot hold labels (lossy); use PNG")
-        image = read_image(path)
+        image = read_image(path, upright=False)
         codes = _packed(self.colours)
         order = np.argsort(codes)
         pixels = _packed(image)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_files
 from anomaly_seg_ros.datasets.label_map_file import LabelMap, read_label_map
+from anomaly_seg_ros.datasets.label_maps import CITYSCAPES_IDS, CITYSCAPES_STORED, lookup_table
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.images import LABEL_SUFFIXES
+from anomaly_seg_ros.label_values import IGNORE, check_mask_255
 
-LABEL_KINDS = ("anomaly", "classes")
+MASKS, CLASSES, LABEL_IDS = "anomaly", "classes", "label_ids"
+LABEL_KINDS = (MASKS, CLASSES, LABEL_IDS)
 IMAGE_FOLDERS = ("images", "original")
 LABEL_FOLDERS = ("labels", "masks", "labels_masks")
 
@@ -27,14 +30,18 @@ class FolderDataset(Dataset):
     Args:
         root: The folder.
         split: Sub-folder of ``root`` to use.
-        labels: What the label files hold: "anomaly" (0 in-distribution, 1 anomaly, 255 ignore)
-            or "classes" (trainIds, 255 = ignore). Default "anomaly".
+        labels: What the label files hold: "anomaly" (0 in-distribution, 1 anomaly, 255 ignore),
+            "classes" (trainIds, 255 = ignore) or "label_ids" (Cityscapes' labelIds). Default
+            "anomaly".
         label_map: YAML file that says what other stored values, or colours, mean; see
             :mod:`.label_map_file`. Instead of ``labels``.
+        mask_255: What 255 means in the anomaly masks: "ignore", or "anomaly" where a mask holds
+            nothing but 0 and 255 (nothing is ignored then). Tools refuse a set of masks without
+            any 1 where this is not given, see :mod:`.mask_convention`.
 
     Raises:
         DatasetError: The folder or the label map has another shape; the message shows it.
-        ParameterError: An unknown kind of labels, or both ways to say what they mean.
+        ParameterError: An unknown kind of labels, or two options that say what they mean.
     """
 
     name = "folder"
@@ -54,11 +61,19 @@ class FolderDataset(Dataset):
         split: str | None = None,
         labels: str | None = None,
         label_map: str | Path | None = None,
+        mask_255: str | None = None,
     ) -> None:
         self.root = Path(root)
+        check_mask_255(mask_255)
+        if mask_255 and (label_map is not None or labels not in (None, MASKS)):
+            raise ParameterError(
+                "mask_255: is for anomaly masks (labels=anomaly); class labels and label maps say "
+                "themselves what 255 means"
+            )
         if label_map is None:
-            is_mask = check_choice("labels", labels or "anomaly", LABEL_KINDS) == "anomaly"
-            meaning = LabelMap("cityscapes", has_labels=not is_mask, has_mask=is_mask)
+            kind = check_choice("labels", labels or MASKS, LABEL_KINDS)
+            table = lookup_table(CITYSCAPES_IDS, CITYSCAPES_STORED) if kind == LABEL_IDS else None
+            meaning = LabelMap("cityscapes", kind != MASKS, kind == MASKS, labels_table=table)
         elif labels is None:
             meaning = read_label_map(label_map)
         else:
@@ -72,6 +87,7 @@ class FolderDataset(Dataset):
                     image_path=image,
                     anomaly_mask_path=label if meaning.has_mask else None,
                     anomaly_mask_table=meaning.anomaly_mask_table,
+                    mask_255=mask_255 if meaning.anomaly_mask_table is None else IGNORE,
                     labels_path=label if meaning.has_labels else None,
                     labels_table=meaning.labels_table,
                     colour_code=meaning.colour_code,

@@ -16,6 +16,9 @@ CITYSCAPES_IDS = {
     26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
 
+# All labelIds that a label file may hold; 255 is how tools store the licence plates' -1.
+CITYSCAPES_STORED = (*range(34), 255)
+
 # Classes of Cityscapes that are labelled but not evaluated, so no network learns them: the
 # unknowns of the Cityscapes-void experiment.
 CITYSCAPES_VOID = {
@@ -27,6 +30,7 @@ CITYSCAPES_VOID = {
 # 7 fence, 8 car, 9 pedestrian, 10 bicyclist) -> trainIds. Ambiguous ones are ignored: its
 # "bicyclist" holds rider and bicycle, its "sign" also traffic lights and texts.
 CAMVID11 = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 7: 4, 8: 13, 9: 11}
+CAMVID11_IGNORED = (6, 10, 11, 255)
 
 # The 32-class CamVid names -> trainIds; names not listed are ignored.
 CAMVID32 = {
@@ -68,6 +72,7 @@ STREET_HAZARDS_IDS = {
 }  # fmt: skip
 STREET_HAZARDS_OTHER = 4
 STREET_HAZARDS_ANOMALY = 14
+STREET_HAZARDS_STORED = (*range(15), 255)
 
 # BDD100K label (a Cityscapes trainId) -> trainId of BDD-Anomaly; train (16) and motorcycle (17)
 # have none, bicycle (18) takes the first free one.
@@ -76,16 +81,16 @@ BDD_CLASSES: tuple[int | None, ...] = (*range(16), None, None, 16)
 BDD_ANOMALIES = {"motorcycle+train": (16, 17), "motorcycle+train+bicycle": (16, 17, 18)}
 
 
-def lookup_table(mapping: Mapping[int, int] | None, default: int = IGNORE_INDEX) -> np.ndarray:
-    """A (256,) uint8 table for ``table[label]``; the identity without a mapping.
+def lookup_table(mapping: Mapping[int, int], ignored: Iterable[int] | None = None) -> np.ndarray:
+    """A (256,) uint8 table for ``table[label]``.
 
     Args:
         mapping: Stored label -> wanted label.
-        default: For stored labels that the mapping does not name.
+        ignored: Stored labels that become 255, every other one is then invalid (reading it is an
+            error). None: all labels that the mapping does not name.
     """
-    if mapping is None:
-        return np.arange(256, dtype=np.uint8)
-    table = np.full(256, default, np.uint8)
+    table = np.full(256, IGNORE_INDEX if ignored is None else INVALID, np.uint8)
+    table[list(ignored or ())] = IGNORE_INDEX
     for source, target in mapping.items():
         table[source] = target
     return table
@@ -103,21 +108,20 @@ def anomaly_table(
             error). None: all labels named neither known nor unknown.
     """
     table = np.full(256, IGNORE_INDEX if ignored is None else INVALID, np.uint8)
+    table[list(ignored or ())] = IGNORE_INDEX
     table[list(known)] = 0
     table[list(unknown)] = 1
-    table[list(ignored or ())] = IGNORE_INDEX
     return table
 
 
-# Masks that already hold 0 in-distribution, 1 anomaly, 255 ignore.
-ANOMALY_MASK = anomaly_table((0,), (1,), (255,))
 # RoadAnomaly: 0 background, 1 road, 2 anomaly, 255 ignore.
 ROAD_ANOMALY_MASK = anomaly_table((0, 1), (2,), (255,))
 
 
 def camvid32_label_table(classes: Mapping[int, str]) -> np.ndarray:
     """(256,) uint8 table from 32-class CamVid ids to trainIds, given ``{id: name}``."""
-    return lookup_table({i: CAMVID32[name] for i, name in classes.items() if name in CAMVID32})
+    known = {i: CAMVID32[name] for i, name in classes.items() if name in CAMVID32}
+    return lookup_table(known, ignored=(*classes, IGNORE_INDEX))
 
 
 def camvid32_anomaly_table(classes: Mapping[int, str]) -> np.ndarray:
@@ -125,4 +129,4 @@ def camvid32_anomaly_table(classes: Mapping[int, str]) -> np.ndarray:
     unknown = [i for i, name in classes.items() if name in CAMVID32_UNKNOWN]
     void = [i for i, name in classes.items() if name == CAMVID32_VOID]
     known = set(classes) - set(unknown) - set(void)
-    return anomaly_table(known, unknown)
+    return anomaly_table(known, unknown, ignored=(*void, IGNORE_INDEX))

@@ -2,7 +2,7 @@
 
 Rendered in CARLA, 1280x720: streethazards_train.tar (towns t1 to t4) and streethazards_test.tar
 (towns t5 and t6), unpacked into one folder. Stored labels are 1 to 14 in the order of the
-repository's create_dataset.py; any other value is ignored.
+repository's create_dataset.py; 0 and 255 are ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from anomaly_seg_ros.datasets.label_maps import (
     STREET_HAZARDS_ANOMALY,
     STREET_HAZARDS_IDS,
     STREET_HAZARDS_OTHER,
+    STREET_HAZARDS_STORED,
     anomaly_table,
     lookup_table,
 )
@@ -73,7 +74,7 @@ class StreetHazardsDataset(Dataset):
             raise self.wrong_tree(f"no town '{fold}' (found: {', '.join(towns) or 'none'})")
         known_other = (STREET_HAZARDS_OTHER,) if other == "known" else ()
         self._mask_table = anomaly_table(
-            known=(*STREET_HAZARDS_IDS, *known_other), unknown=(STREET_HAZARDS_ANOMALY,)
+            (*STREET_HAZARDS_IDS, *known_other), (STREET_HAZARDS_ANOMALY,), STREET_HAZARDS_STORED
         )
         chosen = towns if fold is None else [fold]
         super().__init__(self.root, self._find(images, labels, chosen, split == "test"))
@@ -88,7 +89,7 @@ class StreetHazardsDataset(Dataset):
     def _find(
         self, images: Path, labels: Path, towns: list[str], has_folds: bool
     ) -> Iterator[Sample]:
-        labels_table = lookup_table(STREET_HAZARDS_IDS)
+        labels_table = lookup_table(STREET_HAZARDS_IDS, STREET_HAZARDS_STORED)
         for town in towns:
             for image in image_files(images / town):
                 label = labels / town / f"{image.stem}.png"

@@ -21,10 +21,12 @@ class Arrival:
         message: As taken from the middleware.
         time: Seconds of ``time.perf_counter``: when the middleware received it where that tells,
             otherwise when it handed it over.
+        stamp_tells: Whether the header's stamp says when the image was taken, by the node's clock.
     """
 
     message: Image | CompressedImage
     time: float
+    stamp_tells: bool = True
 
     @classmethod
     def now(cls, message: Image | CompressedImage, received_ns: int = 0) -> Arrival:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.ros.arrival import Arrival, receiver
 from anomaly_seg_ros.ros.frame_counts import FrameCounts
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
 from anomaly_seg_ros.ros.rate_limiter import RateLimiter
 from anomaly_seg_ros.ros.reports import CameraReport
+from anomaly_seg_ros.ros.stamps import StampCheck, StampVerdict
 
 LONGEST_REASON = 400  # characters
 _PARAMETERS = ("image_transport", "qos_reliability", "qos_depth")
@@ -32,6 +35,7 @@ class Camera:
     Attributes:
         counts: Of its frames.
         limiter: For ``max_rate``.
+        depth: Of its 16-bit images.
         camera_info: The newest calibration, if there was one.
         topic: On which images are expected, as remapped.
     """
@@ -48,13 +52,11 @@ class Camera:
         self._qos_events = qos_events
         self._deliver = deliver
         self._subscriptions: list[Subscription] = []
-        self._last_stamp: int | None = None  # in nanoseconds
         self.counts = FrameCounts()
         self.limiter = RateLimiter()
+        self._forget()
         self.camera_info: CameraInfo | None = None
         self.topic = self._image_topic(node.get_parameter("image_transport").value)
-        self._last_arrival = time.monotonic()
-        self._age: float | None = None
 
     def subscribe(self) -> None:
         """Begin to listen, as the node's parameters say now."""
@@ -62,8 +64,7 @@ class Camera:
         profile = input_profile(values["qos_reliability"], values["qos_depth"])
         transport = values["image_transport"]
         self.topic = self._image_topic(transport)
-        self._last_arrival = time.monotonic()
-        self._last_stamp = self._age = None
+        self._forget()
         kind = Image if transport == "raw" else CompressedImage
         info_topic = self._node.resolve_topic_name(self._below("camera_info"))
         self._subscriptions = [
@@ -90,7 +91,18 @@ class Camera:
         """How it stands now."""
         totals, faults = self.counts.totals(), self.counts.faults()
         silence = time.monotonic() - self._last_arrival
-        return CameraReport(self.name, self.topic, silence, self._age, self.counts, totals, faults)
+        return CameraReport(
+            self.name,
+            self.topic,
+            silence,
+            self._age,
+            self.counts,
+            totals,
+            faults,
+            other_clock=self._verdict.other_clock,
+            range_remarks=self.depth.remarks(),
+            notes=tuple(self._notes),
+        )
 
     def note_fault(self, error: Exception) -> None:
         """Count, by kind, why a frame was not answered."""
@@ -110,6 +122,21 @@ class Camera:
                 f"{self.topic}: {kind}: {reason} (said once, counted in /diagnostics)"
             )
 
+    def note(self, text: str) -> None:
+        """Say once what is no fault but good to know, if anything; it stays on /diagnostics."""
+        if text and text not in self._notes:
+            self._notes.append(text)
+            self._node.get_logger().warning(f"{self.topic}: {text}")
+
+    def _forget(self) -> None:
+        """Begin anew, as with another camera."""
+        self.depth = BitDepth()
+        self._stamps = StampCheck()
+        self._verdict = StampVerdict(None)
+        self._notes: list[str] = []
+        self._last_arrival = time.monotonic()
+        self._age: float | None = None
+
     def _below(self, topic: str) -> str:
         return f"{self.name}/{topic}" if self.name else topic
 
@@ -126,15 +153,16 @@ class Camera:
 
     def _on_image(self, arrival: Arrival) -> None:
         stamp = arrival.message.header.stamp
-        nanoseconds = stamp.sec * 10**9 + stamp.nanosec
-        last = self._last_stamp
-        if last is not None and nanoseconds <= last:
-            kind = "stamp repeated" if nanoseconds == last else "stamp went back"
-            reason = f"{last / 1e9:.9f} s was followed by {nanoseconds / 1e9:.9f} s"
-            self.say_first(kind, f"{reason}; the frame is processed all the same")
-        self._last_stamp, self._last_arrival = nanoseconds, time.monotonic()
-        self._age = (self._node.get_clock().now().nanoseconds - nanoseconds) / 1e9
-        self._deliver(self, arrival)
+        now = self._node.get_clock().now().nanoseconds
+        verdict = self._stamps.judge(stamp.sec * 10**9 + stamp.nanosec, now)
+        if verdict.fault:
+            reason = f"{verdict.reason}; the frame is processed all the same"
+            self.say_first(verdict.fault, reason)
+        tells = verdict.age is not None
+        # What is left to go by: how long the message has waited in queues here.
+        self._age = verdict.age if tells else time.perf_counter() - arrival.time
+        self._verdict, self._last_arrival = verdict, time.monotonic()
+        self._deliver(self, replace(arrival, stamp_tells=tells))
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self.camera_info = message

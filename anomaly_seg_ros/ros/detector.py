@@ -15,16 +15,16 @@ import threading
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 
 from anomaly_seg_ros import heap, memory
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError, first_line
 from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.ros import device_errors, parameters
+from anomaly_seg_ros.ros import command_line, device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
 from anomaly_seg_ros.ros.guarded_services import guard_services
@@ -76,6 +76,17 @@ class Detector(LifecycleNode):
         self.create_timer(LOOK_S, self._look, clock=clock)
         if self.get_parameter("autostart").value:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=clock)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As every node's, but for numbers: ``10`` is accepted for ``10.0``, and the reverse.
+
+        The services that set parameters come here, one by one or all at once.
+        """
+        try:
+            parameter_list = parameters.accepted(parameter_list)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return super().set_parameters_atomically(parameter_list)
 
     @property
     def state(self) -> str:
@@ -342,12 +353,14 @@ def main(args: list[str] | None = None) -> None:
     # rclpy's own handlers would end the context at once, while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        command_line.start_ros(args)
         node = Detector()
-    except AnomalySegError as error:
-        rclpy.shutdown()
-        sys.exit(f"detector: error: {error}")
+        command_line.tell_unused_files(node, args)
+    # rclpy's own is of the parameters that it declares itself, such as use_sim_time.
+    except (AnomalySegError, ParameterException) as error:
+        rclpy.try_shutdown()
+        sys.exit(f"detector: error: {' '.join(str(error).split())}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop.is_set() and rclpy.ok():

@@ -84,6 +84,8 @@ def _input(
         where = f" on {camera.name}" if len(cameras) > 1 else ""
         for kind, (count, reason) in sorted(camera.faults.items()):
             values[f"fault: {kind}{where}"] = f"{count}, last: {reason}"
+        for number, note in enumerate(camera.notes, 1):
+            values[f"note {number}{where}"] = note
     for topic, policy in sorted(report.incompatible_qos.items()):
         values[f"incompatible QoS: {topic}"] = policy
     fine = "frames arrive" if report.listening else "no frames are expected"

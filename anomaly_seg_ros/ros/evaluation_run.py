@@ -20,6 +20,7 @@ from anomaly_seg_ros.backends.selection import TORCH
 from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.devices import select_device
 from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
@@ -53,6 +54,7 @@ class RunOptions:
         timeout: Seconds to wait for one frame.
         start_timeout: Seconds to wait for the node to become active.
         video: Whether to write ``overlay.mp4``.
+        bit_depth: Of 16-bit images, see :class:`~anomaly_seg_ros.bit_depth.BitDepth`.
     """
 
     model: str = "default"
@@ -73,6 +75,7 @@ class RunOptions:
     timeout: float = 60.0
     start_timeout: float = 180.0
     video: bool = False
+    bit_depth: int = 0
 
     @property
     def bag(self) -> BagOptions:
@@ -104,6 +107,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
     if options.mode not in MODES:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
     _make_folder(out)
+    depth = BitDepth(options.bit_depth)
     with open_bag(bag, options.bag) as reader:
         notes = notes_on(reader, options.bag)
         for note in notes:
@@ -135,9 +139,9 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         try:
             with _detector(reader, out, score, options) as link:
                 if options.mode == REAL_TIME:
-                    _real_time(reader, link, collector, frame_rate, out)
+                    _real_time(reader, link, collector, frame_rate, out, depth)
                 else:
-                    _one_by_one(reader, link, segmenter, score, collector, options)
+                    _one_by_one(reader, link, segmenter, score, collector, options, depth)
             failed = False
         finally:
             collector.close(failed)
@@ -147,6 +151,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
             with_node=options.mode != IN_PROCESS,
         )
         result.input = described(reader, options.bag)
+    result.notes += [f"{remark} (here: --bit-depth)" for remark in depth.remarks().values()]
     if link.replayer is not None and link.replayer.surplus:
         result.notes.append(
             f"{link.replayer.surplus} surplus output messages after frames were sent again"
@@ -164,12 +169,13 @@ def _one_by_one(
     score: str,
     collector: Collector,
     options: RunOptions,
+    depth: BitDepth,
 ) -> None:
     calibration = segmenter.metadata.calibration_of(score)
     for frame in tqdm(reader.frames(), "evaluating", len(reader), unit="frame", file=sys.stderr):
         collector.counts.sent += 1
         try:
-            image = frame.to_rgb()
+            image = frame.to_rgb(depth)
         except BagError as error:
             # The node would count it as bad and stay silent: no need to wait for that.
             collector.counts.lost += 1
@@ -191,7 +197,12 @@ def _one_by_one(
 
 
 def _real_time(
-    reader: BagReader, link: _Link, collector: Collector, frame_rate: float, out: Path
+    reader: BagReader,
+    link: _Link,
+    collector: Collector,
+    frame_rate: float,
+    out: Path,
+    depth: BitDepth,
 ) -> None:
     """Plays at the recorded pace, then reads the bag again and scores what was answered."""
     with AnswerFile(out) as answers:
@@ -211,7 +222,7 @@ def _real_time(
         collector.counts.lost = collector.counts.sent - len(answers)
         for frame in tqdm(reader.frames(), "scoring", len(reader), unit="frame", file=sys.stderr):
             if frame.stamp_ns in answers:
-                _add(collector, frame, frame.to_rgb(), *answers.get(frame.stamp_ns), None)
+                _add(collector, frame, frame.to_rgb(depth), *answers.get(frame.stamp_ns), None)
 
 
 def _add(
@@ -255,6 +266,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
                 "tile_width": options.tile_size[1],
                 "tile_overlap": options.tile_overlap,
                 "score_method": score,
+                "bit_depth": options.bit_depth,
                 "image_transport": "compressed" if compressed else "raw",
                 # Nothing may be lost on the way that the node did not drop.
                 "qos_reliability": "reliable",

@@ -7,6 +7,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.pixel_formats import rgb_from_compressed, rgb_from_raw
 
 # The words of image_transport, to the last space: its subscribers read the colour order there.
@@ -22,15 +23,17 @@ _PNG_OF_FLAT_AREAS = (
 )
 
 
-def rgb_from_message(message: Image | CompressedImage) -> np.ndarray:
+def rgb_from_message(
+    message: Image | CompressedImage, depth: BitDepth | None = None
+) -> np.ndarray:
     """The image of a message, (H, W, 3) uint8 RGB; see :mod:`~anomaly_seg_ros.pixel_formats`.
 
     Raises:
         FrameError: The message holds no usable image.
     """
     if isinstance(message, CompressedImage):
-        return rgb_from_compressed(message)
-    return rgb_from_raw(message)
+        return rgb_from_compressed(message, depth)
+    return rgb_from_raw(message, depth)
 
 
 def image_message(array: np.ndarray, encoding: str, header: Header) -> Image:

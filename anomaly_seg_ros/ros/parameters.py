@@ -5,6 +5,7 @@ Defaults are not here: they stand in ``config/detector.yaml`` only.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from anomaly_seg_ros.backends.selection import BACKENDS
 from anomaly_seg_ros.devices import PRECISIONS
@@ -36,6 +37,10 @@ HOW_TO_CHANGE = {
     INACTIVE: "deactivate the node first",
     UNCONFIGURED: "deactivate and clean up the node first",
 }
+
+
+# Those of rclpy itself.
+_RCLPY = ("use_sim_time", "start_type_description_service")
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,25 @@ class ParameterSpec:
             descriptor.floating_point_range = [limits]
         return descriptor
 
-    def check(self, name: str, value: Any) -> None:
-        """Raise ParameterError, naming the parameter, if it does not accept ``value``."""
+    def accept(self, name: str, value: Any) -> Any:
+        """The value in the parameter's own type: people write 10 for 10.0, and the reverse.
+
+        Raises:
+            ParameterError: Names the parameter; it does not accept ``value``.
+        """
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        elif self.kind is int and type(value) is float and value.is_integer():
+            value = int(value)
+        self._check(name, value)
+        return value
+
+    def _check(self, name: str, value: Any) -> None:
         if type(value) is not self.kind:  # not isinstance: a bool must not pass as an int
+            hint = {str: "; put it in quotes", list: "; write a list, such as [front, rear]"}
             raise ParameterError(
-                f"parameter '{name}' must be of type {self.kind.__name__}, not {shown(value)}"
+                f"parameter '{name}' must be of type {self.kind.__name__}, not "
+                f"{type(value).__name__} ({shown(value)}){hint.get(self.kind, '')}"
             )
         if self.choices and value not in self.choices:
             raise ParameterError(
@@ -176,6 +195,13 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "qos_reliability": ParameterSpec(
         str, "QoS reliability of the input", INACTIVE, choices=("best_effort", "reliable")
     ),
+    "bit_depth": ParameterSpec(
+        int,
+        "bits in use of 16-bit images, 0 = all, with a warning if they look fewer",
+        ALWAYS,
+        0,
+        16,
+    ),
     "qos_depth": ParameterSpec(int, "QoS queue depth of the input", INACTIVE, 1, 1000),
     "diagnostics_period": ParameterSpec(
         float, "seconds between messages on /diagnostics", INACTIVE, 0.05, 3600.0
@@ -202,9 +228,7 @@ def read_defaults(path: Path | None = None) -> dict[str, Any]:
     if set(defaults) != set(PARAMETERS):
         names = ", ".join(sorted(shown(name) for name in set(defaults) ^ set(PARAMETERS)))
         raise ParameterError(f"{path}: missing or unknown parameters: {names}")
-    for name, value in defaults.items():
-        PARAMETERS[name].check(name, value)
-    return defaults
+    return {name: PARAMETERS[name].accept(name, value) for name, value in defaults.items()}
 
 
 def declare(node: Node) -> None:
@@ -213,17 +237,34 @@ def declare(node: Node) -> None:
     Raises:
         ParameterError: an override is out of range or of the wrong type.
     """
+    overrides = getattr(node, "_parameter_overrides", {})
     for name, default in read_defaults().items():
-        try:
-            value = node.declare_parameter(name, default, PARAMETERS[name].descriptor()).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ParameterError(f"parameter '{name}': {error}") from error
-        PARAMETERS[name].check(name, value)
+        spec = PARAMETERS[name]
+        given = overrides[name].value if name in overrides else None
+        value = default if given is None else spec.accept(name, given)  # None: an empty list
+        node.declare_parameter(name, value, spec.descriptor(), ignore_override=True)
     # rclpy ignores names that nobody declares, so a misspelt one would change nothing silently.
-    known = (*PARAMETERS, "use_sim_time", "start_type_description_service")
-    for name in getattr(node, "_parameter_overrides", {}):
-        if name not in known and not name.startswith("qos_overrides."):
-            node.get_logger().warning(f"unknown parameter '{name}' is ignored")
+    for name in overrides:
+        if name not in (*PARAMETERS, *_RCLPY) and not name.startswith("qos_overrides."):
+            node.get_logger().warning(f"unknown parameter '{name}' is ignored{_instead(name)}")
+
+
+def accepted(changes: Sequence[Parameter]) -> list[Parameter]:
+    """The same changes with numbers in the types of their parameters; others stay as they are."""
+    result = []
+    for change in changes:
+        spec = PARAMETERS.get(change.name)
+        if spec is not None and change.type_ != Parameter.Type.NOT_SET:
+            value = spec.accept(change.name, change.value)
+            if type(value) is not type(change.value):
+                change = Parameter(change.name, value=value)
+        result.append(change)
+    return result
+
+
+def _instead(name: str) -> str:
+    near = difflib.get_close_matches(name, (*PARAMETERS, *_RCLPY), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def values_of(node: Node) -> dict[str, Any]:
@@ -238,7 +279,7 @@ def check_change(name: str, value: Any, state: str) -> None:
     spec = PARAMETERS.get(name)
     if spec is None:  # rclpy's own: use_sim_time
         return
-    spec.check(name, value)
+    spec.accept(name, value)
     if state not in CHANGEABLE_IN[spec.changes]:
         raise ParameterError(
             f"parameter '{name}' cannot change while the node is {state}: "
@@ -258,6 +299,7 @@ class Settings:
     overlay_alpha: float
     jpeg_quality: int
     max_rate: float
+    bit_depth: int
     on_out_of_memory: str
 
 
@@ -324,6 +366,7 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],
+        bit_depth=values["bit_depth"],
         on_out_of_memory=values["on_out_of_memory"],
     )
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.clock import Clock
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
+from anomaly_seg_ros.compressed_format import read_format
 from anomaly_seg_ros.errors import first_line
 from anomaly_seg_ros.memory import is_out_of_memory
 from anomaly_seg_ros.prediction import Prediction
@@ -35,6 +36,7 @@ class _Frame:
     camera_info: CameraInfo | None
     wanted: frozenset[str]
     milliseconds: dict[str, float]  # take and decode
+    arrived: float | None  # of time.perf_counter, in place of a stamp that does not tell
 
 
 class Pipeline:
@@ -79,7 +81,8 @@ class Pipeline:
         RGB image; the stages of ``Prediction.stages_ms``; ``fill``: arrays to messages;
         ``publish``: within the middleware's publish calls. And these sums: ``inference``: all of
         the prediction; ``processing``: from the start of this to the last publish call;
-        ``pipeline``: from the message's stamp to then.
+        ``pipeline``: from the message's stamp to then, or from its arrival where the stamp is
+        missing, repeated or of another clock.
 
         Returns:
             ``processed``; or ``unwatched`` if no output of the camera has a subscriber: then its
@@ -91,7 +94,7 @@ class Pipeline:
         outcomes: dict[Camera, Outcome] = {}
         frames = []
         for camera, arrival in batch.items():
-            frame = self._read(camera, arrival, started)
+            frame = self._read(camera, arrival, settings, started)
             if isinstance(frame, _Frame):
                 frames.append(frame)
             else:
@@ -133,22 +136,30 @@ class Pipeline:
             for frame, prediction in zip(frames, predictions, strict=True)
         }
 
-    def _read(self, camera: Camera, arrival: Arrival, started: float) -> _Frame | Outcome:
+    def _read(
+        self, camera: Camera, arrival: Arrival, settings: Settings, started: float
+    ) -> _Frame | Outcome:
         """The frame, or the outcome if it ends here; an error concerns this camera only."""
         wanted = self._outputs[camera].wanted()
         if not wanted:
             return "unwatched"
         began = time.perf_counter()
         try:
-            image = rgb_from_message(arrival.message)
+            camera.depth.bits = settings.bit_depth
+            image = rgb_from_message(arrival.message, camera.depth)
         except Exception as error:  # noqa: BLE001
             return error
         milliseconds = {
             "take": (started - arrival.time) * 1e3,
             "decode": (time.perf_counter() - began) * 1e3,
         }
+        for kind, remark in camera.depth.remarks().items():
+            camera.say_first(kind, f"{remark}; the frame is processed all the same")
+        if isinstance(arrival.message, CompressedImage):
+            camera.note(read_format(arrival.message.format).remark)
         header = arrival.message.header
-        return _Frame(camera, header, image, camera.camera_info, wanted, milliseconds)
+        arrived = None if arrival.stamp_tells else arrival.time
+        return _Frame(camera, header, image, camera.camera_info, wanted, milliseconds, arrived)
 
     def _publish(
         self, frame: _Frame, prediction: Prediction, settings: Settings, started: float
@@ -163,11 +174,15 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001
             return error
         ended = time.perf_counter()
-        stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
+        if frame.arrived is None:
+            stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
+            pipeline_ms = (self._clock.now().nanoseconds - stamp) / 1e6
+        else:
+            pipeline_ms = (ended - frame.arrived) * 1e3
         sums = {
             "inference": prediction.inference_ms,
             "processing": (ended - started) * 1e3,
-            "pipeline": (self._clock.now().nanoseconds - stamp) / 1e6,
+            "pipeline": pipeline_ms,
         }
         outputs.publish_latencies(frame.wanted, sums)
         self.stage_times.add(

@@ -14,7 +14,7 @@ from rclpy.timer import Timer
 
 from anomaly_seg_ros.ros import diagnostics
 from anomaly_seg_ros.ros.frame_counts import FrameCounts
-from anomaly_seg_ros.ros.reports import Report
+from anomaly_seg_ros.ros.reports import CameraReport, Report
 from anomaly_seg_ros.ros.watchdog import inference_conditions, input_conditions
 
 # At least; a rate over less would be noise.
@@ -65,14 +65,14 @@ class Reporter:
     def _publish_regularly(self) -> None:
         report = self._report()
         self._publish(report)
-        totals = {camera.counts: camera.totals for camera in report.cameras}
+        totals = {camera.counts: _counted(camera) for camera in report.cameras}
         self._older, self._newer = self._newer, _Mark(totals=totals)
 
     def _report(self) -> Report:
         report = self._observe()
         report.seconds = max(time.monotonic() - self._older.time, SHORTEST_SPAN_S)
         for camera in report.cameras:
-            camera.new = camera.totals - self._older.totals.get(camera.counts, Counter())
+            camera.new = _counted(camera) - self._older.totals.get(camera.counts, Counter())
         return report
 
     def _publish(self, report: Report) -> None:
@@ -80,6 +80,11 @@ class Reporter:
         message = DiagnosticArray(status=diagnostics.statuses(report))
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+
+def _counted(camera: CameraReport) -> Counter[str]:
+    """Frames by outcome, and faults by kind."""
+    return camera.totals + Counter({kind: count for kind, (count, _) in camera.faults.items()})
 
 
 def _gist(report: Report) -> object:

@@ -20,11 +20,15 @@ class CameraReport:
         name: Empty for the only camera of a node.
         topic: Of its images, as remapped.
         silence: Seconds since the newest frame came, or since the node began to listen.
-        age: Seconds from the newest frame's stamp to its arrival; None before the first.
+        age: Seconds from the newest frame's stamp to its arrival, or where the stamp does not
+            tell, that it waited in the middleware; None before the first.
         counts: What these come from, which begin anew with ``configure``.
         totals: Frames by outcome.
         faults: Kind -> (how often, the last one's reason).
-        new: ``totals`` over the report's ``seconds``.
+        new: ``totals``, and how often each fault occurred, over the report's ``seconds``.
+        other_clock: How the newest stamp differs from the node's clock if it is of another.
+        range_remarks: What is doubtful about the bit depth, by kind.
+        notes: What is no fault but good to know.
     """
 
     name: str
@@ -35,6 +39,9 @@ class CameraReport:
     totals: Counter[str]
     faults: Mapping[str, tuple[int, str]]
     new: Counter[str] = field(default_factory=Counter)
+    other_clock: str = ""
+    range_remarks: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.bags.recording import is_bag_folder
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.suite import fingerprints
 from anomaly_seg_ros.suite.plan import AUTO, BAG, DataSpec
@@ -171,11 +176,14 @@ class BagFrames(Frames):
 
     def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
         """See :class:`Frames`."""
+        depth = BitDepth()
         with open_bag(self.path, self.options) as reader:
             reader.num_classes = len(self.classes)
             indices = sorted(set(wanted))
             for index, frame in zip(indices, reader.frames(indices), strict=True):
-                yield index, _sample(frame, index)
+                yield index, _sample(frame, index, depth)
+        for remark in depth.remarks().values():
+            tqdm.write(f"{self.path}: {remark}", file=sys.stderr)
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""
@@ -261,6 +269,9 @@ def open_frames(spec: DataSpec, limit: int | None) -> Frames:
         frames: Frames = JoinedFrames(parts, spec.label, limit)
     else:
         frames = _open(spec, limit)
+        parts = [frames]
+    sets = [part.dataset for part in parts if isinstance(part, DatasetFrames)]
+    check_mask_convention(chain.from_iterable(sets), spec.folder)
     if not frames.has_masks and not frames.has_labels:
         raise DatasetError(
             f"{spec.folder}: no anomaly mask and no class labels (read as {frames.adapter!r}): "
@@ -286,14 +297,14 @@ def _is_bag(path: Path) -> bool:
     return path.is_file() or path.suffix in _BAG_SUFFIXES or is_bag_folder(path)
 
 
-def _sample(frame: Frame, index: int) -> LoadedSample:
+def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
     """A frame of a bag; unnamed ones are called by their place and stamp."""
     info, camera = frame.camera_info, None
     if info is not None:
         k = info.k
         camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]), frame.baseline_m)
     name = frame.name or f"{index:06d}_{frame.stamp_ns}"
-    image = frame.to_rgb()
+    image = frame.to_rgb(depth)
     for what, array in (
         ("anomaly mask", frame.anomaly_mask),
         ("class labels", frame.labels),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -71,8 +70,8 @@ def test_every_output_of_a_frame(start_detector, segmenter):
         detector.spin_until(lambda t=t: detector.received[t], t)[0].data for t in LATENCIES
     )
     assert 0 < inference < processing < 5000
-    # The stamp is of 1970.
-    assert pipeline == pytest.approx((time.time() - 7.125) * 1e3, rel=1e-4)
+    # The stamp is of 1970, by another clock than the node's: it counts from the arrival.
+    assert processing < pipeline < 5000
 
 
 def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
@@ -84,7 +83,9 @@ def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
         )
     predict = Segmenter.predict
     decode = pipeline.rgb_from_message
-    monkeypatch.setattr(pipeline, "rgb_from_message", lambda m: made.append("image") or decode(m))
+    monkeypatch.setattr(
+        pipeline, "rgb_from_message", lambda *a: made.append("image") or decode(*a)
+    )
     asked = []
 
     def spy(self, image, **what):

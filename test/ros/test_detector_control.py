@@ -155,10 +155,10 @@ def active_detector(start_detector):
     [
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
-        ({"threshold": 1}, "DOUBLE"),
+        ({"threshold": True}, "of type float, not bool"),
         ({"overlay_alpha": -0.1}, "overlay_alpha"),
         ({"jpeg_quality": 101}, "jpeg_quality"),
-        ({"max_rate": "fast"}, "DOUBLE"),
+        ({"max_rate": "fast"}, "of type float, not str"),
         ({"score_method": "magic"}, "'score_method' must be one of auto, msp"),
         ({"score_method": "sml"}, "model 'tiny' has no 'sml'"),
         ({"score_method": "dense_hybrid"}, "model 'tiny' has no 'dense_hybrid'"),

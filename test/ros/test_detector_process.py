@@ -119,7 +119,9 @@ def test_killed_and_restarted_in_the_middle(start_process, probe):
     ("parameters", "words"),
     [
         ({"threshold": 1.5}, "threshold"),
-        ({"threshold": "high"}, "threshold"),
+        ({"threshold": "high"}, "'threshold' must be of type float, not str ('high')"),
+        ({"max_rate": "true"}, "'max_rate' must be of type float, not bool (True)"),
+        ({"use_sim_time": "1"}, "use_sim_time"),
         ({"qos_depth": 0}, "qos_depth"),
         ({"image_transport": "pigeon"}, "image_transport"),
     ],
@@ -139,7 +141,74 @@ def test_misspelt_parameters_are_named(start_process, probe):
     probe.wait_for_state("unconfigured")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=EXIT_S)
-    assert "unknown parameter 'treshold' is ignored" in output
+    assert "unknown parameter 'treshold' is ignored; did you mean 'threshold'?" in output
+
+
+def test_numbers_in_a_file_may_be_written_either_way(start_process, probe, tmp_path):
+    """Whole numbers for floats and the reverse; afterwards they have the declared type."""
+    path = tmp_path / "detector.yaml"
+    path.write_text("/**: {ros__parameters: {max_rate: 10, frame_timeout: 7, qos_depth: 2.0}}")
+    process = start_process("--params-file", str(path), autostart="false", batch_wait_ms="3")
+    probe.wait_for_state("unconfigured")
+    types = {"max_rate": (10.0, float), "frame_timeout": (7.0, float), "qos_depth": (2, int),
+             "batch_wait_ms": (3.0, float)}  # fmt: skip
+    for name, expected in types.items():
+        value = probe.get_parameter_of_detector(name)
+        assert (value, type(value)) == expected, name
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 0, output
+
+
+PARAMETER_FILES = {
+    "missing": (None, "no such parameter file"),
+    "no YAML": ("/**: [", "not valid YAML"),
+    "not text": (b"\xff\xfe\x00bad", "not readable text"),
+    "no node": ("max_rate: 10", "before ros__parameters"),
+    "no value": ("/**: {ros__parameters: {max_rate: }}", "No value"),
+    "mixed list": ("/**: {ros__parameters: {cameras: [1, a]}}", "same type"),
+}
+
+
+@pytest.mark.parametrize("kind", PARAMETER_FILES)
+def test_bad_parameter_files_end_it_with_one_line(start_process, tmp_path, kind):
+    content, words = PARAMETER_FILES[kind]
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    process = start_process("--params-file", str(path))
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("detector: error: ")]
+    assert words in line
+    assert "mine.yaml" in line
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [(("--foo",), "--foo"), (("-p", "max_rate"), "-p max_rate"), (("-r", "a:=b!"), "a:=b!")],
+)
+def test_bad_arguments_end_it_with_one_line(start_process, extra, words):
+    process = start_process(*extra)
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("detector: error: ")]
+    assert words in line
+    assert "Traceback" not in output
+
+
+def test_a_file_for_another_node_is_named(start_process, probe, tmp_path):
+    for name, node in (("other", "detectr"), ("mine", "detector"), ("wild", "/**/detector")):
+        (tmp_path / f"{name}.yaml").write_text(f"{node}: {{ros__parameters: {{max_rate: 5}}}}")
+    files = [p for f in tmp_path.glob("*.yaml") for p in ("--params-file", str(f))]
+    process = start_process(*files, autostart="false")
+    probe.wait_for_state("unconfigured")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=EXIT_S)
+    (line,) = [line for line in output.splitlines() if "no parameters for /detector" in line]
+    assert "other.yaml" in line
+    assert "'/detectr'" in line
 
 
 def test_compressed_input_follows_the_remapping_of_its_base(start_process, probe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -51,7 +52,9 @@ def test_every_default_is_commented_with_when_it_may_change():
         (lambda p: p.pop("threshold"), "threshold"),
         (lambda p: p.update(treshold=0.5), "treshold"),
         (lambda p: p.update(threshold=3.0), "'threshold' must be in"),
-        (lambda p: p.update(threshold=1), "'threshold' must be of type float"),
+        (lambda p: p.update(threshold=True), "'threshold' must be of type float, not bool"),
+        (lambda p: p.update(threshold="1"), "'threshold' must be of type float, not str"),
+        (lambda p: p.update(qos_depth=2.5), "'qos_depth' must be of type int, not float"),
         (lambda p: p.update(qos_depth=True), "'qos_depth' must be of type int"),
         (lambda p: p.update(threshold=float("nan")), "'threshold' must be in"),
     ],
@@ -63,6 +66,39 @@ def test_a_wrong_yaml_is_refused_by_name(tmp_path, edit, words):
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
     with pytest.raises(ParameterError, match=words):
         read_defaults(path)
+
+
+@pytest.mark.parametrize("name", [n for n, spec in PARAMETERS.items() if spec.kind is float])
+def test_whole_numbers_are_accepted_for_every_float(name):
+    value = int(PARAMETERS[name].maximum)
+    accepted = PARAMETERS[name].accept(name, value)
+    assert (accepted, type(accepted)) == (value, float)
+    with pytest.raises(ParameterError, match=f"'{name}' must be of type float, not bool"):
+        PARAMETERS[name].accept(name, True)
+
+
+@pytest.mark.parametrize("name", [n for n, spec in PARAMETERS.items() if spec.kind is int])
+def test_whole_floats_are_accepted_for_every_integer(name):
+    value = float(PARAMETERS[name].maximum)
+    accepted = PARAMETERS[name].accept(name, value)
+    assert (accepted, type(accepted)) == (value, int)
+    for wrong in (0.5, float("nan"), float("inf"), True):
+        with pytest.raises(ParameterError, match=f"'{name}' must be of type int, not "):
+            PARAMETERS[name].accept(name, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("on_out_of_memory", False, "not bool (False); put it in quotes"),  # YAML's off
+        ("model", 1, "not int (1); put it in quotes"),
+        ("autostart", 1, "of type bool, not int (1)"),
+        ("cameras", "front", "write a list, such as [front, rear]"),
+    ],
+)
+def test_what_yaml_made_of_a_value_is_told(name, value, words):
+    with pytest.raises(ParameterError, match=re.escape(words)):
+        PARAMETERS[name].accept(name, value)
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "/**: 3", "other: {}"])
@@ -77,7 +113,7 @@ def test_when_each_parameter_may_change():
     defaults = read_defaults()
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
               "jpeg_quality", "on_out_of_memory", "frame_timeout", "late_after", "stuck_after",
-              "recovery_attempts"}  # fmt: skip
+              "recovery_attempts", "bit_depth"}  # fmt: skip
     model = {"model", "device", "precision", "backend", "cuda_graphs", "inference_mode",
              "inference_height", "inference_width", "tile_height", "tile_width", "tile_overlap",
              "num_threads", "cameras"}  # fmt: skip

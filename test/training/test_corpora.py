@@ -80,6 +80,16 @@ class TestLabelledFrames:
         with pytest.raises(DatasetError, match="mine: sample a has no anomaly mask"):
             self.load(root, masks=True)
 
+    def test_masks_that_do_not_say_what_their_255_means(self, root: Path) -> None:
+        mask = np.zeros((6, 8), np.uint8)
+        for name in ("a", "b"):
+            cv2.imwrite(str(root / "labels" / f"{name}.png"), mask)
+            mask[2:, :3] = 255
+        with pytest.raises(DatasetError, match=r"mine: .*255 may mean anomaly or ignore"):
+            load_corpus("mine", open_dataset("folder", root), masks=True)
+        known = open_dataset("folder", root, mask_255="anomaly")
+        assert load_corpus("mine", known, masks=True).labels[1].sum() == 12
+
     def test_no_frames(self) -> None:
         with pytest.raises(DatasetError, match="mine: no samples"):
             load_corpus("mine", [])

@@ -100,6 +100,7 @@ def test_the_result_needs_nothing_else(run: Callable[..., int], tmp_path: Path) 
     assert provenance["validation"]["figure"] == "mixed_dense_hybrid_ap"
     assert "4 frames, 3 of them with pasted objects" in provenance["calibration"]["unknown"]
     assert (tmp_path / "run" / "mixed_samples.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "objects.txt").read_text() == "three squares\n"
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {"val_miou", "mixed_energy_ap", "natural_energy_fpr95"} <= set(lines[0])
     assert lines[0]["step"] == 0

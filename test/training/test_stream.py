@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from anomaly_seg_ros.errors import ParameterError, TrainingError
+from anomaly_seg_ros.errors import ImageError, ParameterError, TrainingError
 from training import stream as stream_module
 from training.batches import MixedBatch
 from training.stream import SampleStream, available_memory
@@ -35,6 +35,15 @@ class Deadly(Numbered):
             import os
 
             os._exit(1)
+        return super().__getitem__(index)
+
+
+class Damaged(Numbered):
+    """Sample 3 cannot be read."""
+
+    def __getitem__(self, index: int) -> MixedBatch:
+        if index == 3:
+            raise ImageError("photos/a: b.jpg: truncated JPEG (no end marker)")
         return super().__getitem__(index)
 
 
@@ -95,3 +104,11 @@ def test_available_memory_is_that_of_the_kernel() -> None:
 def test_a_worker_that_dies_is_an_error() -> None:
     with pytest.raises(TrainingError, match="loader process died"):
         list(SampleStream(Deadly(), 2, 4, ranks(), workers=1).batches(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_without_a_traceback(workers: int) -> None:
+    stream = SampleStream(Damaged(), 2, 3, ranks(), workers=workers)
+    with pytest.raises(ImageError) as caught:
+        numbers(stream.batches(0))
+    assert str(caught.value) == "photos/a: b.jpg: truncated JPEG (no end marker)"

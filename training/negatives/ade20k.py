@@ -9,17 +9,18 @@ is hidden is known, and need not be guessed from the neighbours.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anomaly_seg_ros.errors import DatasetError, ImageError
+from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.images import read_label
-from training.negatives.indexed import AnnotatedImage, IndexedObjects
+from training.negatives.annotation_files import read_annotations
+from training.negatives.coco_masks import ABSENT, DAMAGED, OTHER_SIZE
+from training.negatives.indexed import AnnotatedImage, IndexedObjects, Unusable
 from training.negatives.known_classes import KnownClasses
 from training.negatives.quality import Instance, Quality
 
@@ -33,6 +34,9 @@ _SEEN, _HIDDEN = 255, 128
 class Ade20kObjects(IndexedObjects):
     """The whole, non-occluded objects of one split; parts of objects are no objects.
 
+    An object that cannot be used (without a mask, or with one of another size or other values) is
+    left out and counted by its fault.
+
     Args:
         root: Folder ``ADE20K_2021_17_01``.
         split: "training" or "validation".
@@ -45,7 +49,7 @@ class Ade20kObjects(IndexedObjects):
 
     Raises:
         DatasetError: Files are missing or damaged, or no object is left.
-        ImageError: A mask is unreadable or has another size than its image.
+        ImageError: A mask or image is missing or damaged.
         ParameterError: A bad override.
     """
 
@@ -70,7 +74,7 @@ class Ade20kObjects(IndexedObjects):
         super().__init__(
             name="ade20k",
             folder=folder,
-            images=(_annotated_image(path, folder) for path in annotations),
+            images=(x for path in annotations for x in _annotated_image(path, folder)),
             classes=classes,
             known=known,
             quality=quality,
@@ -80,21 +84,28 @@ class Ade20kObjects(IndexedObjects):
         )
 
 
-def _annotated_image(path: Path, folder: Path) -> AnnotatedImage:
+def _annotated_image(path: Path, folder: Path) -> Iterator[AnnotatedImage | Unusable]:
+    # Some raw names are not UTF-8; they are not used.
+    content = read_annotations(path, lenient=True)
     try:
-        # Some raw names are not UTF-8; they are not used.
-        content = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]
+        content = content["annotation"]
         size = (int(content["imsize"][0]), int(content["imsize"][1]))
-        objects = [x for x in content["object"] if int(x["parts"]["part_level"]) == 0]
-        categories = tuple(str(x["name"]) for x in objects)
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}: not JSON ({error})") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        entries = list(content["object"])
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DatasetError(f"{path}: not in ADE20K's format ({error!r})") from error
-    return AnnotatedImage(
+    objects = []
+    for k, entry in enumerate(entries):
+        try:
+            level, _ = int(entry["parts"]["part_level"]), entry["name"]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            yield Unusable("incomplete", f"{path.name} #{k}")
+            continue
+        if level == 0:
+            objects.append(entry)
+    yield AnnotatedImage(
         path=str(path.with_suffix(".jpg").relative_to(folder)),
         size=size,
-        categories=categories,
+        categories=tuple(str(x["name"]) for x in objects),
         instance=partial(_instance, path, objects, size),
     )
 
@@ -103,18 +114,16 @@ def _instance(
     path: Path, objects: list[dict[str, Any]], size: tuple[int, int], k: int
 ) -> Instance:
     entry = objects[k]
-    if not entry.get("instance_mask"):
-        raise DatasetError(f"{path}: object {entry.get('id')} has no instance_mask")
-    mask_path = path.parent / entry["instance_mask"]
-    mask = read_label(mask_path)
+    category, identity = str(entry["name"]), str(entry.get("id", k))
+    relative = entry.get("instance_mask")
+    if not relative or not isinstance(relative, str):
+        return Instance.unusable(category, identity, ABSENT)
+    mask = read_label(path.parent / relative)
     if mask.shape != size:
-        raise ImageError(
-            f"{mask_path}: {mask.shape[1]}x{mask.shape[0]} pixels, but {path.name} is for "
-            f"{size[1]}x{size[0]}"
-        )
+        return Instance.unusable(category, identity, OTHER_SIZE)
     seen, hidden = np.count_nonzero(mask == _SEEN), np.count_nonzero(mask == _HIDDEN)
+    if np.count_nonzero(mask) > seen + hidden:
+        return Instance.unusable(category, identity, DAMAGED)
     # "yes" also stands where what hides the object was not annotated itself.
     share = 1.0 if entry.get("occluded") == "yes" else hidden / max(1, seen + hidden)
-    return Instance.from_mask(
-        mask == _SEEN, str(entry["name"]), str(entry.get("id", k)), hidden=share
-    )
+    return Instance.from_mask(mask == _SEEN, category, identity, hidden=share)

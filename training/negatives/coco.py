@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
-
-from anomaly_seg_ros.errors import DatasetError, first_line
-from training.negatives.indexed import AnnotatedImage, IndexedObjects
+from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.image_headers import MOST_PIXELS
+from training.negatives.annotation_files import read_annotations
+from training.negatives.coco_masks import UnusableMaskError, decode_mask
+from training.negatives.indexed import AnnotatedImage, IndexedObjects, Unusable
 from training.negatives.known_classes import KnownClasses
 from training.negatives.quality import Instance, Quality
 
 _TREE = "ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg"
 # What every entry of the annotation file must have.
 _NEEDED = {
-    "images": {"id", "file_name", "height", "width"},
-    "categories": {"id", "name"},
-    "annotations": {"id", "image_id", "category_id"},
+    "images": ("file_name", "height", "id", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id"),
 }
 
 
 class CocoObjects(IndexedObjects):
     """The whole, non-occluded objects of one split.
+
+    An annotation that cannot be used is left out and counted by its fault: no segmentation (a box
+    alone cuts nothing out) or a damaged one, an image or category that is not listed or is listed
+    twice with different content.
 
     Args:
         root: Folder with annotations/ and the folders of images.
@@ -40,8 +45,8 @@ class CocoObjects(IndexedObjects):
         index_file: Keeps the selection for the next run, see :class:`IndexedObjects`.
 
     Raises:
-        DatasetError: Files are missing, the annotation file is damaged or has no masks, or no
-            object is left.
+        DatasetError: Files are missing or are not those that were annotated, the annotation file
+            is damaged or not in COCO's format, or no object is left.
         ParameterError: A bad override.
     """
 
@@ -77,77 +82,129 @@ class CocoObjects(IndexedObjects):
         )
 
 
-def _read(path: Path) -> COCO:
-    # The library prints its progress.
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not JSON ({error})") from error
-    except (AssertionError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not in COCO's format ({error!r})") from error
-    for part, keys in _NEEDED.items():
-        if not coco.dataset.get(part):
+@dataclass
+class _Content:
+    """An annotation file by its ids.
+
+    Attributes:
+        images: Entry by image id.
+        names: Category name by category id.
+        annotations: Entries by image id.
+        unusable: Annotations that belong nowhere.
+    """
+
+    images: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    names: dict[Any, str] = field(default_factory=dict)
+    annotations: dict[Any, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    unusable: list[Unusable] = field(default_factory=list)
+
+
+def _read(path: Path) -> _Content:
+    content = read_annotations(path)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: not in COCO's format (no object with {', '.join(_NEEDED)})")
+    for part in _NEEDED:
+        if not content.get(part):
             raise DatasetError(f"{path}: no {part}")
-        for entry in coco.dataset[part]:
-            if not keys <= entry.keys():
-                absent = ", ".join(sorted(keys - entry.keys()))
-                raise DatasetError(f"{path}: {part}: {entry.get('id', entry)} has no {absent}")
-    for annotation in coco.dataset["annotations"]:
-        for key, kind, known in (
-            ("image_id", "image", coco.imgs),
-            ("category_id", "category", coco.cats),
-        ):
-            if annotation[key] not in known:
-                raise DatasetError(
-                    f"{path}: annotation {annotation['id']} names {kind} {annotation[key]}, "
-                    "which is none"
-                )
-    return coco
+        if not isinstance(content[part], list):
+            raise DatasetError(f"{path}: not in COCO's format ({part} is no list)")
+    if any(isinstance(x, dict) and "segments_info" in x for x in content["annotations"]):
+        raise DatasetError(f"{path}: COCO's panoptic format; the instances are needed")
+    for part in ("images", "categories"):
+        for entry in content[part]:
+            if absent := _absent(entry, part):
+                raise DatasetError(f"{path}: {part}: {_name(entry)} has no {absent}")
+    for image in content["images"]:
+        image["height"], image["width"] = _size(image, path)
+    found = _Content()
+    found.images, images_twice = _by_id(content["images"], ("file_name", "height", "width"))
+    categories, names_twice = _by_id(content["categories"], ("name",))
+    found.names = {key: str(category["name"]) for key, category in categories.items()}
+    for entry in content["annotations"]:
+        if rule := _misplaced(entry, found, images_twice, names_twice):
+            found.unusable.append(Unusable(rule, f"annotation {_name(entry)}"))
+        else:
+            found.annotations[entry["image_id"]].append(entry)
+    return found
 
 
-def _check_mask(path: Path, annotation: dict[str, Any], size: tuple[int, int]) -> None:
-    """Refuses what pycocotools would decode wrongly or not at all."""
-    mask = annotation.get("segmentation")
-    where = f"{path}: annotation {annotation['id']}"
-    if not mask:
-        raise DatasetError(f"{where} has no segmentation; boxes alone do not cut an object out")
-    if isinstance(mask, list):
-        readable = isinstance(mask[0], list) and len(mask[0]) >= 6
-    else:
-        readable = (
-            isinstance(mask, dict)
-            and mask.keys() >= {"size", "counts"}
-            and isinstance(mask["size"], list)
-            and len(mask["size"]) == 2
-        )
-    if not readable:
-        raise DatasetError(f"{where}: the segmentation is neither polygons nor run lengths")
-    if isinstance(mask, dict) and tuple(mask["size"]) != size:
-        height, width = mask["size"]
+def _absent(entry: Any, part: str) -> str:
+    """The keys that an entry lacks; ids that are neither numbers nor texts count as lacking."""
+    if not isinstance(entry, dict):
+        return ", ".join(_NEEDED[part])
+    return ", ".join(
+        key
+        for key in _NEEDED[part]
+        if key not in entry
+        or (key.endswith("id") and not isinstance(entry[key], int | float | str))
+    )
+
+
+def _name(entry: Any) -> str:
+    return shown(entry.get("id", entry)) if isinstance(entry, dict) else shown(entry)
+
+
+def _size(image: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """(height, width) of an entry."""
+    sides = image["height"], image["width"]
+    if not all(isinstance(n, int | float) and n >= 1 and n == n // 1 for n in sides):
         raise DatasetError(
-            f"{where}: a mask of {width}x{height} pixels for an image of {size[1]}x{size[0]}"
+            f"{path}: images: {_name(image)}: height {shown(sides[0])} and width "
+            f"{shown(sides[1])} are no numbers of pixels"
         )
+    if sides[0] * sides[1] > MOST_PIXELS:
+        raise DatasetError(
+            f"{path}: images: {_name(image)}: {sides[1]} x {sides[0]} pixels, more than "
+            f"{MOST_PIXELS / 1e6:.0f} million"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _by_id(
+    entries: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> tuple[dict[Any, dict[str, Any]], set[Any]]:
+    """Entries by id, and the ids that stand for different things, as merged files have them."""
+    found: dict[Any, dict[str, Any]] = {}
+    twice = set()
+    for entry in entries:
+        first = found.setdefault(entry["id"], entry)
+        if any(first[key] != entry[key] for key in keys):
+            twice.add(entry["id"])
+    return {key: entry for key, entry in found.items() if key not in twice}, twice
+
+
+def _misplaced(
+    annotation: Any, content: _Content, images_twice: set[Any], names_twice: set[Any]
+) -> str:
+    """Why an annotation belongs to no image or category, "" if it does."""
+    if _absent(annotation, "annotations"):
+        return "incomplete"
+    image, category = annotation["image_id"], annotation["category_id"]
+    if image in images_twice:
+        return "of an image id that stands twice"
+    if category in names_twice:
+        return "of a category id that stands twice"
+    if image not in content.images:
+        return "of no image"
+    return "" if category in content.names else "of no category"
 
 
 def _annotated_images(
     path: Path, classes: KnownClasses, overrides: Mapping[str, str]
-) -> Iterator[AnnotatedImage]:
+) -> Iterator[AnnotatedImage | Unusable]:
     """Reads the annotation file when the first image is asked for."""
-    coco = _read(path)
-    classes.check_names((c["name"] for c in coco.cats.values()), overrides)
-    names = {key: category["name"] for key, category in coco.cats.items()}
-    for key in sorted(coco.imgs, key=_id_order):
-        image = coco.imgs[key]
-        annotations = sorted(coco.imgToAnns.get(key, ()), key=lambda a: _id_order(a["id"]))
+    content = _read(path)
+    classes.check_names(content.names.values(), overrides)
+    yield from content.unusable
+    for key in sorted(content.images, key=_id_order):
+        image = content.images[key]
+        annotations = sorted(content.annotations[key], key=lambda a: _id_order(a["id"]))
         size = (image["height"], image["width"])
-        for annotation in annotations:
-            _check_mask(path, annotation, size)
         yield AnnotatedImage(
-            path=image["file_name"],
+            path=str(image["file_name"]),
             size=size,
-            categories=tuple(names[a["category_id"]] for a in annotations),
-            instance=partial(_instance, path, coco, annotations, names),
+            categories=tuple(content.names[a["category_id"]] for a in annotations),
+            instance=partial(_instance, annotations, content.names, size),
         )
 
 
@@ -158,22 +215,12 @@ def _id_order(identity: Any) -> tuple[bool, Any]:
 
 
 def _instance(
-    path: Path,
-    coco: COCO,
-    annotations: list[dict[str, Any]],
-    names: Mapping[int, str],
-    k: int,
+    annotations: list[dict[str, Any]], names: Mapping[Any, str], size: tuple[int, int], k: int
 ) -> Instance:
     annotation = annotations[k]
+    category, identity = names[annotation["category_id"]], str(annotation["id"])
     try:
-        mask = coco.annToMask(annotation)
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
-        raise DatasetError(
-            f"{path}: annotation {annotation['id']}: damaged segmentation ({first_line(error)})"
-        ) from error
-    return Instance.from_mask(
-        mask,
-        names[annotation["category_id"]],
-        str(annotation["id"]),
-        crowd=bool(annotation.get("iscrowd", 0)),
-    )
+        mask = decode_mask(annotation.get("segmentation"), size)
+    except UnusableMaskError as fault:
+        return Instance.unusable(category, identity, str(fault))
+    return Instance.from_mask(mask, category, identity, crowd=bool(annotation.get("iscrowd", 0)))

@@ -19,10 +19,32 @@ from training.negatives.quality import Instance
 from training.storage import make_folder, write_atomically
 
 # Counts up when the rules or the arrays change, so that older files are made anew.
-_VERSION = 1
+_VERSION = 2
+# Unusable annotations that are named, by rule; the others are counted.
+_NAMED = 10
 
 # Path and (height, width) of the image, category to report, the object.
 Row = tuple[str, tuple[int, int], str, Instance]
+
+
+class Drops:
+    """What was left out.
+
+    Attributes:
+        counts: Number of objects by rule.
+        unusable: The first annotations by fault, for the log.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.unusable: dict[str, list[str]] = {}
+
+    def add_unusable(self, rule: str, name: str) -> None:
+        """Counts an annotation that cannot be used, and names it if it is among the first."""
+        self.counts[rule] += 1
+        names = self.unusable.setdefault(rule, [])
+        if len(names) < _NAMED:
+            names.append(name)
 
 
 class ObjectIndex:
@@ -40,6 +62,7 @@ class ObjectIndex:
         size: (N, 2) height, width of the image.
         identities: (N,) names of the objects in their data set.
         dropped: Number of objects by the reason for leaving them out.
+        unusable: The first annotations that could not be used, by reason.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -54,6 +77,9 @@ class ObjectIndex:
         self.dropped = Counter(
             dict(zip(map(str, arrays["reasons"]), arrays["drops"].tolist(), strict=True))
         )
+        self.unusable: dict[str, list[str]] = {}
+        for rule, name in arrays["unusable"].tolist():
+            self.unusable.setdefault(rule, []).append(name)
         self._codes = arrays["codes"]
         self._code_ends = arrays["code_ends"]
 
@@ -61,12 +87,12 @@ class ObjectIndex:
         return len(self.image)
 
     @classmethod
-    def build(cls, rows: Iterable[Row], dropped: Counter[str]) -> ObjectIndex:
+    def build(cls, rows: Iterable[Row], drops: Drops) -> ObjectIndex:
         """Collects the objects.
 
         Args:
             rows: What is kept.
-            dropped: Filled while the rows are drawn.
+            drops: Filled while the rows are drawn.
         """
         paths: dict[str, int] = {}
         names: dict[str, int] = {}
@@ -87,8 +113,12 @@ class ObjectIndex:
                 "box": np.array(box, np.int32).reshape(-1, 4),
                 "size": np.array(size, np.int32).reshape(-1, 2),
                 "identities": np.array(identities, np.str_),
-                "reasons": np.array(list(dropped), np.str_),
-                "drops": np.array(list(dropped.values()), np.int64),
+                "reasons": np.array(list(drops.counts), np.str_),
+                "drops": np.array(list(drops.counts.values()), np.int64),
+                "unusable": np.array(
+                    [(rule, name) for rule, names in drops.unusable.items() for name in names],
+                    np.str_,
+                ).reshape(-1, 2),
                 "codes": np.frombuffer(b"".join(codes), np.uint8),
                 "code_ends": np.cumsum([len(code) for code in codes], dtype=np.int64),
             }

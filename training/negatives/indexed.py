@@ -1,7 +1,7 @@
 """An object source over annotated images: filtered once, decoded when asked.
 
-All annotations are read at the start, or an index that an earlier run made of them. Pixels are
-read when an object is asked for.
+All annotations are read at the start, or an index that an earlier run made of them, and the
+headers of the images that are needed. Pixels are read when an object is asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
-from anomaly_seg_ros.images import read_image
-from training.negatives.index import ObjectIndex, Row
+from anomaly_seg_ros.images import read_annotated_image, read_size
+from training.negatives.index import Drops, ObjectIndex, Row
 from training.negatives.known_classes import UNCLEAR, UNKNOWN, KnownClasses
 from training.negatives.objects import NegativeObject
 from training.negatives.quality import Instance, Quality
@@ -39,6 +41,19 @@ class AnnotatedImage:
     instance: Callable[[int], Instance]
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """An annotation that belongs to no image or no category.
+
+    Attributes:
+        rule: Why it is left out.
+        name: Of the annotation.
+    """
+
+    rule: str
+    name: str
+
+
 class IndexedObjects:
     """Base of the sources that read annotated images.
 
@@ -59,6 +74,7 @@ class IndexedObjects:
         ParameterError: Another value of ``known``.
         DatasetError: No object is left (the message says which rules took them), or images are
             missing.
+        ImageError: An image is no image, or has another size than its annotation.
         OutputError: The index file cannot be written.
     """
 
@@ -66,7 +82,7 @@ class IndexedObjects:
         self,
         name: str,
         folder: Path,
-        images: Iterable[AnnotatedImage],
+        images: Iterable[AnnotatedImage | Unusable],
         classes: KnownClasses,
         known: str = "exclude",
         quality: Quality | None = None,
@@ -97,7 +113,7 @@ class IndexedObjects:
 
         Raises:
             IndexError: There is no such object.
-            ImageError: Its image is missing, unreadable or of another size than annotated.
+            ImageError: Its image is missing, unreadable or, meanwhile, of another size.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: object {index} of {len(self)}")
@@ -130,35 +146,70 @@ class IndexedObjects:
             f"{self.name} at {self.folder}: {len(self)} {kind} objects in "
             f"{len(self.index.paths)} images (dropped: {self._drops()})\n"
             f"  {kept}"
+            + "".join(f"\n  unusable, {rule}: {names}" for rule, names in self._unusable())
         )
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of objects by the rule that left them out."""
+        return dict(self.index.dropped)
+
     def _build(
-        self, images: Iterable[AnnotatedImage], index_file: str | Path | None, stamp: str
+        self,
+        images: Iterable[AnnotatedImage | Unusable],
+        index_file: str | Path | None,
+        stamp: str,
     ) -> ObjectIndex:
-        dropped: Counter[str] = Counter()
+        drops = Drops()
         if index_file is None:
-            return ObjectIndex.build(self._select(images, dropped), dropped)
+            return ObjectIndex.build(self._select(images, drops), drops)
         path = Path(index_file)
         targets = sorted(self.classes.targets.items())
         origin = repr((self.name, str(self.folder), self.known, targets, self.quality, stamp))
         index = ObjectIndex.load(path, origin)
         if index is None:
-            index = ObjectIndex.build(self._select(images, dropped), dropped)
+            index = ObjectIndex.build(self._select(images, drops), drops)
             index.save(path, origin)
         return index
 
     def _check_files(self) -> None:
-        """Looks for all images at the start: a run must not stop hours later."""
-        absent = [str(x) for x in self.index.paths if not (self.folder / str(x)).is_file()]
+        """Holds the images' headers against the annotations: a run must not stop hours later."""
+        paths = [str(x) for x in self.index.paths]
+        absent = [x for x in paths if not (self.folder / x).is_file()]
         if absent:
             raise DatasetError(
-                f"{self.folder}: {len(absent)} of {len(self.index.paths)} images with objects are "
+                f"{self.folder}: {len(absent)} of {len(paths)} images with objects are "
                 f"missing, the first is {absent[0]}"
             )
+        _, firsts = np.unique(self.index.image, return_index=True)
+        for path, first in zip(paths, firsts, strict=True):
+            size = self._size(first)
+            if read_size(self.folder / path) != size:
+                # Annotated upright, as EXIF says, or for another picture.
+                self._read(path, size)
 
-    def _select(self, images: Iterable[AnnotatedImage], dropped: Counter[str]) -> Iterator[Row]:
+    def _size(self, index: int) -> tuple[int, int]:
+        """(height, width) that an object was annotated for."""
+        height, width = self.index.size[index]
+        return int(height), int(width)
+
+    def _read(self, path: str, size: tuple[int, int]) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of the annotated size."""
+        image = read_annotated_image(self.folder / path, size)
+        if image.shape[:2] != size:
+            raise ImageError(
+                f"{self.folder / path}: {image.shape[1]}x{image.shape[0]} pixels, but its "
+                f"annotation is for {size[1]}x{size[0]}"
+            )
+        return image
+
+    def _select(self, images: Iterable[AnnotatedImage | Unusable], drops: Drops) -> Iterator[Row]:
         """Yields the objects to keep, and counts the others by rule."""
+        dropped = drops.counts
         for image in images:
+            if isinstance(image, Unusable):
+                drops.add_unusable(image.rule, image.name)
+                continue
             wanted = [self._wanted(category, dropped) for category in image.categories]
             if not any(wanted):
                 continue
@@ -167,6 +218,9 @@ class IndexedObjects:
                 if category is None:
                     continue
                 instance = decode(k)
+                if instance.fault:
+                    drops.add_unusable(instance.fault, f"{image.path} #{instance.identity}")
+                    continue
                 others = []
                 if instance.hidden is None:
                     others = [decode(j) for j in range(len(wanted)) if j != k]
@@ -189,22 +243,22 @@ class IndexedObjects:
         dropped["unclear class" if target == UNCLEAR else "unknown class"] += 1
         return None
 
+    def _unusable(self) -> Iterator[tuple[str, str]]:
+        """Each fault of the annotations, with the first ones that have it."""
+        for rule, names in self.index.unusable.items():
+            more = self.index.dropped[rule] - len(names)
+            yield rule, ", ".join(names) + (f" and {more} more" if more else "")
+
     def _drops(self) -> str:
         return ", ".join(f"{n} {rule}" for rule, n in self.index.dropped.most_common()) or "none"
 
     def _decode(self, index: int) -> NegativeObject:
-        path = self.folder / str(self.index.paths[self.index.image[index]])
-        image = read_image(path)
-        height, width = (int(x) for x in self.index.size[index])
-        if image.shape[:2] != (height, width):
-            raise ImageError(
-                f"{path}: {image.shape[1]}x{image.shape[0]} pixels, but its annotation is for "
-                f"{width}x{height}"
-            )
+        path = str(self.index.paths[self.index.image[index]])
+        image = self._read(path, self._size(index))
         top, left, rows, columns = (int(x) for x in self.index.box[index])
         return NegativeObject(
             image=image[top : top + rows, left : left + columns].copy(),
             mask=self.index.mask(index),
             category=self.index.names[self.index.category[index]],
-            source=f"{self.name} {path.stem} #{self.index.identities[index]}",
+            source=f"{self.name} {Path(path).stem} #{self.index.identities[index]}",
         )

@@ -35,6 +35,7 @@ class Instance:
         mask: (h, w) bool within the box.
         crowd: The mask covers a group (COCO "iscrowd").
         hidden: Share of the object that something hides, where the annotation tells (ADE20K).
+        fault: Why there is no mask, "" if there is one.
     """
 
     category: str
@@ -44,12 +45,18 @@ class Instance:
     mask: np.ndarray
     crowd: bool = False
     hidden: float | None = None
+    fault: str = ""
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         """(top, left, bottom, right), the end exclusive."""
         height, width = self.mask.shape
         return self.top, self.left, self.top + height, self.left + width
+
+    @classmethod
+    def unusable(cls, category: str, identity: str, fault: str) -> Instance:
+        """An object whose annotation gives no mask: it is left out, and hides nothing."""
+        return cls(category, identity, 0, 0, np.zeros((0, 0), bool), fault=fault)
 
     @classmethod
     def from_mask(
@@ -106,10 +113,12 @@ class Quality:
             size: (height, width) of the image.
 
         Returns:
-            "crowd", "too small", "cut off by the border", "occluded", "holes", "in pieces"; None
-            for a good object.
+            The fault of its annotation, "crowd", "too small", "cut off by the border", "occluded",
+            "holes", "in pieces"; None for a good object.
         """
         mask = instance.mask
+        if instance.fault:
+            return instance.fault
         if instance.crowd and not self.crowds:
             return "crowd"
         if min(mask.shape) < self.min_side or np.count_nonzero(mask) < max(1, self.min_area):

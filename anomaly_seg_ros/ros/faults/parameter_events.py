@@ -46,7 +46,7 @@ def _refused_parameter(bench: Bench, variant: int) -> None:
     choices: tuple[tuple[str, object], ...] = (
         ("threshold", 1.5),
         ("threshold", float("nan")),
-        ("threshold", 1),
+        ("threshold", True),
         ("threshold", "high"),
         ("overlay_alpha", -0.1),
         ("jpeg_quality", 0),

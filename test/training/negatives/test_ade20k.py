@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,16 +129,44 @@ def test_missing_files(root: Path) -> None:
         Ade20kObjects(root)
 
 
-def test_annotations_without_masks(root: Path, edit: Callable) -> None:
-    edit(lambda annotation: annotation["object"][0].pop("instance_mask"))
-    with pytest.raises(DatasetError, match=rf"{NAME}\.json: object 0 has no instance_mask"):
-        Ade20kObjects(root)
+OTHER = np.full((60, 81), 255, np.uint8)
+BINARY = np.minimum(OBJECTS[2][1], 1)
 
 
-def test_a_mask_of_another_size(root: Path) -> None:
-    cv2.imwrite(str(next(root.rglob("instance_002*"))), np.full((60, 81), 255, np.uint8))
-    with pytest.raises(ImageError, match=r"instance_002.*81x60 pixels, but .*json is for 80x60"):
-        Ade20kObjects(root)
+@pytest.mark.parametrize(
+    ("mask", "rule"),
+    [
+        (OTHER, "with a segmentation of another size"),
+        (BINARY, "with a damaged segmentation"),
+        (np.zeros(SIZE, np.uint8), "too small"),
+    ],
+)
+def test_an_unusable_mask_costs_its_object(root: Path, mask: np.ndarray, rule: str) -> None:
+    cv2.imwrite(str(next(root.rglob("instance_002*"))), mask)
+    source = Ade20kObjects(root)
+    assert identities(source) == [f"ade20k {NAME} #0"]
+    assert f"1 {rule}" in source.describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "name"),
+    [
+        (lambda x: x.pop("instance_mask"), "without a segmentation", "jpg #2"),
+        (lambda x: x.update(instance_mask=7), "without a segmentation", "jpg #2"),
+        (lambda x: x.pop("name"), "incomplete", "json #2"),
+        (lambda x: x.pop("parts"), "incomplete", "json #2"),
+        (lambda x: x.update(parts={"part_level": "top"}), "incomplete", "json #2"),
+    ],
+)
+def test_an_unusable_entry_costs_its_object(
+    root: Path, edit: Callable, change: Callable, rule: str, name: str
+) -> None:
+    edit(lambda annotation: change(annotation["object"][2]))
+    source = Ade20kObjects(root)
+    assert identities(source) == [f"ade20k {NAME} #0"]
+    text = source.describe()
+    assert f"1 {rule}" in text
+    assert re.search(rf"unusable, {rule}: .*{NAME}\.{name}", text)
 
 
 def test_an_image_of_another_size(root: Path) -> None:

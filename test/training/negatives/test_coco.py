@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny_images import with_orientation
 from torch.utils.data import DataLoader
 
 from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, ParameterError
@@ -117,12 +118,6 @@ def test_joined_sources_keep_their_order(tiny_coco: Path) -> None:
         joined[6]
 
 
-def test_annotations_without_masks(tiny_coco: Path, edit_annotations: Edit) -> None:
-    edit_annotations(lambda content: content["annotations"][1].pop("segmentation"))
-    with pytest.raises(DatasetError, match=r"instances_train2017.json: annotation 101 has no seg"):
-        CocoObjects(tiny_coco)
-
-
 def test_nothing_left(tiny_coco: Path) -> None:
     overrides = dict.fromkeys(("dog", "cup", "dining table"), "unclear")
     with pytest.raises(DatasetError, match=r"no usable object left \(.*4 unclear class"):
@@ -149,7 +144,12 @@ def test_missing_image_folder(tiny_coco: Path) -> None:
     ("content", "message"),
     [
         ("{", "not JSON"),
+        ('{"images": [{"file_name": "o', "not JSON .*cut short"),
+        ("\\u00e9", "not JSON"),
+        ("[" * 100_000, "not JSON .nested too deeply"),
         ("[]", "not in COCO's format"),
+        ('{"annotations": [1], "images": {"a": 1}, "categories": [1]}', "not in COCO's format"),
+        ('{"annotations": [1], "images": [1], "categories": [1]}', "images: 1 has no file_name"),
         ('{"annotations": [], "images": [], "categories": []}', "no images"),
     ],
 )
@@ -159,15 +159,10 @@ def test_damaged_annotation_files(tiny_coco: Path, content: str, message: str) -
         CocoObjects(tiny_coco)
 
 
-def test_an_annotation_of_no_image(tiny_coco: Path, edit_annotations: Edit) -> None:
-    edit_annotations(lambda content: content["annotations"][0].update(image_id=77))
-    with pytest.raises(DatasetError, match="annotation 100 names image 77, which is none"):
-        CocoObjects(tiny_coco)
-
-
-def test_an_annotation_of_no_category(tiny_coco: Path, edit_annotations: Edit) -> None:
-    edit_annotations(lambda content: content["annotations"][0].update(category_id=77))
-    with pytest.raises(DatasetError, match="annotation 100 names category 77, which is none"):
+@pytest.mark.parametrize("size", [0, -60, None, "60", 60.5, 10**6, float("inf")])
+def test_sizes_that_are_none(tiny_coco: Path, edit_annotations: Edit, size: object) -> None:
+    edit_annotations(lambda content: content["images"][0].update(height=size, width=10**4))
+    with pytest.raises(DatasetError, match=r"train2017\.json: images: 1: "):
         CocoObjects(tiny_coco)
 
 
@@ -185,43 +180,6 @@ def test_an_entry_without_a_key(
 ) -> None:
     edit_annotations(lambda content: content[part][0].pop(key))
     with pytest.raises(DatasetError, match=rf"train2017\.json: {part}: 1 has no {key}"):
-        CocoObjects(tiny_coco)
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        ("x", "neither polygons nor run lengths"),
-        ([[1, 2]], "neither polygons nor run lengths"),
-        ({"counts": [4, 5]}, "neither polygons nor run lengths"),
-        ({"size": 5, "counts": [4, 5]}, "neither polygons nor run lengths"),
-        ({"size": [60, 80, 3], "counts": [4, 5]}, "neither polygons nor run lengths"),
-        ({"size": [3, 4], "counts": [4, 8]}, "a mask of 4x3 pixels for an image of 80x60"),
-    ],
-)
-def test_masks_that_cannot_be_read(
-    tiny_coco: Path, edit_annotations: Edit, mask: object, message: str
-) -> None:
-    edit_annotations(lambda content: content["annotations"][0].update(segmentation=mask))
-    with pytest.raises(DatasetError, match=f"annotation 100: .*{message}"):
-        CocoObjects(tiny_coco)
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        {"size": [60, 80], "counts": [10, 5000]},
-        {"size": [60, 80], "counts": [-1, 4801]},
-        {"size": [60, 80], "counts": None},
-        [["a"] * 6],
-    ],
-)
-def test_masks_that_cannot_be_decoded(
-    tiny_coco: Path, edit_annotations: Edit, mask: object
-) -> None:
-    edit_annotations(lambda content: content["annotations"][0].update(segmentation=mask))
-    message = r"instances_train2017\.json: annotation 100: damaged segmentation \(\w"
-    with pytest.raises(DatasetError, match=message):
         CocoObjects(tiny_coco)
 
 
@@ -262,6 +220,59 @@ def test_objects_of_somebodys_own_data_with_names_of_the_classes(
     assert categories(CocoObjects(tiny_coco, known="only"))[0] == "rider"
     pasted = CocoObjects(tiny_coco, overrides={"Rider": "unknown"})
     assert categories(pasted)[0] == "Rider"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable image"),
+        (b"version https://git-lfs.github.com/spec/v1", "not a readable image"),
+        (cv2.imencode(".png", np.zeros((61, 80, 3), np.uint8))[1].tobytes(), "80x61 pixels, but"),
+        (cv2.imencode(".jpg", np.zeros((80, 60, 3), np.uint8))[1].tobytes(), "60x80 pixels, but"),
+    ],
+    ids=["empty", "pointer", "another size", "turned without EXIF"],
+)
+def test_headers_are_looked_at_before_the_training(
+    tiny_coco: Path, index_file: Path, content: bytes, message: str
+) -> None:
+    CocoObjects(tiny_coco, index_file=index_file)
+    (tiny_coco / "train2017" / "one.png").write_bytes(content)
+    for file in (None, index_file):
+        with pytest.raises(ImageError, match=rf"one\.png: {message}"):
+            CocoObjects(tiny_coco, index_file=file)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_orientation_is_ignored_as_annotations_do(
+    tiny_coco: Path, edit_annotations: Edit, orientation: int
+) -> None:
+    edit_annotations(lambda content: content["images"][0].update(file_name="one.jpg"))
+    pixels = cv2.imread(str(tiny_coco / "train2017" / "one.png"))
+    path = tiny_coco / "train2017" / "one.jpg"
+    path.write_bytes(with_orientation(cv2.imencode(".jpg", pixels)[1].tobytes(), orientation))
+    found = CocoObjects(tiny_coco)[0]
+    np.testing.assert_array_equal(found.image, read_image(path, upright=False)[10:40, 10:30])
+
+
+def test_a_file_that_was_annotated_upright(tiny_coco: Path, edit_annotations: Edit) -> None:
+    """As tools do that show the picture turned: the size says so."""
+    edit_annotations(
+        lambda content: content["images"][0].update(file_name="one.jpg", height=80, width=60)
+    )
+    pixels = cv2.imread(str(tiny_coco / "train2017" / "one.png"))
+    path = tiny_coco / "train2017" / "one.jpg"
+    path.write_bytes(with_orientation(cv2.imencode(".jpg", pixels)[1].tobytes(), 6))
+    found = CocoObjects(tiny_coco)[0]
+    np.testing.assert_array_equal(found.image, read_image(path)[10:40, 10:30])
+
+
+def test_pixels_behind_a_long_header(tiny_coco: Path, edit_annotations: Edit) -> None:
+    edit_annotations(lambda content: content["images"][0].update(file_name="one.jpg"))
+    pixels = read_image(tiny_coco / "train2017" / "one.png")
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    profile = b"\xff\xe2\xff\xff" + b"\0" * 0xFFFD
+    (tiny_coco / "train2017" / "one.jpg").write_bytes(data[:2] + 2 * profile + data[2:])
+    assert CocoObjects(tiny_coco)[0].source == "coco one #100"
 
 
 def test_unreadable_and_mismatched_images(tiny_coco: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny_images import with_orientation
 
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.images import read_image
@@ -65,6 +66,37 @@ def test_an_image_and_mask_of_different_size(root: Path) -> None:
     cv2.imwrite(str(root / "masks" / "b.png"), np.full((40, 51), 255, np.uint8))
     with pytest.raises(ImageError, match=r"b\.png: 51x40 pixels, but .*b\.png has 50x40"):
         FolderObjects(root)
+
+
+def test_255_beside_other_objects_has_to_be_explained(root: Path) -> None:
+    path = root / "masks" / "a.png"
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask[mask == 7] = 255
+    cv2.imwrite(str(path), mask)
+    with pytest.raises(DatasetError, match=r"masks/a\.png: holds 255 .*mixing\.mask_255=ignore"):
+        FolderObjects(root)
+    kept = FolderObjects(root, mask_255="ignore")
+    assert [x.source for x in kept] == ["folder a #3"]
+    taken = FolderObjects(root, mask_255="anomaly")
+    assert [x.source for x in taken] == ["folder a #3", "folder a #255", "folder b #255"]
+    with pytest.raises(ParameterError, match="mask_255: expected one of ignore, anomaly"):
+        FolderObjects(root, mask_255="object")
+
+
+def test_pictures_with_an_orientation(root: Path) -> None:
+    """Masks are made for the stored pixels, but for those of the upright size."""
+    pixels = cv2.imread(str(root / "images" / "a.png"))
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (root / "images" / "a.png").unlink()
+    path = root / "images" / "a.jpg"
+    path.write_bytes(with_orientation(data, 6))
+    found = FolderObjects(root)[0]
+    np.testing.assert_array_equal(found.image, read_image(path, upright=False)[5:25, 5:30])
+    mask = cv2.imread(str(root / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(root / "masks" / "a.png"), np.rot90(mask))
+    found = FolderObjects(root)[0]
+    assert found.mask.shape == (25, 20)
+    np.testing.assert_array_equal(found.image, read_image(path)[50:75, 5:25])
 
 
 def test_unreadable_files(root: Path) -> None:

@@ -1,0 +1,81 @@
+"""The ROS part of the node's command line: its faults in one line, and what it leaves unused."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from anomaly_seg_ros.documents import read_yaml, shown
+from anomaly_seg_ros.errors import ParameterError, first_line
+
+# rcl names the line of its own source at which it gave up.
+_RCL_SOURCE = re.compile(r", at /\S+:\d+")
+
+
+def start_ros(args: Sequence[str] | None = None) -> None:
+    """Initialise rclpy, without signal handlers.
+
+    Args:
+        args: The command line; None takes the process's.
+
+    Raises:
+        ParameterError: Names the argument or the parameter file that rcl refuses.
+    """
+    for path in _parameter_files(args):
+        if not path.is_file():
+            raise ParameterError(f"{path}: no such parameter file")
+        # rcl takes binary rubbish for an empty file, and says less about bad YAML.
+        read_yaml(path, ParameterError)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # RCLError and UnknownROSArgsError
+        reason = _RCL_SOURCE.sub("", first_line(error))
+        reason = reason.removeprefix("failed to initialize rcl: ")
+        if reason.startswith("["):  # a bare list
+            reason = f"unknown arguments behind --ros-args: {reason}"
+        raise ParameterError(reason) from error
+
+
+def tell_unused_files(node: Node, args: Sequence[str] | None = None) -> None:
+    """Warn of parameter files that have nothing for this node, as after a typo in its name."""
+    name = node.get_fully_qualified_name()
+    for path in _parameter_files(args):
+        names = list(_node_names(read_yaml(path, ParameterError)))
+        if not any(_pattern(given).fullmatch(name) for given in names):
+            found = f"only for {', '.join(map(shown, names))}" if names else "none at all"
+            node.get_logger().warning(
+                f"{path}: no parameters for {name}, {found}: begin it with "
+                f"'/**:' or '{name}:', and 'ros__parameters:' below"
+            )
+
+
+def _parameter_files(args: Sequence[str] | None) -> list[Path]:
+    words = list(sys.argv[1:] if args is None else args)
+    if "--ros-args" not in words:
+        return []
+    words = words[words.index("--ros-args") :]
+    return [Path(path) for option, path in pairwise(words) if option == "--params-file"]
+
+
+def _node_names(content: Any, above: str = "") -> Iterator[str]:
+    """The names, with wildcards, that have parameters; namespaces may be nested."""
+    if isinstance(content, dict):
+        if "ros__parameters" in content:
+            yield above or "/"
+        for key, value in content.items():
+            if key != "ros__parameters":
+                yield from _node_names(value, f"{above}/{str(key).strip('/')}")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """``*`` stands for one part of a name, ``**`` for any number of them."""
+    escaped = re.escape(name).replace(r"/\*\*", "(?:/[^/]+)*").replace(r"\*", "[^/]+")
+    return re.compile(escaped)

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Writes requirements/locked/ from the loose files beside it: one version of every package that the
+# Makefile installs, with hashes, for CPython 3.10 to 3.13 on any machine.
+#
+#   tools/lock.sh              keeps the locked versions that still fit the loose files
+#   tools/lock.sh --upgrade    takes the newest versions that fit
+#
+# From the environment: UV (the command).
+set -euo pipefail
+cd "$(dirname "$0")/../requirements"
+
+# lock NAME LOOSE_FILE... [--constraints FILE]
+lock() {
+  local name="$1"
+  shift
+  printf '[lock] requirements/locked/%s\n' "$name"
+  "${UV:-uv}" pip compile --universal --python-version 3.10 --generate-hashes --quiet --no-header \
+    "${options[@]}" --output-file "locked/$name" "$@"
+}
+
+options=("$@")
+lock dev.txt runtime.txt ros.txt dev.txt
+lock apt-dev.txt runtime.txt dev.txt --constraints apt.txt
+lock colcon.txt colcon.txt
+# A runtime is a part of the environment for development: the same versions.
+options=()
+lock runtime.txt runtime.txt ros.txt --constraints locked/dev.txt
+lock apt-runtime.txt runtime.txt --constraints locked/apt-dev.txt
