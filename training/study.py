@@ -3,8 +3,8 @@
     python -m training.study --study training/configs/study.yaml --out runs/study
     python -m training.study --study ... --out runs/study --tables docs/results.md
 
-With ``--tables`` nothing runs: it writes the tables of what is finished. Those without a result
-and, beside ``--only``, those that it does not name, stay as they stand in the file.
+With ``--tables`` nothing runs: it writes the tables of what is finished. Tables and rows without
+a result and, beside ``--only``, tables that it does not name, stay as they stand in the file.
 
 A row that occurs in several tables is trained once, and an unfinished training is resumed. What
 is finished is not run again, unless a table asks for a score that was not measured, or it was
@@ -217,15 +217,16 @@ def run_row(row: Row, study: dict[str, Any], out: Path, data: Path, device: str)
 
 def _results(
     out: Path, tables: Mapping[str, Sequence[Row]], study: dict[str, Any], data: Path
-) -> dict[str, dict[str, Any]]:
-    """By run folder, the results that were measured as the study says; names the others."""
+) -> dict[str, dict[str, Any] | None]:
+    """By run folder, the results; None, and named, if it was measured otherwise than asked."""
     wanted = protocol(study, data)
-    results = {}
+    results: dict[str, dict[str, Any] | None] = {}
     for name in dict.fromkeys(row.folder for rows in tables.values() for row in rows):
         result = finished_result(out / name, wanted)
         if result is not None:
             results[name] = result
         elif (out / name / _RESULT).exists():
+            results[name] = None
             print(f"left out, as measured on other sets, options or --data: {out / name}")
     return results
 
