@@ -71,6 +71,32 @@ def test_models_as_they_are_share_a_folder_only_by_their_path() -> None:
     assert len({row.folder for row in rows}) == len(rows)
 
 
+def test_a_row_at_another_size_is_measured_at_it_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    write_frames(tmp_path / "street", (0, 1), 1)
+    write_frames(tmp_path / "cityscapes256" / "val", tuple(range(19)), 2)
+    save_model(tmp_path / "a.safetensors", tiny_network(), tiny_metadata())
+    table = {"title": "Sizes", "model": str(tmp_path / "a.safetensors"), "scores": ["energy"]}
+    rows = {"own": None, "small": None}
+    study = {**STUDY, "tables": {"x": {**table, "rows": rows, "sizes": {"small": [32, 32]}}}}
+    own, small = read_rows(study)["x"]
+    assert (own.size, small.size) == (None, (32, 32))
+    assert small.folder == f"{own.folder}-32x32"
+    for row in (own, small):
+        run_row(row, study, tmp_path, tmp_path, "cpu")
+    figures = [
+        json.loads((tmp_path / row.folder / "result.json").read_text())["sets"]["street"]
+        for row in (own, small)
+    ]
+    assert figures[0] != figures[1]
+
+
+@pytest.mark.parametrize("size", ["512x1024", [512], [0, 16], [1.5, 2], 512])
+def test_a_size_that_is_no_pair_of_pixels(size: object) -> None:
+    table = {**STUDY["tables"]["again"], "sizes": {"the same": size}}
+    with pytest.raises(ParameterError, match="table again, row 'the same': a size is"):
+        read_rows({**STUDY, "tables": {"again": table}})
+
+
 def test_a_finished_row_is_not_run_again(tmp_path: Path) -> None:
     row = Row("x", "no such model", ("steps=1",), 1, ("energy",))
     (tmp_path / row.folder).mkdir()
