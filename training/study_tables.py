@@ -103,18 +103,23 @@ def read_table(text: str) -> Iterator[Line]:
         try:
             first, score, *cells, last = _split(line)
             figures = {
-                column[1]: dict(zip(column[2].split(" / "), cell.split(" / "), strict=True))
+                column[1]: _figures(column[2], cell)
                 for column, cell in zip(columns, cells, strict=True)
                 if column
             }
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise ParameterError(f"a line that does not fit its table: {line}") from error
         label, miou = (first, last) if first else (label, miou)
-        known = {
-            title: {metric: text for metric, text in cell.items() if text != _UNKNOWN}
-            for title, cell in figures.items()
-        }
-        yield Line(re.sub(r" \(\d+ seeds\)$", "", label), label, score.strip("`"), known, miou)
+        yield Line(re.sub(r" \(\d+ seeds\)$", "", label), label, score.strip("`"), figures, miou)
+
+
+def _figures(metrics: str, cell: str) -> dict[str, str]:
+    """Metric -> figure of a cell; ValueError for what is none."""
+    pairs = zip(metrics.split(" / "), cell.split(" / "), strict=True)
+    known = {metric: text for metric, text in pairs if text != _UNKNOWN}
+    for text in known.values():
+        float(text.split()[0])
+    return known
 
 
 def _lines(

@@ -321,9 +321,12 @@ def test_a_table_without_a_result_keeps_all_its_rows(tmp_path: Path) -> None:
     assert "| the same (2 seeds) | `energy` | **20.0 ± 1.0** / – / 30.0" in path.read_text()
 
 
-def test_a_table_that_was_edited_by_hand_is_an_error_of_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["", " / ?", " / 30.0 / 1.0", " / "])
+def test_a_table_that_was_edited_by_hand_is_an_error_of_one_line(
+    tmp_path: Path, wrong: str
+) -> None:
     path = tmp_path / "results.md"
-    path.write_text(OLD_TABLE.replace(" / 30.0 ± 2.0", ""))
+    path.write_text(OLD_TABLE.replace(" / 30.0 ± 2.0", wrong))
     tables = read_rows(STUDY)
     with pytest.raises(ParameterError, match=r"does not fit its table: \| top-K"):
         write_tables(path, STUDY, tables, {tables["losses"][0].folder: result(0.2)})
