@@ -3,8 +3,8 @@
     python -m training.study --study training/configs/study.yaml --out runs/study
     python -m training.study --study ... --out runs/study --tables docs/results.md
 
-With ``--tables`` nothing runs: it writes the tables of what is finished. Those without a result
-and, beside ``--only``, those that it does not name, stay as they stand in the file.
+With ``--tables`` nothing runs: it writes the tables of what is finished. Tables and rows without
+a result and, beside ``--only``, tables that it does not name, stay as they stand in the file.
 
 A row that occurs in several tables is trained once, and an unfinished training is resumed. What
 is finished is not run again, unless a table asks for a score that was not measured, or it was
@@ -53,6 +53,7 @@ class Row:
         overrides: ``key=value`` of the fine-tuning; None measures the model as it is.
         seed: Of the fine-tuning.
         scores: To measure.
+        size: (height, width) that frames are resized to; None takes the model's own.
     """
 
     name: str
@@ -60,18 +61,20 @@ class Row:
     overrides: tuple[str, ...] | None
     seed: int
     scores: tuple[str, ...]
+    size: tuple[int, int] | None = None
 
     @property
     def folder(self) -> str:
         """Name of the run folder, the same for equal trainings, or for the same model as it is."""
         stem = Path(self.model).stem
+        size = "" if self.size is None else "-{}x{}".format(*self.size)
         if self.overrides is not None:
             content = json.dumps([self.model, sorted(self.overrides)])
-            return f"{stem}-{_digest(content)}-seed{self.seed}"
+            return f"{stem}-{_digest(content)}-seed{self.seed}{size}"
         if self.model in _NAMED:
-            return f"{stem}-untrained"
+            return f"{stem}-untrained{size}"
         # Every fine-tuned model is called final.safetensors: only the path tells them apart.
-        return f"{stem}-{_digest(self.model)}-untrained"
+        return f"{stem}-{_digest(self.model)}-untrained{size}"
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -99,12 +102,13 @@ def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
     Args:
         study: Content of the study's file: ``common`` overrides by model, and ``tables`` with
             their ``model``, ``scores`` and ``rows``: a name and null, or a list of overrides.
-            ``models`` and ``seeds``, by row name, hold what differs from the table's model and
-            from seed 1.
+            ``models``, ``seeds`` and ``sizes``, by row name, hold what differs from the table's
+            model, from seed 1, and from the model's own inference size (at another size a row is
+            a training of its own).
 
     Raises:
-        ParameterError: An unknown score, an override that is no text, or a training of a model
-            without common overrides.
+        ParameterError: An unknown score, an override that is no text, a size that is no pair of
+            pixels, or a training of a model without common overrides.
     """
     tables = {}
     for key, table in study["tables"].items():
@@ -118,8 +122,9 @@ def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
         rows = []
         for name, changes in table["rows"].items():
             model = table.get("models", {}).get(name, table["model"])
+            size = _size(table.get("sizes", {}).get(name), f"table {key}, row {name!r}")
             if changes is None:
-                rows.append(Row(name, model, None, 0, scores))
+                rows.append(Row(name, model, None, 0, scores, size))
                 continue
             if model not in (study.get("common") or {}):
                 raise ParameterError(f"table {key}: no common overrides for model {model!r}")
@@ -130,7 +135,7 @@ def read_rows(study: dict[str, Any]) -> dict[str, list[Row]]:
                         f"table {key}, row {name!r}: {override} is no text, quote the override"
                     )
             seeds = table.get("seeds", {}).get(name, [1])
-            rows.extend(Row(name, model, overrides, seed, scores) for seed in seeds)
+            rows.extend(Row(name, model, overrides, seed, scores, size) for seed in seeds)
         tables[key] = rows
     # A row that several tables share is measured once, with the scores of all of them.
     wanted: dict[str, dict[str, None]] = {}
@@ -209,7 +214,8 @@ def run_row(row: Row, study: dict[str, Any], out: Path, data: Path, device: str)
         if not model.exists():
             torch.manual_seed(row.seed)
             fine_tune(Run(config, folder, data, place, Distributed(place)))
-    figures = measure(model, row.scores, study["sets"], data, place, _measure_options(study))
+    options = _measure_options(study)
+    figures = measure(model, row.scores, study["sets"], data, place, options, row.size)
     result = {"config": config, "asked": row.scores, "protocol": wanted, **figures}
     text = json.dumps(result, indent=1)
     write_atomically(folder / _RESULT, lambda file: file.write(text.encode()))
@@ -217,21 +223,30 @@ def run_row(row: Row, study: dict[str, Any], out: Path, data: Path, device: str)
 
 def _results(
     out: Path, tables: Mapping[str, Sequence[Row]], study: dict[str, Any], data: Path
-) -> dict[str, dict[str, Any]]:
-    """By run folder, the results that were measured as the study says; names the others."""
+) -> dict[str, dict[str, Any] | None]:
+    """By run folder, the results; None, and named, if it was measured otherwise than asked."""
     wanted = protocol(study, data)
-    results = {}
+    results: dict[str, dict[str, Any] | None] = {}
     for name in dict.fromkeys(row.folder for rows in tables.values() for row in rows):
         result = finished_result(out / name, wanted)
         if result is not None:
             results[name] = result
         elif (out / name / _RESULT).exists():
+            results[name] = None
             print(f"left out, as measured on other sets, options or --data: {out / name}")
     return results
 
 
 def _measure_options(study: Mapping[str, Any]) -> MeasureOptions:
     return to_dataclass(MeasureOptions, study.get("measure") or {})
+
+
+def _size(given: Any, source: str) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    if isinstance(given, list) and [type(n) for n in given] == [int, int] and min(given) > 0:
+        return tuple(given)
+    raise ParameterError(f"{source}: a size is [height, width] in pixels, not {given!r}")
 
 
 def _digest(text: str) -> str:

@@ -43,6 +43,7 @@ def measure(
     data: Path,
     device: torch.device,
     options: MeasureOptions,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Measures a model as the Segmenter runs it, against masks of full size.
 
@@ -54,6 +55,7 @@ def measure(
         data: The shared data folder.
         device: To run on, in float32.
         options: See :class:`MeasureOptions`.
+        size: (height, width) that frames are resized to; None takes the model's own.
 
     Returns:
         ``sets`` (set -> score -> ``AP``, ``AUROC``, ``FPR95``) and ``mIoU``, fractions.
@@ -63,7 +65,7 @@ def measure(
     viewer = Viewer(
         InputScaling.of(metadata),
         device,
-        metadata.inference_size,
+        size or metadata.inference_size,
         len(metadata.classes),
         multiple=network.size_multiple,
     )

@@ -20,7 +20,7 @@ from training.flow.joint import FlowOptions
 from training.losses import build_loss
 from training.study import Row, main, protocol, read_rows, run_row
 from training.study_measure import MeasureOptions
-from training.study_tables import write_tables
+from training.study_tables import read_table, write_tables
 
 REPOSITORY = Path(__file__).parents[2]
 STREET = {"title": "Street", "adapter": "folder", "root": "street"}
@@ -69,6 +69,32 @@ def test_models_as_they_are_share_a_folder_only_by_their_path() -> None:
     rows = [Row("x", model, None, 0, ("energy",)) for model in models]
     assert [row.folder for row in rows[:2]] == ["default-untrained", "erfnet-untrained"]
     assert len({row.folder for row in rows}) == len(rows)
+
+
+def test_a_row_at_another_size_is_measured_at_it_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    write_frames(tmp_path / "street", (0, 1), 1)
+    write_frames(tmp_path / "cityscapes256" / "val", tuple(range(19)), 2)
+    save_model(tmp_path / "a.safetensors", tiny_network(), tiny_metadata())
+    table = {"title": "Sizes", "model": str(tmp_path / "a.safetensors"), "scores": ["energy"]}
+    rows = {"own": None, "small": None}
+    study = {**STUDY, "tables": {"x": {**table, "rows": rows, "sizes": {"small": [32, 32]}}}}
+    own, small = read_rows(study)["x"]
+    assert (own.size, small.size) == (None, (32, 32))
+    assert small.folder == f"{own.folder}-32x32"
+    for row in (own, small):
+        run_row(row, study, tmp_path, tmp_path, "cpu")
+    figures = [
+        json.loads((tmp_path / row.folder / "result.json").read_text())["sets"]["street"]
+        for row in (own, small)
+    ]
+    assert figures[0] != figures[1]
+
+
+@pytest.mark.parametrize("size", ["512x1024", [512], [0, 16], [1.5, 2], 512])
+def test_a_size_that_is_no_pair_of_pixels(size: object) -> None:
+    table = {**STUDY["tables"]["again"], "sizes": {"the same": size}}
+    with pytest.raises(ParameterError, match="table again, row 'the same': a size is"):
+        read_rows({**STUDY, "tables": {"again": table}})
 
 
 def test_a_finished_row_is_not_run_again(tmp_path: Path) -> None:
@@ -200,8 +226,11 @@ def test_tables_show_percent_means_and_deviations(tmp_path: Path) -> None:
     write_tables(path, STUDY, tables, results)
     lines = path.read_text().splitlines()
     assert lines[0] == "intro"
-    assert "| before | `energy` | 10.0 / 25.0 | 50.0 |" in lines
-    assert "| top-K (2 seeds) | `energy` | **30.0 ± 14.1** / 25.0 ± 0.0 | 50.0 ± 0.0 |" in lines
+    assert "| before | `energy` | 10.0 / 50.0 / 25.0 | 50.0 |" in lines
+    assert (
+        "| top-K (2 seeds) | `energy` | **30.0 ± 14.1** / 50.0 ± 0.0 / 25.0 ± 0.0 | 50.0 ± 0.0 |"
+        in lines
+    )
     # No model offers DenseHybrid here: no row for it.
     assert "dense_hybrid" not in path.read_text()
 
@@ -230,9 +259,104 @@ def test_a_table_without_results_or_that_is_not_asked_for_stays(tmp_path: Path) 
     )
     write_tables(path, STUDY, tables, {before.folder: result(0.4)})
     lines = path.read_text().splitlines()
-    assert "| before | `energy` | **40.0** / 25.0 | 50.0 |" in lines
-    assert "| the same | `energy` | **30.0** / 25.0 | 50.0 |" in lines
+    assert "| before | `energy` | **40.0** / 50.0 / 25.0 | 50.0 |" in lines
+    assert "| the same | `energy` | **30.0** / 50.0 / 25.0 | 50.0 |" in lines
     assert [line for line in lines if "###" in line] == ["### Losses", "### Again"]
+
+
+OLD_TABLE = """text
+<!-- tables: written by training.study, do not edit -->
+
+### Losses
+
+|  | score | Street AP / FPR95 | mIoU |
+| --- | --- | --- | --- |
+| before | `energy` | 10.0 / 25.0 | 50.0 |
+| top-K (2 seeds) | `energy` | **20.0 ± 1.0** / 30.0 ± 2.0 | 51.0 ± 0.1 |
+|  | `dense_hybrid` | 19.0 ± 1.0 / 29.0 ± 2.0 |  |
+
+<!-- end of tables -->
+"""
+
+
+@pytest.mark.parametrize(
+    ("ap", "measured", "kept"),
+    [(0.2, "**20.0**", "**20.0 ± 1.0**"), (0.3, "**30.0**", "20.0 ± 1.0")],
+)
+def test_a_row_without_a_result_keeps_its_figures_and_shows_a_dash_for_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture, ap: float, measured: str, kept: str
+) -> None:
+    """Here AUROC, which older tables lack; bold is judged over both kinds of rows."""
+    path = tmp_path / "results.md"
+    path.write_text(OLD_TABLE)
+    tables = read_rows(STUDY)
+    for _ in range(2):
+        write_tables(path, STUDY, tables, {tables["losses"][0].folder: result(ap)})
+        assert path.read_text().splitlines()[5:10] == [
+            "|  | score | Street AP / AUROC / FPR95 | mIoU |",
+            "| --- | --- | --- | --- |",
+            f"| before | `energy` | {measured} / 50.0 / 25.0 | 50.0 |",
+            f"| top-K (2 seeds) | `energy` | {kept} / – / 30.0 ± 2.0 | 51.0 ± 0.1 |",
+            "|  | `dense_hybrid` | 19.0 ± 1.0 / – / 29.0 ± 2.0 |  |",
+        ]
+        assert capsys.readouterr().out == "kept as they stand, without a result: Losses: top-K\n"
+
+
+def test_a_row_that_was_measured_otherwise_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    path.write_text(OLD_TABLE)
+    tables = read_rows(STUDY)
+    before, first, _ = tables["losses"]
+    write_tables(path, STUDY, tables, {before.folder: result(0.2), first.folder: None})
+    assert "top-K" not in path.read_text()
+
+
+def test_a_table_without_a_result_keeps_all_its_rows(tmp_path: Path) -> None:
+    """Also those that were measured otherwise: an old table is worth more than half a one."""
+    path = tmp_path / "results.md"
+    path.write_text(OLD_TABLE.replace("Losses", "Again").replace("top-K", "the same"))
+    tables = read_rows(STUDY)
+    before, first, _ = tables["losses"]
+    write_tables(path, STUDY, tables, {before.folder: result(0.2), first.folder: None})
+    assert "| the same (2 seeds) | `energy` | **20.0 ± 1.0** / – / 30.0" in path.read_text()
+
+
+@pytest.mark.parametrize("wrong", ["", " / ?", " / 30.0 / 1.0", " / "])
+def test_a_table_that_was_edited_by_hand_is_an_error_of_one_line(
+    tmp_path: Path, wrong: str
+) -> None:
+    path = tmp_path / "results.md"
+    path.write_text(OLD_TABLE.replace(" / 30.0 ± 2.0", wrong))
+    tables = read_rows(STUDY)
+    with pytest.raises(ParameterError, match=r"does not fit its table: \| top-K"):
+        write_tables(path, STUDY, tables, {tables["losses"][0].folder: result(0.2)})
+
+
+def test_every_row_of_the_shipped_results_survives_being_written_again(tmp_path: Path) -> None:
+    """With nothing but a result of one row, as on a machine without the run folder."""
+    shipped = (REPOSITORY / "docs" / "results.md").read_text()
+    study = yaml.safe_load((CONFIGS / "study.yaml").read_text())
+    path = tmp_path / "results.md"
+    path.write_text(shipped)
+    tables = read_rows(study)
+    figures = {"AP": 0.5, "AUROC": 0.5, "FPR95": 0.5}
+    scores = dict.fromkeys(study["tables"]["erfnet"]["scores"][:3], figures)
+    row = tables["erfnet"][0]
+    measured = {"asked": [], "sets": dict.fromkeys(study["sets"], scores), "mIoU": 0.5}
+    write_tables(path, study, {"erfnet": tables["erfnet"]}, {row.folder: measured})
+    written = path.read_text()
+    assert written != shipped
+    keys = [
+        [
+            (line.row, line.score, line.miou)
+            for part in text.split("### ")
+            for line in read_table(part)
+            if line.row != "before"
+        ]
+        for text in (shipped, written)
+    ]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) > 90
 
 
 def test_without_any_result_the_file_is_left_alone(tmp_path: Path) -> None:
@@ -271,7 +395,9 @@ def test_make_study_writes_the_results_of_the_shipped_study_only(
     (run / before.folder).mkdir(parents=True)
     (run / before.folder / "result.json").write_text(json.dumps(result(0.1)))
     assert main(writes) == 0
-    assert "| before | `energy` | **10.0** / 25.0 | 50.0 |" in (run / "tables.md").read_text()
+    assert (
+        "| before | `energy` | **10.0** / 50.0 / 25.0 | 50.0 |" in (run / "tables.md").read_text()
+    )
     assert "--only" in trains
     assert "docs/results.md" not in writes
 
