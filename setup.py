@@ -45,13 +45,10 @@ def package_files() -> list[str]:
 def executables() -> list[str]:
     """Entry points, which are also what ``ros2 run anomaly_seg_ros`` lists."""
     tools = (
-        *("compare", "convert_model", "dataset_to_bag", "demo", "evaluate", "evaluate_bag"),
-        *("evaluate_folder", "export_model", "inject_faults", "inspect_model"),
+        *("compare", "convert_model", "dataset_to_bag", "demo", "detector", "evaluate"),
+        *("evaluate_bag", "evaluate_folder", "export_model", "inject_faults", "inspect_model"),
     )
-    return [
-        f"detector = {NAME}.ros.detector:main",
-        *(f"{tool} = {NAME}.cli.{tool}:main" for tool in tools),
-    ]
+    return [f"{tool} = {NAME}.executables:{tool}" for tool in tools]
 
 
 setup(

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
 from configparser import ConfigParser
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -123,11 +124,16 @@ def test_executables_are_the_documented_ones(entry_points):
 
 @pytest.mark.parametrize("name", sorted(EXECUTABLES))
 def test_executable_imports(name, entry_points):
-    target = entry_points[name]
-    if target.module.startswith("anomaly_seg_ros.ros"):
+    if name == "detector":
         pytest.importorskip("rclpy", reason="no ROS here")
-    main = getattr(importlib.import_module(target.module), target.attr)
-    assert callable(main)
+    folder = "ros" if name == "detector" else "cli"
+    main = importlib.import_module(f"anomaly_seg_ros.{folder}.{name}").main
+    entry = entry_points[name].load()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "excepthook", sys.excepthook)  # given back afterwards
+        patch.setattr(threading, "excepthook", threading.excepthook)
+        patch.setattr(sys.modules[main.__module__], "main", lambda: "its end")
+        assert entry() == "its end"
 
 
 def test_ros2_run_finds_executables_of_both_kinds_of_build():

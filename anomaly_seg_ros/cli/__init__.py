@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from anomaly_seg_ros.crash_log import report_crash
 from anomaly_seg_ros.errors import AnomalySegError
 
 
@@ -16,7 +17,8 @@ def run_tool(tool: str, body: Callable[[], None]) -> int:
         body: Does the work; cleans up after itself when an exception passes through.
 
     Returns:
-        0 done; 1 a user's error, printed as ``tool: error: ...``; 130 interrupted by Ctrl-C.
+        0 done; 1 an error, printed as ``tool: error: ...`` (with the file that holds the
+        traceback where it is not a user's error); 130 interrupted by Ctrl-C.
     """
     try:
         body()
@@ -26,4 +28,7 @@ def run_tool(tool: str, body: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{tool}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - a tool ends here: nothing is hidden, all is told
+        report_crash(tool, error)
+        return 1
     return 0
