@@ -67,12 +67,13 @@ def _paths(out: Path, frame: int) -> dict[str, Path]:
 
 def _render(arguments: argparse.Namespace) -> None:
     import bpy
+    from tqdm import tqdm
+
     from clip.camera import ClipCamera
     from clip.developing import develop, disparity, encode_image, encode_map, labels_and_mask
     from clip.rendering import FrameRenderer
     from clip.scene import build_scene
     from clip.sky import EXPOSURE
-    from tqdm import tqdm
 
     camera = ClipCamera()
     for name in FOLDERS:
