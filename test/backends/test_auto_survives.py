@@ -29,11 +29,14 @@ class RuntimeOwnError(Exception):
 # An error, and what must be readable of it.
 ERRORS = [
     (ImportError("libtbb.so.12: cannot open shared object file"), "libtbb.so.12"),
-    (ModuleNotFoundError("No module named 'packaging'", name="packaging"), "pip install packag"),
-    (ModuleNotFoundError("No module named 'ml_dtypes'"), "pip install ml_dtypes"),
+    (
+        ModuleNotFoundError("No module named 'packaging'", name="packaging"),
+        "`pip install packaging`",
+    ),
+    (ModuleNotFoundError("No module named 'ml_dtypes'"), "`pip install ml_dtypes`"),
     (AttributeError("module 'openvino' has no attribute 'Core'"), "AttributeError: module"),
     (OSError("libopenvino.so: cannot open shared object file"), "libopenvino.so"),
-    (RuntimeError("Check failed\nand a page of graph"), "Check failed"),
+    (RuntimeError("unsupported operator\nand a page of graph"), "unsupported operator"),
     (RuntimeOwnError("opset 99"), "RuntimeOwnError: opset 99"),
     (KeyError("axis"), "KeyError: 'axis'"),
     (TypeError("unexpected keyword"), "TypeError: unexpected"),
@@ -163,7 +166,7 @@ def test_a_named_backend_says_which_package_is_missing(
         backend(np.zeros((1, 64, 96, 3), np.uint8), selection.Stopwatch(CPU))
     message = str(caught.value)
     assert message.startswith(f"backend '{name}'")
-    assert "the Python package 'packaging' is missing: pip install packaging" in message
+    assert "the Python package 'packaging' is missing: `pip install packaging`" in message
     assert "\n" not in message
 
 
