@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from importlib import metadata
@@ -22,7 +23,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ("runtime.txt", "ros.txt", "export.txt")
-START_S = 150.0
+START_S = 300.0
 ACTIVE, NOT_CONFIGURED = "active, listening", "configure failed: "
 
 pytestmark = [
@@ -75,9 +76,7 @@ def without(environment: Path, tmp_path: Path) -> Iterator[object]:
             moved.append((path, away))
 
     def remove(name: str) -> None:
-        purelib = Path(metadata.__file__)  # of any module of this interpreter, for its version
-        version = purelib.parent.parent.name
-        site = environment / "lib" / version / "site-packages"
+        site = environment / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
         distribution = next(metadata.distributions(name=name, path=[str(site)]))
         own = {Path(os.path.normpath(site / file)) for file in distribution.files}
         folders = {folder for path in own for folder in path.parents if site in folder.parents}
