@@ -17,6 +17,7 @@ from anomaly_seg_ros.layouts.content import (
     strip_prefixes,
     without_inner_wrappers,
 )
+from anomaly_seg_ros.layouts.file_kinds import Kind, kind_of
 from anomaly_seg_ros.layouts.pickles import unpickle
 from anomaly_seg_ros.layouts.tensor_files import read_tensors
 from anomaly_seg_ros.metadata import METADATA_KEY
@@ -71,7 +72,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = None) -> Checkpoint:
-    """Reads any file of weights; nothing that is pickled in it is run.
+    """Reads any file of weights, whatever its name ends in; nothing pickled in it is run.
 
     Args:
         path: Safetensors, or what ``torch.save`` wrote: a state dict, bare or nested, or a whole
@@ -82,7 +83,7 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
     Raises:
         CheckpointError: Unreadable, unsafe, or without tensors (at the place that was asked for).
     """
-    if path.suffix == ".safetensors":
+    if kind_of(path) is Kind.SAFETENSORS:
         tensors, header = read_tensors(path)
         content, container = None if key else Content(tensors), "safetensors"
     else:
@@ -113,7 +114,13 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
         raise CheckpointError(f"{path}: a file of this package, whose keys have no prefix")
     try:
         converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
-    except (RuntimeError, MemoryError) as error:  # such as a type without a conversion
+    except NotImplementedError as error:
+        types = sorted({_dtype_name(tensor) for tensor in plain.values()})
+        raise CheckpointError(
+            f"{path}: unsupported: torch cannot convert all of its types ({', '.join(types)}); "
+            "save it as float32 or float16"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path}: unreadable tensors: {first_line(error)}") from error
     changes += _conversions(plain)
     return Checkpoint(
