@@ -99,7 +99,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
     metadata = found.metadata
     if found.misfit:  # before a network of whatever size the file asks for is built
         wanted = network_class(metadata.architecture).__name__
-        raise CheckpointError(f"{path} does not fit {wanted}: {found.misfit}")
+        raise CheckpointError(f"{path} does not fit {wanted}: {found.why_not()}")
     network = build_network(metadata.architecture, metadata.arguments)
     load_strictly(network, found.tensors, str(path))
     num_classes = getattr(network, "num_classes", None)

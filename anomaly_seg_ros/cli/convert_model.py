@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         network = build_network(metadata.architecture, metadata.arguments)
         if found.misfit:
             raise CheckpointError(
-                f"{source} does not fit {type(network).__name__}: {found.misfit}"
+                f"{source} does not fit {type(network).__name__}: {found.why_not()}"
             )
         load_strictly(network, found.tensors, str(source))
         _check_size(metadata.inference_size, network.size_multiple)
@@ -143,11 +143,15 @@ def _wrapped(
 ) -> Recognised:
     if arguments.layout is not None:
         raise ParameterError("--wrap and --as exclude each other")
-    labels = labels or read_labels(_taxonomy("cityscapes"))
+    assumed = read_labels(_taxonomy("cityscapes"))
     try:
-        return as_foreign(checkpoint, arguments.wrap, labels, arguments.wrap_arguments)
+        found = as_foreign(checkpoint, arguments.wrap, labels or assumed, arguments.wrap_arguments)
     except TypeError as error:
         raise ParameterError(f"--wrap-arguments {arguments.wrap_arguments}: {error}") from error
+    if labels is None:
+        guess = "the 19 classes of Cityscapes, a guess; --classes or --num-classes says otherwise"
+        found = replace(found, remarks=(*found.remarks, guess))
+    return found
 
 
 def _described(

@@ -62,7 +62,7 @@ class Branch:
             expected: State dict of the network.
         """
         return tuple(
-            f"{key} (outside of '{self.prefix}')"
+            f"{key} (outside of '{self.prefix}'; --prefix {self.prefix} leaves it out)"
             for key, tensor in self.outside.items()
             if any(self._differs(own, tensor, expected) for own in _endings(key))
         )

@@ -53,6 +53,11 @@ class Recognised:
     changes: tuple[str, ...] = ()
     prefix: str = ""
 
+    def why_not(self) -> str:
+        """What does not fit, with what was concluded where that may be why; one line."""
+        concluded = self.remarks if self.misfit.misshaped else ()
+        return "; ".join([str(self.misfit), *concluded])
+
 
 def recognise(
     checkpoint: Checkpoint, layout: str | None = None, labels: Labels | None = None

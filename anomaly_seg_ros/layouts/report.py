@@ -48,7 +48,8 @@ def inspect_checkpoint(
     try:
         found = recognise(checkpoint, layout, labels)
         if found.misfit:
-            error = f"{checkpoint.path} does not fit {found.metadata.architecture}: {found.misfit}"
+            wanted = found.metadata.architecture
+            error = f"{checkpoint.path} does not fit {wanted}: {found.why_not()}"
     except CheckpointError as refusal:
         if METADATA_KEY in checkpoint.header:
             raise  # it says what it is, so no other layout is near
