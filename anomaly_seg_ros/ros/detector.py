@@ -8,6 +8,7 @@ worker's thread does everything with them (see :mod:`~anomaly_seg_ros.ros.pipeli
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -43,6 +44,8 @@ STOP_GRACE_S = 2.0
 # How often is looked whether something changed that the node has to act on, or to tell.
 LOOK_S = 0.2
 SIGNAL_POLL_S = 0.2
+# What rcl says of wrong arguments, without the lines of its own source.
+_MISTAKE = re.compile(r"Couldn't parse .*?(?=, at |$)")
 
 
 class Detector(LifecycleNode):
@@ -345,7 +348,12 @@ def main(args: list[str] | None = None) -> None:
     # rclpy's own handlers would end the context at once, while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        if mistake := _MISTAKE.search(str(error)):
+            sys.exit(f"detector: error: {mistake.group()}")
+        raise
     try:
         node = Detector()
     except AnomalySegError as error:

@@ -134,6 +134,21 @@ def test_unacceptable_parameters_end_it_at_once_with_one_line(start_process, par
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["-r", "bad"], ["-p", "threshold:=[1,"], ["--params-file", "/nowhere.yaml"]],
+)
+def test_arguments_that_ros_does_not_take_end_it_with_one_line(start_process, arguments):
+    process = start_process(*arguments)
+    output, _ = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("detector: error: ")]
+    assert arguments[-1] in line
+    assert "Couldn't parse" in line
+    assert "/src/" not in line
+    assert "raceback" not in output
+
+
 def test_misspelt_parameters_are_named(start_process, probe):
     process = start_process(treshold=0.7, autostart="false")
     probe.wait_for_state("unconfigured")

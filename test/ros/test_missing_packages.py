@@ -169,7 +169,9 @@ sys.meta_path.insert(0, Missing())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["packaging", "openvino"])
+@pytest.mark.parametrize(
+    "module", ["packaging", pytest.param("openvino", marks=pytest.mark.thorough)]
+)
 def test_the_node_starts_on_another_backend(module, tiny_model, tmp_path):
     """openvino 2026.4.1 needs packaging to convert a model, and does not require it."""
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(module=module))
@@ -181,7 +183,16 @@ def test_the_node_starts_on_another_backend(module, tiny_model, tmp_path):
     assert re.search(r"backend '(onnxruntime|torch)' \(fp32\) takes its place", started.text)
 
 
-@pytest.mark.parametrize("module", ["numpy", "torch", "rclpy", "cv2", "safetensors", "std_msgs"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("numpy", "rclpy"),
+        *(
+            pytest.param(module, marks=pytest.mark.thorough)
+            for module in ("torch", "cv2", "safetensors", "std_msgs")
+        ),
+    ],
+)
 def test_what_nothing_can_replace_is_named_in_one_line(module, tiny_model, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(module=module))
     started = Started(Path(sys.executable), tiny_model, tmp_path, PYTHONPATH=str(tmp_path))
