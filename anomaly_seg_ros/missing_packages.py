@@ -101,7 +101,8 @@ def _causes(error: BaseException) -> Iterable[BaseException]:
     while current is not None and current not in seen:
         seen.append(current)
         yield current
-        context = None if current.__suppress_context__ else current.__context__
+        # What was merely being handled may be an optional import, which is no reason.
+        context = current.__context__ if isinstance(current, ImportError) else None
         current = current.__cause__ or context
 
 
