@@ -59,13 +59,11 @@ def test_other_errors_are_about_no_package(error: Exception) -> None:
 
 
 def test_an_optional_import_that_failed_before_is_not_the_reason() -> None:
-    try:
-        try:
-            import nowhere  # noqa: F401
-        except ImportError:
-            raise ValueError("of the way without it")  # noqa: B904
-    except ValueError as error:
-        assert missing_package(error) is None
+    error = ValueError("of the way without it")
+    error.__context__ = ModuleNotFoundError("", name="ujson")
+    assert missing_package(error) is None
+    error.__cause__ = error.__context__
+    assert "pip install ujson" in missing_package(error)
 
 
 @pytest.mark.parametrize("parser", ["packaging", "none"])
