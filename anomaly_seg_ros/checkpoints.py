@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import read_checkpoint
+from anomaly_seg_ros.layouts.file_kinds import check_readable
 from anomaly_seg_ros.layouts.fit import compare
 from anomaly_seg_ros.layouts.recognise import recognise
 from anomaly_seg_ros.layouts.tensor_files import read_tensors, save_tensors
@@ -54,7 +55,7 @@ def resolve_model(model: str | Path) -> Path:
             a source checkout), or a file.
 
     Raises:
-        CheckpointError: There is no such file.
+        CheckpointError: There is no such file, or it cannot be opened.
     """
     if str(model) in SHIPPED:
         path = weights_dir() / SHIPPED[str(model)]
@@ -71,8 +72,10 @@ def resolve_model(model: str | Path) -> Path:
         path = found[0]
     else:
         path = Path(model).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"model {str(model)!r}: no such file: {path}")
+    try:
+        check_readable(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"model {str(model)!r}: {error}") from error
     return path
 
 
@@ -96,7 +99,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
     metadata = found.metadata
     if found.misfit:  # before a network of whatever size the file asks for is built
         wanted = network_class(metadata.architecture).__name__
-        raise CheckpointError(f"{path} does not fit {wanted}: {found.misfit}")
+        raise CheckpointError(f"{path} does not fit {wanted}: {found.why_not()}")
     network = build_network(metadata.architecture, metadata.arguments)
     load_strictly(network, found.tensors, str(path))
     num_classes = getattr(network, "num_classes", None)

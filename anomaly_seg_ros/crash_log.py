@@ -18,7 +18,7 @@ from types import TracebackType
 # Distributions whose name is not the one of the module that they bring.
 _DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
-    "google": "protobuf",
+    "google.protobuf": "protobuf",
     "PIL": "pillow",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
@@ -53,8 +53,10 @@ def report_crash(tool: str, error: BaseException) -> None:
 
 def in_words(error: BaseException) -> str:
     """What happened and, where that is known, what to do; one line."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return missing_module(error.name)
+    from anomaly_seg_ros.missing_packages import broken_installation
+
+    if words := broken_installation(error):
+        return words
     if isinstance(error, MemoryError):
         return "out of memory"
     message = (str(error).strip().splitlines() or [""])[0]
@@ -65,8 +67,10 @@ def in_words(error: BaseException) -> str:
 def missing_module(name: str) -> str:
     """One line about a Python module that cannot be found, with the way to get it."""
     top = name.split(".")[0]
-    if name != top and importlib.util.find_spec(top) is not None:
-        return f"'{top}' is installed, but lacks the module '{name}': install it again"
+    if name != top and (spec := importlib.util.find_spec(top)) is not None:
+        if spec.origin is not None:
+            return f"'{top}' is installed, but lacks the module '{name}': install it again"
+        top = ".".join(name.split(".")[:2])  # a namespace, which several distributions share
     is_ros = top in _ROS_MODULES or top.endswith(_ROS_SUFFIXES) or top.startswith(_ROS_PREFIXES)
     if is_ros:
         return (

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from anomaly_seg_ros.errors import AnomalySegError, DeviceError, DeviceMemoryError, ExportError
 from anomaly_seg_ros.memory import is_out_of_memory
+from anomaly_seg_ros.missing_packages import missing_package
 
 
 def while_converting(
@@ -17,7 +18,7 @@ def while_converting(
     Args:
         backend: Name of the backend.
         shape: (N, H, W, 3), the frames that it is compiled for.
-        errors: What the compiler raises; others pass.
+        errors: What the compiler raises, beside failed imports; others pass.
 
     Raises:
         DeviceMemoryError: There was no memory for it.
@@ -34,7 +35,7 @@ def while_running(
     Args:
         backend: Name of the backend.
         shape: (N, H, W, 3), the frames.
-        errors: What the runtime raises; others pass.
+        errors: What the runtime raises, beside failed imports; others pass.
 
     Raises:
         DeviceMemoryError: There was no memory for it.
@@ -52,9 +53,11 @@ def _as(
 ) -> Iterator[None]:
     try:
         yield
-    except (MemoryError, *errors) as error:
+    # Compilers import their parts when they need them.
+    except (MemoryError, ImportError, *errors) as error:
         ours = DeviceMemoryError if is_out_of_memory(error) else kind
-        raise ours(f"{what} at {shape[1]} x {shape[2]}: {_in_words(error)}") from error
+        reason = missing_package(error) or _in_words(error)
+        raise ours(f"{what} at {shape[1]} x {shape[2]}: {reason}") from error
 
 
 def _in_words(error: Exception) -> str:

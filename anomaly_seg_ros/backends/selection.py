@@ -14,9 +14,11 @@ from anomaly_seg_ros.backends.contract import Backend
 from anomaly_seg_ros.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.backends.torch_compile_backend import TorchCompileBackend
 from anomaly_seg_ros.devices import cpu_threads
-from anomaly_seg_ros.errors import DeviceError, ExportError, ParameterError
+from anomaly_seg_ros.errors import AnomalySegError, ExportError, ParameterError, first_line
 from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.missing_packages import missing_package
+from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.stopwatch import Stopwatch
 
 AUTO, TORCH, TORCH_COMPILE = "auto", "torch", "torch_compile"
@@ -25,6 +27,8 @@ BACKENDS = (AUTO, TORCH, TORCH_COMPILE, OPENVINO, ONNXRUNTIME)
 # Fastest first, as docs/performance.md measures them. torch_compile is left out: it needs a C++
 # compiler on the machine and takes a minute before the first frame.
 CPU_ORDER = (OPENVINO, ONNXRUNTIME, TORCH)
+# Pixels a side.
+_SMALL_FRAME = 64
 _NEEDS = {OPENVINO: ("openvino",), ONNXRUNTIME: ONNX_PACKAGES}
 
 
@@ -67,7 +71,8 @@ def select_backend(
         network: BatchNorm folded already, float32, on the CPU; taken over.
         metadata: Of the network.
         name: One of :data:`BACKENDS`. ``auto``: torch on a GPU; on the CPU the first of
-            :data:`CPU_ORDER` that is installed, has the precision and takes the network.
+            :data:`CPU_ORDER` that can be imported, has the precision, takes the network and runs
+            it once. Whatever goes wrong with one, the next is tried.
         device: CPU or CUDA.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``. ``auto``: fp16 on a GPU; bf16 with
             OpenVINO on a CPU that multiplies it; fp32 otherwise.
@@ -76,37 +81,69 @@ def select_backend(
         cuda_graphs: Whether a GPU replays the network as one graph.
 
     Raises:
-        ExportError: The named backend does not take the network.
+        ExportError: The named backend does not take the network, or with ``auto`` none does:
+            names each and its reason.
         ParameterError: There is no such backend, it is not installed, or it has not this device
             or precision.
     """
     if name not in BACKENDS:
         raise ParameterError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
-    names: Sequence[str] = (name,)
-    if name == AUTO:
-        names = (TORCH,) if device.type == "cuda" else CPU_ORDER
-    notes: list[str] = []
     wish = _Wish(network, metadata, device, precision, threads, cuda_graphs)
-    for candidate in names[:-1]:
-        backend = _attempt(candidate, wish, size, notes)
-        if backend is not None:
-            break
-    else:
-        backend = _build(names[-1], wish)
-    if notes:
-        notes.append(f"backend '{backend.name}' ({backend.precision}) takes its place")
-    return Selection(backend, tuple(notes))
+    if name != AUTO:
+        return Selection(_build(name, wish), ())
+    if device.type == "cuda":
+        return Selection(_build(TORCH, wish), ())
+    notes: list[str] = []
+    refusals: list[str] = []
+    for candidate in CPU_ORDER:
+        try:
+            backend = _tried(candidate, wish, size)
+        # Nobody can list what foreign compilers raise, from a missing module to a type of their
+        # own, and any of it leaves the other candidates as good as they were.
+        except Exception as error:  # noqa: BLE001
+            reason = _in_words(error)
+            notes.append(f"backend '{candidate}' is not used: {reason}")
+            refusals.append(f"{candidate}: {reason}")
+            continue
+        if notes:
+            notes.append(f"backend '{backend.name}' ({backend.precision}) takes its place")
+        return Selection(backend, tuple(notes))
+    raise ExportError(f"backend 'auto': none runs this network ({'; '.join(refusals)})")
 
 
-def _attempt(name: str, wish: _Wish, size: tuple[int, int], notes: list[str]) -> Backend | None:
+def _tried(name: str, wish: _Wish, size: tuple[int, int]) -> Backend:
     """A backend that has run once: whether it takes a network shows only then."""
-    try:
-        backend = _build(name, wish)
-        backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(wish.device))
-    except (DeviceError, ExportError, ParameterError) as error:
-        notes.append(f"backend '{name}' is not used: {error}")
-        return None
+    backend = _build(name, wish)
+    if name == TORCH:
+        # It takes any network; a small frame shows whether torch itself works here. What does not
+        # fit into memory at full size is for the caller, who may go on in tiles.
+        multiple = wish.network.size_multiple
+        enough = -(-_SMALL_FRAME // multiple) * multiple
+        size = (min(size[0], enough), min(size[1], enough))
+    output = backend(np.zeros((1, *size, 3), np.uint8), Stopwatch(wish.device))
+    if name != TORCH:  # which is the measure: what it gives is the network's own doing
+        _check_output(name, output)
     return backend
+
+
+def _check_output(name: str, output: NetworkOutput) -> None:
+    """Refuses what no network of ours returns.
+
+    Raises:
+        ExportError: The logits are not one map a class, or are NaN or infinite.
+    """
+    if output.logits.ndim != 4 or len(output.logits) != 1:
+        raise ExportError(f"backend '{name}': logits of shape {tuple(output.logits.shape)}")
+    for tensor in (output.logits, output.ood_logits):
+        if tensor is not None and not bool(tensor.isfinite().all()):
+            raise ExportError(f"backend '{name}': its logits are not finite")
+
+
+def _in_words(error: Exception) -> str:
+    """One line; errors that are not ours with their type."""
+    if isinstance(error, AnomalySegError):
+        return str(error)
+    return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def _build(name: str, wish: _Wish) -> Backend:
@@ -117,12 +154,21 @@ def _build(name: str, wish: _Wish) -> Backend:
 
 
 def _build_runtime(name: str, wish: _Wish) -> Backend:
+    try:
+        return _import_runtime(name, wish)
+    except (ImportError, OSError, AttributeError) as error:  # its libraries, or their versions
+        raise ParameterError(f"backend '{name}' cannot be loaded: {_in_words(error)}") from error
+
+
+def _import_runtime(name: str, wish: _Wish) -> Backend:
     if wish.device.type != "cpu":
         raise ParameterError(f"backend '{name}' runs on the CPU only, not on {wish.device}")
     needed = _NEEDS[name]
-    if any(importlib.util.find_spec(package) is None for package in needed):
-        how = "pip install " + " ".join(needed)
-        raise ParameterError(f"backend '{name}' is not installed: {how}")
+    if absent := [package for package in needed if importlib.util.find_spec(package) is None]:
+        raise ParameterError(
+            f"backend '{name}' is not installed: pip install {' '.join(needed)} "
+            f"(missing: {', '.join(absent)})"
+        )
     precision, threads = wish.precision, cpu_threads(wish.threads)
     if name == OPENVINO:
         from anomaly_seg_ros.backends.openvino_backend import OpenVinoBackend, multiplies_bf16

@@ -21,7 +21,12 @@ from typing import Any
 
 from anomaly_seg_ros.checkpoints import load_strictly, resolve_model, save_model
 from anomaly_seg_ros.cli import run_tool
-from anomaly_seg_ros.errors import OutputError, ParameterError
+from anomaly_seg_ros.cli.checkpoint_options import (
+    add_num_classes,
+    add_place_options,
+    stated_labels,
+)
+from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint, read_checkpoint
 from anomaly_seg_ros.layouts.fit import not_finite
 from anomaly_seg_ros.layouts.foreign import as_foreign
@@ -44,14 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         source = resolve_model(arguments.model)
         target = output_path(source, arguments.to, arguments.force)
-        labels = None if arguments.classes is None else read_labels(_taxonomy(arguments.classes))
-        checkpoint = read_checkpoint(source, arguments.key)
+        labels = stated_labels(arguments.num_classes)
+        if arguments.classes is not None:
+            labels = read_labels(_taxonomy(arguments.classes))
+        checkpoint = read_checkpoint(source, arguments.key, arguments.prefix)
         if arguments.wrap is None:
             found = recognise(checkpoint, arguments.layout, labels)
         else:
             found = _wrapped(checkpoint, labels, arguments)
         metadata = _described(found, checkpoint, arguments)
         network = build_network(metadata.architecture, metadata.arguments)
+        if found.misfit:
+            raise CheckpointError(
+                f"{source} does not fit {type(network).__name__}: {found.why_not()}"
+            )
         load_strictly(network, found.tensors, str(source))
         _check_size(metadata.inference_size, network.size_multiple)
         save_model(target, network, metadata)
@@ -69,9 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         "--to", required=True, metavar="OUT", help="safetensors (beside the input), or a path"
     )
     parser.add_argument("--as", dest="layout", choices=LAYOUTS, help="read it as this network")
-    parser.add_argument("--key", help="place of the state dict in the file, such as ema")
+    add_place_options(parser)
     parser.add_argument("--name", help="of the model, for people, diagnostics and reports")
-    parser.add_argument(
+    classes = parser.add_mutually_exclusive_group()
+    add_num_classes(classes)
+    classes.add_argument(
         "--classes",
         metavar="TAXONOMY",
         help="names and colours in trainId order: a YAML file, or a name of config/taxonomies",
@@ -130,11 +143,15 @@ def _wrapped(
 ) -> Recognised:
     if arguments.layout is not None:
         raise ParameterError("--wrap and --as exclude each other")
-    labels = labels or read_labels(_taxonomy("cityscapes"))
+    assumed = read_labels(_taxonomy("cityscapes"))
     try:
-        return as_foreign(checkpoint, arguments.wrap, labels, arguments.wrap_arguments)
+        found = as_foreign(checkpoint, arguments.wrap, labels or assumed, arguments.wrap_arguments)
     except TypeError as error:
         raise ParameterError(f"--wrap-arguments {arguments.wrap_arguments}: {error}") from error
+    if labels is None:
+        guess = "the 19 classes of Cityscapes, a guess; --classes or --num-classes says otherwise"
+        found = replace(found, remarks=(*found.remarks, guess))
+    return found
 
 
 def _described(

@@ -14,6 +14,11 @@ from collections.abc import Sequence
 
 from anomaly_seg_ros.checkpoints import resolve_model
 from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.cli.checkpoint_options import (
+    add_num_classes,
+    add_place_options,
+    stated_labels,
+)
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import read_checkpoint
 from anomaly_seg_ros.layouts.recognise import LAYOUTS
@@ -33,13 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--as", dest="layout", choices=LAYOUTS, help="compare with this network, whatever it is"
     )
-    parser.add_argument("--key", help="place of the state dict in the file, such as ema")
+    add_place_options(parser)
+    add_num_classes(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments = parser.parse_args(argv)
 
     def body() -> None:
-        checkpoint = read_checkpoint(resolve_model(arguments.model), arguments.key)
-        report = inspect_checkpoint(checkpoint, arguments.layout)
+        path = resolve_model(arguments.model)
+        checkpoint = read_checkpoint(path, arguments.key, arguments.prefix)
+        labels = stated_labels(arguments.num_classes)
+        report = inspect_checkpoint(checkpoint, arguments.layout, labels)
         print(json.dumps(report, indent=1) if arguments.json else as_text(report))
         if report["error"]:
             raise CheckpointError(report["error"])

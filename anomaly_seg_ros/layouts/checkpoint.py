@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from anomaly_seg_ros.errors import CheckpointError, first_line
-from anomaly_seg_ros.layouts.content import Content, find_state_dict, strip_prefixes
+from anomaly_seg_ros.layouts.content import (
+    Content,
+    find_state_dict,
+    strip_prefixes,
+    without_inner_wrappers,
+)
+from anomaly_seg_ros.layouts.file_kinds import Kind, kind_of
 from anomaly_seg_ros.layouts.pickles import unpickle
 from anomaly_seg_ros.layouts.tensor_files import read_tensors
 from anomaly_seg_ros.metadata import METADATA_KEY
@@ -65,18 +71,19 @@ class Checkpoint:
         return next((v for v in values if isinstance(v, int | float)), None)
 
 
-def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
-    """Reads any file of weights; nothing that is pickled in it is run.
+def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = None) -> Checkpoint:
+    """Reads any file of weights, whatever its name ends in; nothing pickled in it is run.
 
     Args:
         path: Safetensors, or what ``torch.save`` wrote: a state dict, bare or nested, or a whole
             training checkpoint.
         key: Dotted place of the state dict in the file, such as ``ema``; None looks for it.
+        prefix: Of the keys to take, such as ``student.``; None takes all.
 
     Raises:
         CheckpointError: Unreadable, unsafe, or without tensors (at the place that was asked for).
     """
-    if path.suffix == ".safetensors":
+    if kind_of(path) is Kind.SAFETENSORS:
         tensors, header = read_tensors(path)
         content, container = None if key else Content(tensors), "safetensors"
     else:
@@ -94,10 +101,26 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         changes.append(f"no tensors, left out: {_some(content.not_tensors)}")
     plain, prefixes = content.tensors, ()
     if METADATA_KEY not in header:  # files of this package have the network's own keys
+        if prefix is not None:
+            plain, chosen, change = _under(plain, prefix, path)
+            changes += change
         plain, prefixes = strip_prefixes(plain)
+        if prefix is not None:
+            prefixes = (*chosen, *prefixes)
+        plain, wrappers = without_inner_wrappers(plain)
+        if wrappers:
+            changes.append(f"taken out of the middle of keys, a wrapper's: {', '.join(wrappers)}")
+    elif prefix is not None:
+        raise CheckpointError(f"{path}: a file of this package, whose keys have no prefix")
     try:
         converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
-    except (RuntimeError, MemoryError) as error:  # such as a type without a conversion
+    except NotImplementedError as error:
+        types = sorted({_dtype_name(tensor) for tensor in plain.values()})
+        raise CheckpointError(
+            f"{path}: unsupported: torch cannot convert all of its types ({', '.join(types)}); "
+            "save it as float32 or float16"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path}: unreadable tensors: {first_line(error)}") from error
     changes += _conversions(plain)
     return Checkpoint(
@@ -111,6 +134,30 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in plain.values())),
         has_optimizer=content.has_optimizer,
         changes=tuple(changes),
+    )
+
+
+def _under(
+    tensors: dict[str, Tensor], prefix: str, path: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...], list[str]]:
+    """The tensors under a prefix, which may stand behind wrappers' names that all keys share.
+
+    Returns:
+        The tensors without it; what was taken from their keys; and what is left out, in words.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    prefix = prefix if prefix.endswith(".") else f"{prefix}."
+    for shared, taken in ((tensors, ()), strip_prefixes(tensors)):
+        inside = {k.removeprefix(prefix): v for k, v in shared.items() if k.startswith(prefix)}
+        outside = [key for key in shared if not key.startswith(prefix)]
+        if inside:
+            words = [f"left out, not under '{prefix}' ({len(outside)} tensors): {_some(outside)}"]
+            return inside, (*taken, prefix), words if outside else []
+    begin = list(dict.fromkeys(key.split(".")[0] + "." for key in tensors))
+    raise CheckpointError(
+        f"{path}: no tensor under the prefix '{prefix}'; its keys begin with {_some(begin, 8)}"
     )
 
 

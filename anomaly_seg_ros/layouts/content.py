@@ -23,8 +23,14 @@ LEFTOVERS = {
     # Of torch.optim.swa_utils.AveragedModel: it stands beside "module.", without that prefix.
     "n_averaged": "counter of an averaged model",
 }
-# Wrappers, which put their name before every key.
+# Wrappers, which put their name before every key. Of any other name, and beside keys of something
+# else, a network is found by what it consists of (prefixes.py).
 _PREFIXES = ("module.", "_orig_mod.", "branch1.", "model.", "network.", "net.")
+# Wrappers of parts of a network, which put their name into the middle of keys.
+_INNER = (
+    *("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."),
+    "_forward_module.",
+)
 _LONGEST_TEXT = 200
 _DEEPEST = 4
 
@@ -97,6 +103,25 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
         stripped.append(prefix)
     return tensors, tuple(stripped)
+
+
+def without_inner_wrappers(
+    tensors: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Takes away the names that torch's wrappers put into the middle of keys.
+
+    Returns:
+        The tensors by shorter keys, and the names; unchanged if two keys became one.
+    """
+    found = [name for name in _INNER if any(f".{name}" in key for key in tensors)]
+    shorter = {}
+    for key, tensor in tensors.items():
+        for name in found:
+            key = key.replace(f".{name}", ".")
+        shorter[key] = tensor
+    if len(shorter) < len(tensors):
+        return tensors, ()
+    return shorter, tuple(found)
 
 
 def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:

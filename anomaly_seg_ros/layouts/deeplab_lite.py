@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels
-from anomaly_seg_ros.layouts.layout import Description, Layout, classes_of, width
+from anomaly_seg_ros.layouts.layout import (
+    Description,
+    Layout,
+    classes_of,
+    how_to_overrule,
+    width,
+)
 from anomaly_seg_ros.metadata import ModelMetadata
 
 # As training.closed_set scales images: (x - 127) / 128, the backbone's own.
@@ -19,7 +25,10 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     outputs = width(checkpoint, "classifier.weight", 19)
     labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
     if abstention:
-        remarks = ("PEBAL's abstention output of an unfinished training cannot be loaded",)
+        remarks = (
+            f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class of "
+            f"an unfinished training, which cannot be loaded, a guess; {how_to_overrule(outputs)}",
+        )
     outlier_head = "outlier_head.conv.weight" in tensors
     metadata = ModelMetadata(
         name="deeplab_v3plus_lite",

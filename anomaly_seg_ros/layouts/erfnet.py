@@ -8,7 +8,13 @@ from dataclasses import replace
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels, known_labels, numbered_labels
-from anomaly_seg_ros.layouts.layout import Description, Layout, width
+from anomaly_seg_ros.layouts.layout import (
+    Description,
+    Layout,
+    how_to_overrule,
+    numbered_remarks,
+    width,
+)
 from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.resources import weights_dir
 
@@ -55,14 +61,17 @@ def _labels(
                 f"{checkpoint.path}: {len(stated.classes)} classes were given, but its last layer "
                 f"has {outputs} outputs"
             )
-        return stated, ()
-    if labels := known_labels(outputs) or known_labels(outputs - 1):
+        return stated, numbered_remarks(stated)
+    if labels := known_labels(outputs):
         return labels, ()
-    remark = (
-        f"nothing says what its {outputs} classes are; they are numbered. "
-        "Name them: convert_model --classes TAXONOMY.yaml"
-    )
-    return numbered_labels(outputs), (remark,)
+    if labels := known_labels(outputs - 1):
+        remark = (
+            f"{outputs} outputs are read as {outputs - 1} classes and one for pixels without a "
+            f"label, as ERFNet's code trains them, a guess; {how_to_overrule(outputs)}"
+        )
+        return labels, (remark,)
+    labels = numbered_labels(outputs)
+    return labels, numbered_remarks(labels)
 
 
 def _is_public(checkpoint: Checkpoint) -> bool:

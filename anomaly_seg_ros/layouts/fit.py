@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -25,6 +25,10 @@ class Misfit:
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.misshaped)
+
+    def also_unexpected(self, more: tuple[str, ...]) -> Misfit:
+        """The same with more that the network has not."""
+        return replace(self, unexpected=(*self.unexpected, *more)) if more else self
 
     def __str__(self) -> str:
         """Counts, and the first few of each kind."""

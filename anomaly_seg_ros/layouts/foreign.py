@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
+from anomaly_seg_ros.layouts.content import LEFTOVERS, is_leftover
 from anomaly_seg_ros.layouts.fit import compare
 from anomaly_seg_ros.layouts.labels import Labels
-from anomaly_seg_ros.layouts.recognise import Recognised, adapt
+from anomaly_seg_ros.layouts.prefixes import branch, preferred, prefixes_before
+from anomaly_seg_ros.layouts.recognise import COUNTER, Recognised, adapt
 from anomaly_seg_ros.models.wrapping import wrap
 from anomaly_seg_ros.taxonomy import Taxonomy
 
@@ -34,19 +36,24 @@ def as_foreign(
     taxonomy = Taxonomy(factory, labels.classes, labels.palette)
     network, metadata = wrap(factory, taxonomy, **arguments)
     expected = network.state_dict()
-    # A wrapper's name, such as "model.", may be the network's own as well: give it back then.
-    prefixes = checkpoint.prefixes
-    for first in range(len(prefixes), -1, -1):
-        prefix = _PREFIX + "".join(prefixes[first:])
-        named = {prefix + key: tensor for key, tensor in checkpoint.tensors.items()}
-        tensors, changes = adapt(named, expected, prefix)
-        misfit = compare(expected, tensors)
-        if not misfit:
-            break
+    own = {key.removeprefix(_PREFIX): tensor for key, tensor in expected.items()}
+    # A wrapper's name, such as "model.", may be the network's own as well: give it back.
+    taken = "".join(checkpoint.prefixes)
+    whole = {
+        key if any(is_leftover(key, name) for name in LEFTOVERS) else taken + key: tensor
+        for key, tensor in checkpoint.tensors.items()
+    }
+    prefixes = prefixes_before((key for key in own if not key.endswith(COUNTER)), whole)
+    # Without a whole set, the difference from the likeliest names is told.
+    chosen = preferred(prefixes) if prefixes else taken
+    part = branch(whole, chosen, prefixes)
+    named = {_PREFIX + key: tensor for key, tensor in part.tensors.items()}
+    tensors, changes = adapt(named, expected, _PREFIX)
     return Recognised(
         release=factory,
         metadata=metadata,
         tensors=tensors,
-        misfit=misfit,
-        changes=(*checkpoint.changes, *changes),
+        misfit=compare(expected, tensors).also_unexpected(part.conflicts(own)),
+        changes=(*checkpoint.changes, *part.account(), *changes),
+        prefix=chosen.removeprefix(taken),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.labels import Labels, known_labels, numbered_labels
+from anomaly_seg_ros.layouts.prefixes import prefixes_before
 from anomaly_seg_ros.layouts.scaling import Scaling
 from anomaly_seg_ros.metadata import ModelMetadata
 
@@ -48,9 +49,9 @@ class Layout:
     landmarks: tuple[str, ...]
     describe: Describe
 
-    def matches(self, checkpoint: Checkpoint) -> bool:
-        """Whether all landmarks are there."""
-        return all(key in checkpoint.tensors for key in self.landmarks)
+    def prefixes(self, checkpoint: Checkpoint) -> list[str]:
+        """Under which all landmarks are there: wrappers' names, or an empty text."""
+        return prefixes_before(self.landmarks, checkpoint.tensors)
 
 
 def width(checkpoint: Checkpoint, key: str, default: int) -> int:
@@ -120,16 +121,32 @@ def classes_of(
                 f"{checkpoint.path}: its last layer has {outputs} outputs, which cannot be the "
                 f"{len(stated.classes)} classes that were given"
             )
-        return stated, len(stated.classes) < outputs, ()
+        return stated, len(stated.classes) < outputs, numbered_remarks(stated)
     if labels := known_labels(outputs):
         return labels, False, ()
     if labels := known_labels(outputs - 1):
         remark = (
-            f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class"
+            f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class, "
+            f"a guess; {how_to_overrule(outputs)}"
         )
         return labels, True, (remark,)
-    remark = (
-        f"nothing says what its {outputs} classes are; they are numbered. "
-        "Name them: convert_model --classes TAXONOMY.yaml"
+    labels = numbered_labels(outputs)
+    return labels, False, numbered_remarks(labels)
+
+
+def how_to_overrule(outputs: int) -> str:
+    """What to say where a guess takes the last of these outputs for no class."""
+    return (
+        f"if they are {outputs} classes: convert_model --num-classes {outputs}, "
+        "or --classes TAXONOMY.yaml"
     )
-    return numbered_labels(outputs), False, (remark,)
+
+
+def numbered_remarks(labels: Labels) -> tuple[str, ...]:
+    """A remark, if the names of the classes are mere numbers."""
+    if not labels.guessed:
+        return ()
+    return (
+        f"nothing says what its {len(labels.classes)} classes are; they are numbered. "
+        "Name them: convert_model --classes TAXONOMY.yaml",
+    )

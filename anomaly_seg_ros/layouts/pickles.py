@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 from anomaly_seg_ros.documents import shown
-from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.errors import CheckpointError, first_line
+from anomaly_seg_ros.layouts.file_kinds import kind_of
 from anomaly_seg_ros.layouts.opcodes import check_nesting
 
 # Kind and size of the NumPy scalars that are read: bool, integers, floats.
@@ -22,13 +24,12 @@ _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _BYTE_ORDERS = frozenset("<>=|")
 # What torch wrote before 1.6 begins with: magic number, version, system, content, storage keys.
 _LEGACY_PICKLES = 5
+_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.serialization.MAGIC_NUMBER
 _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
-# First bytes of what a download leaves in place of a checkpoint.
-_NOT_WEIGHTS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run git lfs pull",
-    b"<": "a web page, not weights; the download failed, open its address in a browser",
-    b"\x08": "probably an ONNX model, which is a program and not weights",
-}
+# Torch's words on a pickle that its safe reader does not take: advice to read it unsafely, which
+# is never repeated.
+_ADVICE = re.compile(r"weights_only|Weights only load failed")
+_ENDS_EARLY = re.compile(r"unexpected EOF|Ran out of input|truncated|finding central directory")
 
 
 # What torch's reader raises on a damaged file, found by fuzzing.
@@ -84,6 +85,7 @@ def unpickle(path: Path) -> tuple[Any, str]:
         CheckpointError: Damaged, not of torch, or with anything else pickled in it; the message
             names what was refused.
     """
+    kind_of(path)
     zipped = False
     try:
         zipped = zipfile.is_zipfile(path)
@@ -91,14 +93,25 @@ def unpickle(path: Path) -> tuple[Any, str]:
             _check_members(path)
         else:
             with path.open("rb") as file:
-                _check_pickles(file, _LEGACY_PICKLES)
-        with torch.serialization.safe_globals(_STAND_INS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+                if not _check_pickles(file, _LEGACY_PICKLES):
+                    _check_end(file)
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, in four lines
+            content = _load(path, zipped)
     except DAMAGED as error:
         refused = _refused_globals(path, str(error)) if zipped else _names(str(error))
-        reason = _refusal(refused) if refused else _unreadable(path, str(error))
+        reason = _refusal(refused) if refused else _unreadable(error)
         raise CheckpointError(f"{path}: {reason}") from error
     return content, "torch zip" if zipped else "torch before 1.6"
+
+
+def _load(path: Path, mapped: bool) -> Any:
+    # From a path of this name torch reads safetensors, whatever the content; and only a path can
+    # be mapped into memory.
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _check_members(path: Path) -> None:
@@ -119,11 +132,30 @@ def _check_members(path: Path) -> None:
                     _check_pickles(file, 1)
 
 
-def _check_pickles(file: IO[bytes], count: int) -> None:
-    """Looks at the pickles at the beginning of a file; torch reports what is damaged in them."""
+def _check_pickles(file: IO[bytes], count: int) -> bool:
+    """Looks at the pickles at the beginning of a file; torch reports what is damaged in them.
+
+    Returns:
+        Whether there are so many.
+    """
     with contextlib.suppress(ValueError, LookupError, EOFError):
         for _ in range(count):
             check_nesting(file)
+        return True
+    return False
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Refuses a file of torch before 1.6 that ends within its pickles.
+
+    A name that is cut would else be taken for a function that is refused.
+    """
+    if file.read(1):
+        return
+    file.seek(0)
+    start = file.read(len(_LEGACY_START))
+    if start == _LEGACY_START[: len(start)]:
+        raise EOFError
 
 
 def _names(message: str) -> list[str]:
@@ -150,18 +182,15 @@ def _refusal(names: list[str]) -> str:
     )
 
 
-def _unreadable(path: Path, message: str) -> str:
-    start = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            start = file.read(32)
-    for signature, what in _NOT_WEIGHTS.items():
-        if start.lstrip().startswith(signature):
-            return what
+def _unreadable(error: BaseException) -> str:
+    """One line in our own words where torch's would mislead."""
+    message = str(error).strip()
     if "TorchScript" in message:
         return (
             "a TorchScript archive, which is a program; where it is trusted, save its weights: "
             "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
         )
-    first = message.strip().splitlines()[0] if message.strip() else "it ends too early"
-    return f"not a readable checkpoint, it is damaged or was not written by torch.save: {first}"
+    if isinstance(error, EOFError) or _ENDS_EARLY.search(message):
+        return "damaged: cut short; copy or download it again"
+    reason = "not a readable checkpoint, it is damaged or was not written by torch.save"
+    return reason if not message or _ADVICE.search(message) else f"{reason}: {first_line(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from anomaly_seg_ros.layouts.fit import Misfit, compare, overlap
 from anomaly_seg_ros.layouts.labels import Labels
 from anomaly_seg_ros.layouts.ladder_densenet121 import LADDER_DENSENET121
 from anomaly_seg_ros.layouts.layout import Layout
+from anomaly_seg_ros.layouts.prefixes import branch, preferred
 from anomaly_seg_ros.layouts.resnet101 import RESNET101
 from anomaly_seg_ros.layouts.wide_resnet38 import WIDE_RESNET38
 from anomaly_seg_ros.metadata import METADATA_KEY, ModelMetadata
@@ -26,7 +28,7 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (WIDE_RESNET38, RESNET101, LADDER_DENSENET121, ERFNET, DEEPLAB_LITE)
 }
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Recognised:
         metadata: Of the network.
         tensors: What is to be loaded into it.
         misfit: What does not fit; falsy if all does.
+        prefix: Under which its tensors lie in the checkpoint, beside others.
         remarks: What was concluded rather than read.
         changes: What the tensors lost or gained on the way from the file.
     """
@@ -48,12 +51,22 @@ class Recognised:
     misfit: Misfit
     remarks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def why_not(self) -> str:
+        """What does not fit, with what was concluded where that may be why; one line."""
+        concluded = self.remarks if self.misfit.misshaped else ()
+        return "; ".join([str(self.misfit), *concluded])
 
 
 def recognise(
     checkpoint: Checkpoint, layout: str | None = None, labels: Labels | None = None
 ) -> Recognised:
     """Finds the network of a checkpoint and compares every key and shape with it.
+
+    The network may lie under any prefix. What does not is left out, and named; unless it may be a
+    parameter of the network, too, which is a misfit. Of several sets one is chosen, see
+    :func:`~anomaly_seg_ros.layouts.prefixes.preferred`.
 
     Args:
         checkpoint: Of any origin. A file of this package says itself what it is.
@@ -67,13 +80,19 @@ def recognise(
     if layout is not None and layout not in LAYOUTS:
         raise CheckpointError(f"unknown layout {layout!r}, known: {', '.join(LAYOUTS)}")
     if layout is not None:
-        return _as_layout(checkpoint, LAYOUTS[layout], labels)
+        prefixes = LAYOUTS[layout].prefixes(checkpoint) or [""]
+        return _as_layout(checkpoint, LAYOUTS[layout], labels, preferred(prefixes), prefixes)
     if METADATA_KEY in checkpoint.header:
         return _own(checkpoint, labels)
+    found: dict[str, list[Layout]] = {}
+    for candidate in LAYOUTS.values():
+        for prefix in candidate.prefixes(checkpoint):
+            found.setdefault(prefix, []).append(candidate)
+    if not found:
+        _refuse(checkpoint)
+    chosen = preferred(found)
     candidates = [
-        _as_layout(checkpoint, candidate, labels)
-        for candidate in LAYOUTS.values()
-        if candidate.matches(checkpoint)
+        _as_layout(checkpoint, candidate, labels, chosen, found) for candidate in found[chosen]
     ]
     if len(candidates) > 1:
         fitting = [candidate for candidate in candidates if not candidate.misfit]
@@ -83,8 +102,6 @@ def recognise(
             f"{checkpoint.path}: ambiguous, it has the keys of "
             f"{' and of '.join(c.metadata.architecture for c in candidates)}"
         )
-    if not candidates:
-        _refuse(checkpoint)
     return candidates[0]
 
 
@@ -128,17 +145,28 @@ def _own(checkpoint: Checkpoint, labels: Labels | None) -> Recognised:
     )
 
 
-def _as_layout(checkpoint: Checkpoint, layout: Layout, labels: Labels | None) -> Recognised:
-    description = layout.describe(checkpoint, labels)
+def _as_layout(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    labels: Labels | None,
+    prefix: str = "",
+    prefixes: Collection[str] = (),
+) -> Recognised:
+    part = branch(checkpoint.tensors, prefix, prefixes)
+    parts = (f"{name}." for name in prefix.split(".")[:-1])
+    description = layout.describe(
+        replace(checkpoint, tensors=part.tensors, prefixes=(*checkpoint.prefixes, *parts)), labels
+    )
     expected = blank_network(description.metadata).state_dict()
-    tensors, changes = adapt(checkpoint.tensors, expected)
+    tensors, changes = adapt(part.tensors, expected)
     return Recognised(
         description.release,
         description.metadata,
         tensors,
-        compare(expected, tensors),
+        compare(expected, tensors).also_unexpected(part.conflicts(expected)),
         description.remarks,
-        (*checkpoint.changes, *changes),
+        (*checkpoint.changes, *part.account(), *changes),
+        prefix,
     )
 
 
@@ -179,9 +207,9 @@ def _with_counters(
     absent = [
         key
         for key in expected
-        if key.endswith(_COUNTER)
+        if key.endswith(COUNTER)
         and key not in tensors
-        and f"{key.removesuffix(_COUNTER)}.running_mean" in tensors
+        and f"{key.removesuffix(COUNTER)}.running_mean" in tensors
     ]
     if not absent:
         return tensors, []

@@ -11,6 +11,7 @@ import yaml
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.layouts.checkpoint import Checkpoint
 from anomaly_seg_ros.layouts.fit import not_finite
+from anomaly_seg_ros.layouts.labels import Labels
 from anomaly_seg_ros.layouts.recognise import Recognised, blank_network, nearest, recognise
 from anomaly_seg_ros.metadata import METADATA_KEY
 
@@ -26,12 +27,15 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def inspect_checkpoint(checkpoint: Checkpoint, layout: str | None = None) -> dict[str, Any]:
+def inspect_checkpoint(
+    checkpoint: Checkpoint, layout: str | None = None, labels: Labels | None = None
+) -> dict[str, Any]:
     """Describes a file, also one that cannot be loaded.
 
     Args:
         checkpoint: See :func:`~anomaly_seg_ros.layouts.checkpoint.read_checkpoint`.
         layout: To compare with; None: what the file seems to be, else the nearest.
+        labels: The classes, where neither the file nor the layout knows them.
 
     Returns:
         Values for JSON. ``error`` is None if the file can be loaded; otherwise ``missing``,
@@ -42,15 +46,19 @@ def inspect_checkpoint(checkpoint: Checkpoint, layout: str | None = None) -> dic
     """
     error = None
     try:
-        found = recognise(checkpoint, layout)
+        found = recognise(checkpoint, layout, labels)
         if found.misfit:
-            error = f"{checkpoint.path} does not fit {found.metadata.architecture}: {found.misfit}"
+            wanted = found.metadata.architecture
+            error = f"{checkpoint.path} does not fit {wanted}: {found.why_not()}"
     except CheckpointError as refusal:
         if METADATA_KEY in checkpoint.header:
             raise  # it says what it is, so no other layout is near
         error = str(refusal)
         found = nearest(checkpoint)[1]
-    return {**_of_file(checkpoint), **_of_network(found), "error": error}
+    described = {**_of_file(checkpoint), **_of_network(found), "error": error}
+    if found.prefix:
+        described["prefixes"].append(found.prefix)
+    return described
 
 
 def _of_file(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anomaly_seg_ros.errors import CheckpointError, OutputError
+from anomaly_seg_ros.errors import CheckpointError, OutputError, first_line
+from anomaly_seg_ros.layouts.file_kinds import Kind, kind_of
 
+_UNKNOWN_TYPE = re.compile(r"Dtype not understood: (\w+)|unknown variant `(\w+)`")
 # What the reader raises; beside its own errors those for data types that torch has not.
 _DAMAGED = (
     *(SafetensorError, OSError, AttributeError, LookupError, MemoryError),
@@ -46,11 +49,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         Tensors by key, and the header's texts.
 
     Raises:
-        CheckpointError: Missing or damaged.
+        CheckpointError: Missing, damaged, of another format, or of types that torch has not.
     """
+    if kind_of(path) is not Kind.SAFETENSORS:
+        raise CheckpointError(f"{path}: written by torch.save, where safetensors were expected")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118
     except _DAMAGED as error:
-        raise CheckpointError(f"{path}: missing or damaged safetensors file: {error}") from error
+        if unknown := _UNKNOWN_TYPE.search(str(error)):
+            raise CheckpointError(
+                f"{path}: unsupported: tensors of type {next(filter(None, unknown.groups()))}, "
+                "which torch has not; save it as float32 or float16"
+            ) from error
+        raise CheckpointError(f"{path}: damaged safetensors file: {first_line(error)}") from error

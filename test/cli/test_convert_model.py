@@ -119,6 +119,53 @@ def test_own_models_keep_their_calibration_unless_the_scaling_changes(tmp_path: 
     assert not load_model(other)[1].calibration
 
 
+def test_twenty_classes_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    arguments = {"num_classes": 20, "decoder_channels": 16, "skip_channels": 8}
+    network = build_network("deeplab_v3plus_lite", arguments)
+    torch.save({"segmentor": network.state_dict()}, tmp_path / "twenty.pth")
+    command = [str(tmp_path / "twenty.pth"), "--to", "safetensors"]
+    assert convert_model.main(command) == 1
+    assert "if they are 20 classes: convert_model --num-classes 20" in capsys.readouterr().err
+    assert convert_model.main([*command, "--num-classes", "20"]) == 0
+    assert "nothing says what its 20 classes are; they are numbered" in capsys.readouterr().out
+    metadata = load_model(tmp_path / "twenty.safetensors")[1]
+    assert metadata.classes == tuple(f"class {i}" for i in range(20))
+    assert convert_model.main([*command, "--force", "--num-classes", "0"]) == 1
+    assert "--num-classes 0: at least 1" in capsys.readouterr().err
+
+
+def test_the_guess_of_erfnets_twentieth_output_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(build_network("erfnet", {}).state_dict(), tmp_path / "x.pth")
+    command = [str(tmp_path / "x.pth"), "--to", "safetensors", "--force"]
+    assert convert_model.main(command) == 0
+    said = capsys.readouterr().out
+    assert "20 outputs are read as 19 classes and one for pixels without a label" in said
+    assert "if they are 20 classes: convert_model --num-classes 20" in said
+    assert len(load_model(tmp_path / "x.safetensors")[1].classes) == 19
+    assert convert_model.main([*command, "--num-classes", "20"]) == 0
+    assert len(load_model(tmp_path / "x.safetensors")[1].classes) == 20
+
+
+def test_a_stray_parameter_of_the_network_leaves_no_file(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(release, weights_only=True)
+    tensors = {f"student.{k.removeprefix('module.')}": v for k, v in content["state_dict"].items()}
+    stray = {"head.classifier.bias": torch.full((19,), 3.0)}
+    torch.save({"state_dict": tensors | stray}, release)
+    command = [str(release), "--to", "safetensors"]
+    assert convert_model.main(command) == 1
+    said = capsys.readouterr().err
+    assert "1 unexpected (head.classifier.bias (outside of 'student.'; --prefix student." in said
+    assert not release.with_suffix(".safetensors").exists()
+    assert convert_model.main([*command, "--prefix", "student."]) == 0
+    said = capsys.readouterr().out
+    assert "left out, not under 'student.' (1 tensors): head.classifier.bias" in said
+
+
 def drop_a_tensor(path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["state_dict"]["module.classifier.bias"]
@@ -205,6 +252,7 @@ def test_networks_of_other_packages(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["--wrap", "nowhere"], "unknown network factory 'nowhere'"),
         (["--wrap", "nowhere", "--as", "erfnet"], "exclude each other"),
+        (["--key", "state_dict", "--prefix", "ema"], "under the prefix 'ema.'; its keys begin"),
         (["--wrap", "x", "--wrap-arguments", '{"depth": 3}'], "--wrap-arguments"),
     ],
 )

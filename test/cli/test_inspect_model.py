@@ -96,7 +96,7 @@ def test_unknown_files_are_compared_with_the_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "other.pth"
-    torch.save(prefixed("trunk.", hollow("erfnet")) | hollow("wide_resnet38", num_classes=7), path)
+    torch.save(hollow("wide_resnet38", num_classes=7), path)
     report = inspect_json(capsys, str(path), "--as", "erfnet", code=1)
     assert report["architecture"] == "erfnet"
     torch.save({"a": torch.zeros(3)}, path)
@@ -114,6 +114,36 @@ def test_own_files_of_unknown_networks_are_named(
     save_file({"a": torch.zeros(1)}, path, {METADATA_KEY: metadata.to_json()})
     assert inspect_model.main([str(path)]) == 1
     assert "unknown architecture 'of_tomorrow'" in capsys.readouterr().err
+
+
+def test_the_number_of_classes_overrules_the_guess(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "twenty.pth"
+    torch.save(hollow("wide_resnet38", num_classes=20), path)
+    guessed = inspect_json(capsys, str(path))
+    assert (len(guessed["classes"]), guessed["heads"]) == (19, ["classes", "abstention"])
+    assert "if they are 20 classes: convert_model --num-classes 20" in guessed["remarks"][0]
+    stated = inspect_json(capsys, str(path), "--num-classes", "20")
+    assert (len(stated["classes"]), stated["heads"]) == (20, ["classes"])
+    assert inspect_json(capsys, str(path), "--num-classes", "19")["remarks"] == []
+    assert inspect_model.main([str(path), "--num-classes", "12"]) == 1
+    assert "20 outputs, which cannot be the 12 classes" in capsys.readouterr().err
+
+
+def test_one_of_several_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "distilled.pth"
+    teacher = prefixed("teacher.", hollow("erfnet", num_outputs=7))
+    torch.save({"state_dict": {**teacher, **prefixed("student.", hollow("erfnet"))}}, path)
+    chosen = inspect_json(capsys, str(path))
+    assert (chosen["prefixes"], chosen["arguments"]["num_outputs"]) == (["student."], 20)
+    assert chosen["changes"] == [
+        "'student.' is read, and not 'teacher.' (345 tensors): --prefix chooses another"
+    ]
+    other = inspect_json(capsys, str(path), "--prefix", "teacher")
+    assert (other["prefixes"], other["arguments"]["num_outputs"]) == (["teacher."], 7)
+    assert inspect_model.main([str(path), "--prefix", "ema."]) == 1
+    assert "its keys begin with teacher., student." in capsys.readouterr().err
 
 
 def test_diverged_weights_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,18 @@ def test_the_networks_own_names_stay(prefix: str, factory: str, save: Callable) 
     assert all(torch.equal(network.network.state_dict()[k], v) for k, v in original.items())
 
 
+def test_any_prefix_beside_strays(factory: str, save: Callable) -> None:
+    original = Inner(5).state_dict()
+    saved = {f"segmentor.{key}": value for key, value in original.items()}
+    saved |= {"queue": torch.ones(2), "teacher.x": torch.ones(3)}
+    found = as_foreign(
+        read_checkpoint(save(saved)), factory, numbered_labels(5), {"pre_logits": "model.1"}
+    )
+    assert not found.misfit, str(found.misfit)
+    assert all(torch.equal(found.tensors[f"network.{k}"], v) for k, v in original.items())
+    assert found.changes[0].endswith("prefix 'segmentor.' (2 tensors): queue, teacher.x")
+
+
 def test_averaged_weights(factory: str, save: Callable) -> None:
     original = Inner(5).eval()
     averaged = torch.optim.swa_utils.AveragedModel(original).state_dict()

@@ -223,7 +223,7 @@ def test_stated_classes_settle_it(save: Callable) -> None:
 
 
 def test_unknown_layouts_name_the_nearest(save: Callable) -> None:
-    tensors = prefixed("trunk.", wide())
+    tensors = {f"{key}_": value for key, value in wide().items()}
     checkpoint = read_checkpoint(save({**tensors, "mod1.conv1.weight": torch.zeros(64, 3, 3, 3)}))
     with pytest.raises(CheckpointError, match="unknown layout: 269 tensors") as error:
         recognise(checkpoint)

@@ -187,7 +187,13 @@ def test_bad_parameter_files_end_it_with_one_line(start_process, tmp_path, kind)
 
 @pytest.mark.parametrize(
     ("extra", "words"),
-    [(("--foo",), "--foo"), (("-p", "max_rate"), "-p max_rate"), (("-r", "a:=b!"), "a:=b!")],
+    [
+        (("--foo",), "--foo"),
+        (("-p", "max_rate"), "-p max_rate"),
+        (("-p", "threshold:=[1,"), "threshold:=[1,"),
+        (("-r", "a:=b!"), "a:=b!"),
+        (("-r", "bad"), "bad"),
+    ],
 )
 def test_bad_arguments_end_it_with_one_line(start_process, extra, words):
     process = start_process(*extra)
@@ -195,6 +201,7 @@ def test_bad_arguments_end_it_with_one_line(start_process, extra, words):
     assert process.returncode == 1
     (line,) = [line for line in output.splitlines() if line.startswith("detector: error: ")]
     assert words in line
+    assert "/src/" not in line
     assert "Traceback" not in output
 
 
