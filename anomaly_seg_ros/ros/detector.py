@@ -8,6 +8,7 @@ worker's thread does everything with them (see :mod:`~anomaly_seg_ros.ros.pipeli
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.ros import device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
+from anomaly_seg_ros.ros.discovery import domain_id
 from anomaly_seg_ros.ros.guarded_services import guard_services
 from anomaly_seg_ros.ros.model_loading import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
@@ -35,6 +37,8 @@ from anomaly_seg_ros.ros.qos import QosEvents
 from anomaly_seg_ros.ros.recovery import Recovery
 from anomaly_seg_ros.ros.reporter import Reporter
 from anomaly_seg_ros.ros.reports import Report
+from anomaly_seg_ros.ros.transport import use_profile
+from anomaly_seg_ros.ros.transport_watch import TransportWatch
 from anomaly_seg_ros.ros.worker import Worker
 
 # At least so long a thread may take to end when it has nothing to do, on a busy machine.
@@ -52,7 +56,9 @@ class Detector(LifecycleNode):
     """
 
     def __init__(self, **node_arguments: object) -> None:
+        self._transport = TransportWatch(os.environ)
         super().__init__("detector", **node_arguments)
+        self._tell_transport()
         self._segmenter: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._pipeline: Pipeline | None = None
@@ -176,6 +182,12 @@ class Detector(LifecycleNode):
         for note in notes[self._notes_told :]:
             self.get_logger().warning(note)
         self._notes_told = len(notes)
+
+    def _tell_transport(self) -> None:
+        if self._transport.discovery_trouble:
+            self.get_logger().error(self._transport.discovery_trouble)
+        if self._transport.shortage:
+            self.get_logger().warning(self._transport.shortage)
 
     def _look_after_device(self) -> None:
         """Leave ``active`` when the device is lost, and try again when that is due."""
@@ -315,6 +327,9 @@ class Detector(LifecycleNode):
             incompatible_qos=self._qos_events.summary(),
             segmenter=self._segmenter,
             label_info=self._label_info,
+            transport=self._transport.values(),
+            memory_shortage=self._transport.memory_shortage(),
+            discovery_trouble=self._transport.discovery_trouble,
         )
         if pipeline is not None:
             report.settings, report.stage_times = pipeline.settings, pipeline.stage_times
@@ -342,11 +357,13 @@ def main(args: list[str] | None = None) -> None:
     # rclpy's own handlers would end the context at once, while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        domain_id(os.environ)  # Fast DDS ends the process at one out of range
+        use_profile()
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = Detector()
     except AnomalySegError as error:
-        rclpy.shutdown()
+        rclpy.try_shutdown()
         sys.exit(f"detector: error: {error}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)

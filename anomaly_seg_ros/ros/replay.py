@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from std_msgs.msg import Header
 
 from anomaly_seg_ros.bags.messages import RawImage
 from anomaly_seg_ros.bags.reader import Frame
-from anomaly_seg_ros.errors import AnomalySegError, ImageError
+from anomaly_seg_ros.errors import DiscoveryError, ImageError
+from anomaly_seg_ros.ros.discovery import discovery_hints
 from anomaly_seg_ros.ros.messages import show_data
 
 # An unanswered frame is published again after this time: best effort may have lost it, and a
 # restarted node has never seen it.
 RESEND_AFTER_S = 15.0
+# Discovery takes less than a second, on a very busy machine a few.
+TELL_AFTER_S, FOUND_WITHIN_S = 5.0, 30.0
 _OUTPUTS = ("labels", "ood_score", "open_set_mask")
 
 
@@ -72,6 +76,7 @@ class Replayer:
         context: Context | None = None,
         resend_after: float = RESEND_AFTER_S,
     ) -> None:
+        self._detector = detector
         self._node = Node("replay", context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
@@ -102,24 +107,50 @@ class Replayer:
         del self._executor, self._node, self._publisher, self._subscriptions
         gc.collect()
 
-    def wait_for_detector(self, timeout: float, check: Callable[[], None]) -> None:
+    def wait_for_detector(
+        self,
+        timeout: float,
+        check: Callable[[], None],
+        is_active: Callable[[], bool] | None = None,
+    ) -> None:
         """Waits until a detector listens and publishes.
 
         Args:
             timeout: Seconds.
             check: Called between waits; raises if waiting is in vain.
+            is_active: Whether the detector is known to be active, so that only discovery is
+                waited for. None if nothing is known of it: then the log tells early what is
+                missing.
 
         Raises:
-            AnomalySegError: Nobody appeared in time.
+            DiscoveryError: Nobody appeared in time.
         """
-        deadline = time.monotonic() + timeout
+        started = time.monotonic()
+        deadline, told = started + timeout, is_active is not None
         while not self._is_connected():
             check()
-            if time.monotonic() > deadline:
-                raise AnomalySegError(
-                    f"no active detector listens on {self._topic} after {timeout:.0f} s"
-                )
+            now = time.monotonic()
+            if is_active is not None and is_active():
+                deadline, is_active = min(deadline, now + FOUND_WITHIN_S), None
+            if now > deadline:
+                raise DiscoveryError(self._missing(now - started))
+            if not told and now - started > TELL_AFTER_S:
+                self._node.get_logger().warning(self._missing(now - started))
+                told = True
             self._executor.spin_once(timeout_sec=0.1)
+
+    def _missing(self, seconds: float) -> str:
+        """What the graph has instead of the detector."""
+        nodes = sorted(
+            f"{namespace.rstrip('/')}/{name}"
+            for name, namespace in self._node.get_node_names_and_namespaces()
+            if name != self._node.get_name()
+        )
+        text = f"no active detector listens on {self._topic} after {seconds:.0f} s: "
+        if self._detector in nodes:
+            return f"{text}{self._detector} is there, but inactive, or on another image topic"
+        seen = ", ".join(nodes) or "none"
+        return f"{text}nodes seen: {seen}; {discovery_hints(os.environ)}"
 
     def ask(
         self, frame: Frame, timeout: float, check: Callable[[], None] = lambda: None
@@ -175,7 +206,7 @@ class Replayer:
 
     def _is_connected(self) -> bool:
         return self._publisher.get_subscription_count() > 0 and all(
-            self._node.count_publishers(subscription.topic_name) > 0
+            subscription.get_publisher_count() > 0
             for subscription in self._subscriptions
         )
 
