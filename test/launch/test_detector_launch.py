@@ -27,7 +27,7 @@ from anomaly_seg_ros.ros.transport import DECIDED_BY
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = REPOSITORY / "launch" / "detector.launch.py"
 PACKAGE = "anomaly_seg_ros"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 
 
 # Without launch: what the text alone tells.

@@ -21,7 +21,7 @@ from anomaly_seg_ros.ros.transport import (
     profile_variables,
 )
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 200.0  # of a busy machine
 ACTIVE = "active, listening"
 # By the RTPS specification, 9.6.2: 250 ports for a domain; Fast DDS takes more below 7400.
 PORT_BASE, PORTS_OF_A_DOMAIN = 7400, 250

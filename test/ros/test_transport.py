@@ -22,7 +22,7 @@ from anomaly_seg_ros.ros.transport import (
 
 FRAMES = 10
 SEGMENT_BYTES = 64 * 2**20
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 @pytest.mark.parametrize(
