@@ -206,8 +206,7 @@ class Replayer:
 
     def _is_connected(self) -> bool:
         return self._publisher.get_subscription_count() > 0 and all(
-            subscription.get_publisher_count() > 0
-            for subscription in self._subscriptions
+            subscription.get_publisher_count() > 0 for subscription in self._subscriptions
         )
 
     def _receiver(self, name: str) -> Callable[[Image], None]:
