@@ -186,8 +186,9 @@ class Detector(LifecycleNode):
     def _tell_transport(self) -> None:
         if self._transport.discovery_trouble:
             self.get_logger().error(self._transport.discovery_trouble)
-        if self._transport.shortage:
-            self.get_logger().warning(self._transport.shortage)
+        for told in (self._transport.shortage, self._transport.note):
+            if told:
+                self.get_logger().warning(told)
 
     def _look_after_device(self) -> None:
         """Leave ``active`` when the device is lost, and try again when that is due."""

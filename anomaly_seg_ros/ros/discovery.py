@@ -32,9 +32,8 @@ def check_discovery(environment: Mapping[str, str]) -> None:
         DiscoveryError: It could not; what to do.
     """
     domain = domain_id(environment)
-    if environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "OFF" and not localhost_only(
-        environment
-    ):
+    off = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "OFF"
+    if off and not localhost_only(environment):
         raise DiscoveryError(
             "ROS_AUTOMATIC_DISCOVERY_RANGE=OFF keeps nodes from finding each other: "
             "set it to LOCALHOST or SUBNET"

@@ -18,7 +18,7 @@ from pathlib import Path
 from anomaly_seg_ros.resources import config_path
 
 PROFILE, SMALL_PROFILE = "large_images", "small_memory"
-# Fast DDS 2 (Humble to Jazzy) and Fast DDS 3 (Kilted): the variable, and how the files' names begin.
+# Fast DDS 2 (Humble to Jazzy) and Fast DDS 3 (Kilted): the variable, and how file names begin.
 PREFIXES = {
     "FASTRTPS_DEFAULT_PROFILES_FILE": "fastdds_",
     "FASTDDS_DEFAULT_PROFILES_FILE": "fastdds3_",
@@ -107,13 +107,13 @@ def use_profile() -> str:
     """Let this process and those that it starts use the profile; before ``rclpy.init``.
 
     Returns:
-        What :func:`memory_shortage` says of it.
+        What is not as it should be with it, one line, or empty.
 
     Raises:
         ResourceError: The package was installed without its ``config/``.
     """
     os.environ.update(profile_variables(os.environ))
-    return memory_shortage(os.environ)
+    return memory_shortage(os.environ) or missing_profile(os.environ)
 
 
 def memory_needed(environment: Mapping[str, str]) -> int:
@@ -154,6 +154,18 @@ def memory_shortage(environment: Mapping[str, str], free: int | None = None) -> 
     return ""
 
 
+def missing_profile(environment: Mapping[str, str]) -> str:
+    """What is missed where transports are chosen without a profile; empty elsewhere."""
+    chosen = environment.get("FASTDDS_BUILTIN_TRANSPORTS")
+    profile = any(environment.get(name) for name in PROFILE_VARIABLES)
+    if not chosen or profile or not uses_fast_dds(environment):
+        return ""
+    return (
+        f"FASTDDS_BUILTIN_TRANSPORTS={chosen} keeps the package's Fast DDS profile away: reliable "
+        "images that do not fit into the transport's buffers may come three seconds late"
+    )
+
+
 def full_memory(needed: int) -> str:
     """What :func:`memory_shortage` would tell a process that starts now beside a running one.
 
@@ -167,7 +179,8 @@ def full_memory(needed: int) -> str:
 
 
 def _has(free: int) -> str:
-    return f"/dev/shm has {_mb(free)} free" if free else "/dev/shm is full, missing or read-only"
+    state = f"has {_mb(free)} free" if free else "is full, missing or read-only"
+    return f"{SHARED_MEMORY} {state}"
 
 
 def _mb(size: int) -> str:

@@ -12,6 +12,7 @@ from anomaly_seg_ros.ros.transport import (
     full_memory,
     memory_needed,
     memory_shortage,
+    missing_profile,
     shared_memory_free,
 )
 
@@ -24,11 +25,13 @@ class TransportWatch:
 
     Attributes:
         shortage: What the shared memory lacked at the start, or empty.
+        note: What else is worth knowing of the transport, or empty.
         discovery_trouble: What keeps other processes from being found, or empty.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.shortage = memory_shortage(environment)
+        self.note = missing_profile(environment)
         self.discovery_trouble = ""
         try:
             check_discovery(environment)
@@ -44,8 +47,9 @@ class TransportWatch:
 
     def values(self) -> dict[str, object]:
         """For ``/diagnostics``."""
-        return {
+        values = {
             "fast_dds_profile": self._profile,
             "shared_memory_free_mb": f"{shared_memory_free() / 1e6:.0f}",
             "shared_memory_needed_mb": f"{self._needed / 1e6:.0f}",
         }
+        return values | {"note": self.note} if self.note else values

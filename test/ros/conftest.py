@@ -102,7 +102,7 @@ def long_replay(request: pytest.FixtureRequest) -> Iterator[LongReplay | None]:
 
 @pytest.fixture
 def start_detector(tiny_model: Path) -> Iterator[Callable[..., DetectorHarness]]:
-    """Starts a detector with the given command line and parameters in this process; ends it after the test."""
+    """Starts a detector in this process with a command line and parameters, and ends it."""
     running: list[DetectorHarness] = []
 
     def start(

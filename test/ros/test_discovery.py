@@ -60,7 +60,7 @@ def test_more_processes_than_look_for_each_other_are_refused():
             taken.bind(("127.0.0.1", 7410 + 250 * domain + 2 * number))
             if number == 30:
                 check_discovery(environment)
-        with pytest.raises(DiscoveryError, match="32 or more ROS processes .* in domain 230;"):
+        with pytest.raises(DiscoveryError, match=r"32 or more ROS processes .* in domain 230;"):
             check_discovery(environment)
         check_discovery(environment | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"})
         check_discovery(environment | {"ROS_DOMAIN_ID": "229"})

@@ -16,8 +16,8 @@ from anomaly_seg_ros.resources import config_path
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.transport import (
     DECIDED_BY,
-    LOCALHOST_PROFILE,
-    PROFILE_VARIABLES,
+    PREFIXES,
+    PROFILE,
     profile_variables,
 )
 
@@ -111,8 +111,8 @@ def test_the_localhost_profile_alone_leaves_the_loopback_interface_only(
     for name in DECIDED_BY:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SYSTEM_DEFAULT")
-    for name in PROFILE_VARIABLES:
-        monkeypatch.setenv(name, str(config_path(LOCALHOST_PROFILE)))
+    for name, prefix in PREFIXES.items():
+        monkeypatch.setenv(name, str(config_path(f"{prefix}{PROFILE}_localhost.xml")))
     with active_detector(tiny_model, tmp_path) as pid:
         sockets = sockets_of(pid)
     assert {(socket.protocol, socket.address) for socket in sockets} == {("udp", "127.0.0.1")}

@@ -155,6 +155,17 @@ def test_a_small_shared_memory_is_told_by_the_node(start_detector, monkeypatch, 
 
 
 @pytest.mark.ros
+def test_transports_without_the_profile_are_told(start_detector, monkeypatch, capfd):
+    """With them frames of some MB come three seconds late, however much memory there is."""
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
+    told = "FASTDDS_BUILTIN_TRANSPORTS=DEFAULT keeps the package's Fast DDS profile away"
+    assert use_profile().startswith(told)
+    detector = start_detector(wait_active=False, autostart=False)
+    detector.wait_for_diagnostic("transport", "note", told)
+    assert "".join(capfd.readouterr()).count(told) == 1
+
+
+@pytest.mark.ros
 def test_a_shared_memory_that_fills_later_is_told(start_detector, monkeypatch):
     free = [PLENTY]
     monkeypatch.setattr(transport, "shared_memory_free", lambda: free[0])
