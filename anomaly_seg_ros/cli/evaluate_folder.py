@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_opt
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
-from anomaly_seg_ros.ros.evaluation_run import RunOptions, evaluate_bag
+from anomaly_seg_ros.ros.discovery import check_discovery
+from anomaly_seg_ros.ros.evaluation_run import IN_PROCESS, RunOptions, evaluate_bag
 
 TOOL = "evaluate_folder"
 
@@ -69,6 +71,8 @@ def evaluate_dataset(
     Raises:
         AnomalySegError: Whatever the user can put right.
     """
+    if options.mode != IN_PROCESS:
+        check_discovery(os.environ)  # before the bag is written
     bag = out / "bag"
     count = min(len(dataset), limit or len(dataset))
     writer = BagWriter(

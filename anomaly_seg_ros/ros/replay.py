@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from lifecycle_msgs.srv import GetState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -27,6 +29,7 @@ from anomaly_seg_ros.ros.messages import show_data
 RESEND_AFTER_S = 15.0
 # Discovery takes less than a second, on a very busy machine a few.
 TELL_AFTER_S, FOUND_WITHIN_S = 5.0, 30.0
+_ASK_AGAIN_S = 1.0
 _OUTPUTS = ("labels", "ood_score", "open_set_mask")
 
 
@@ -96,6 +99,10 @@ class Replayer:
             )
             for name in _OUTPUTS
         ]
+        # After the subscriptions: see _is_found.
+        self._state_client = self._node.create_client(GetState, f"{detector}/get_state")
+        self._state_answers: list[Future] = []
+        self._asked_at = -float("inf")
 
     def close(self) -> None:
         """Leaves the graph; nothing but the counts may be used afterwards."""
@@ -105,6 +112,7 @@ class Replayer:
         # Of more than 32 participants on a machine some do not find each other, and a process may
         # evaluate a hundred bags.
         del self._executor, self._node, self._publisher, self._subscriptions
+        del self._state_client, self._state_answers
         gc.collect()
 
     def wait_for_detector(
@@ -127,7 +135,7 @@ class Replayer:
         """
         started = time.monotonic()
         deadline, told = started + timeout, is_active is not None
-        while not self._is_connected():
+        while not (self._is_connected() and self._is_found()):
             check()
             now = time.monotonic()
             if is_active is not None and is_active():
@@ -208,6 +216,21 @@ class Replayer:
         return self._publisher.get_subscription_count() > 0 and all(
             subscription.get_publisher_count() > 0 for subscription in self._subscriptions
         )
+
+    def _is_found(self) -> bool:
+        """Whether the detector has found our subscriptions, too, and so makes its outputs.
+
+        A server's answer reaches only whom it has found, and a participant finds what another one
+        has in the order in which it was made: an answer to the client, which was made last, shows
+        that the subscriptions are found.
+        """
+        if any(answer.done() for answer in self._state_answers):
+            return True
+        due = time.monotonic() - self._asked_at > _ASK_AGAIN_S
+        if due and self._state_client.service_is_ready():
+            self._state_answers.append(self._state_client.call_async(GetState.Request()))
+            self._asked_at = time.monotonic()
+        return False
 
     def _receiver(self, name: str) -> Callable[[Image], None]:
         def receive(message: Image) -> None:

@@ -154,13 +154,33 @@ EVALUATE = f'{sys.executable} -m anomaly_seg_ros.cli.evaluate_bag "$@"'
 
 @pytest.mark.ros
 @pytest.mark.slow
-def test_a_loopback_interface_that_is_down_is_named_before_anything_is_loaded(bag, tmp_path):
-    arguments = [str(bag), "--model", "/no/model", "--out", str(tmp_path)]
-    done = unshared("-rn", EVALUATE, *arguments)
+@pytest.mark.parametrize("tool", ["evaluate_bag", "demo", "inject_faults"])
+def test_a_loopback_interface_that_is_down_is_named_before_anything_is_loaded(bag, tmp_path, tool):
+    arguments = ["--out", str(tmp_path / "out")]
+    if tool == "evaluate_bag":
+        arguments += [str(bag), "--model", "/no/model"]
+    script = f'{sys.executable} -m anomaly_seg_ros.cli.{tool} "$@"'
+    done = unshared("-rn", script, *arguments)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
-    assert line.startswith("evaluate_bag: error: nothing sent to 127.0.0.1 arrives (Network is ")
+    assert line.startswith(f"{tool}: error: nothing sent to 127.0.0.1 arrives (Network is ")
     assert "ip link set lo up" in line
+    assert not (tmp_path / "out" / "bag").exists()
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_the_node_says_so_and_waits_for_better_times(tmp_path):
+    """Somebody may set the interface up while it runs."""
+    node = f"{sys.executable} -m anomaly_seg_ros.ros.detector --ros-args -p autostart:=false"
+    script = f"""
+    {node} >"$1" 2>&1 &
+    until grep -q 'ip link set lo up' "$1"; do kill -0 $!; sleep 0.2; done
+    kill -INT $!
+    wait $!
+    """
+    done = unshared("-rn", script, str(tmp_path / "log"))
+    assert done.returncode == 0, (tmp_path / "log").read_text()
 
 
 @pytest.mark.ros

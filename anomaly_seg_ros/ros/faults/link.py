@@ -25,7 +25,6 @@ from std_srvs.srv import SetBool
 
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.faults.ledger import OUTCOMES
-from anomaly_seg_ros.ros.discovery import check_discovery
 
 # Of the detector under test, so that it meets no other one on this network, nor that of another
 # run. The processes that a run starts inherit it.
@@ -52,9 +51,6 @@ class Link:
     Args:
         check: Called while waiting; raises if waiting is in vain.
 
-    Raises:
-        DiscoveryError: The detector could not be found.
-
     Attributes:
         node: For publishers and subscriptions.
         totals: The detector's newest counts, by outcome.
@@ -64,7 +60,6 @@ class Link:
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
-        check_discovery(os.environ)
         self._context = Context()
         rclpy.init(context=self._context)
         self.node = Node("fault_injector", namespace=NAMESPACE, context=self._context)
