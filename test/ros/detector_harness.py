@@ -234,8 +234,13 @@ class DetectorHarness:
         )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._spin)
         self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._stop.is_set():
+            self._executor.spin_once(timeout_sec=1.0)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.probe, name)
@@ -257,8 +262,11 @@ class DetectorHarness:
 
     def close(self) -> None:
         """End the detector and the probe."""
-        self._executor.shutdown()
+        # rclpy's executor breaks in its thread when another one shuts it down meanwhile.
+        self._stop.set()
+        self._executor.wake()
         self._thread.join()
+        self._executor.shutdown()
         if self.node.state != "finalized":
             self.node.trigger_shutdown()
         self.node.destroy_node()
