@@ -39,6 +39,10 @@ class OutputError(AnomalySegError):
     """An output folder or file that cannot be written."""
 
 
+class DiscoveryError(AnomalySegError):
+    """Surroundings in which ROS nodes cannot find each other."""
+
+
 class TrainingError(AnomalySegError):
     """A training that cannot go on: a loss that is not finite, a worker that died."""
 

@@ -29,7 +29,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from anomaly_seg_ros.errors import DiscoveryError
 from anomaly_seg_ros.heap import keep_freed_memory
+from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.transport import profile_variables
 
@@ -147,6 +149,10 @@ def main() -> None:
             receive(arguments.qos)
         rclpy.shutdown()
         return
+    try:
+        check_discovery(os.environ)
+    except DiscoveryError as error:
+        sys.exit(f"transport: error: {error}")
     transports = {"default": {}, "profile": profile_variables(os.environ)}
     for name, *settings in arguments.also:
         transports[name] = dict(setting.split("=", 1) for setting in settings)

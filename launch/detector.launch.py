@@ -128,8 +128,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     namespace, image_topic = arguments["namespace"], arguments["image_topic"]
     parameters = [arguments["params_file"]] if arguments["params_file"] else []
     # For those who send images: what they write to is what has to be large.
-    large_images = arguments["large_images"] == "true"
-    senders_environment = profile_variables(os.environ) if large_images else {}
+    if arguments["large_images"] == "true":
+        senders_environment = profile_variables(os.environ)
+    else:  # the detector would take the profile by itself
+        variable = "FASTDDS_BUILTIN_TRANSPORTS"
+        senders_environment = {variable: os.environ.get(variable, "DEFAULT")}
     detector = LifecycleNode(
         package=PACKAGE,
         executable="detector",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
 from anomaly_seg_ros.datasets.folder import LABEL_KINDS
 from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
-from anomaly_seg_ros.ros.evaluation_run import RunOptions, evaluate_bag
+from anomaly_seg_ros.ros.discovery import check_discovery
+from anomaly_seg_ros.ros.evaluation_run import IN_PROCESS, RunOptions, evaluate_bag
 
 TOOL = "evaluate_folder"
 
@@ -70,6 +72,8 @@ def evaluate_dataset(
         AnomalySegError: Whatever the user can put right.
     """
     check_mask_convention(dataset, dataset.root)
+    if options.mode != IN_PROCESS:
+        check_discovery(os.environ)  # before the bag is written
     bag = out / "bag"
     count = min(len(dataset), limit or len(dataset))
     writer = BagWriter(

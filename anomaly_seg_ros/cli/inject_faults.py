@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import AnomalySegError, OutputError
 from anomaly_seg_ros.faults.tables import summary, write_document
+from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.faults.replay import FaultOptions, run_all
 
 TOOL = "inject_faults"
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
     def body() -> None:
+        check_discovery(os.environ)
         options = FaultOptions(
             arguments.frames, arguments.seed, arguments.minimum, arguments.bag, arguments.kills
         )

@@ -8,6 +8,7 @@ worker's thread does everything with them (see :mod:`~anomaly_seg_ros.ros.pipeli
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from anomaly_seg_ros.missing_packages import missing_package
 from anomaly_seg_ros.ros import command_line, device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
+from anomaly_seg_ros.ros.discovery import domain_id
 from anomaly_seg_ros.ros.guarded_services import guard_services
 from anomaly_seg_ros.ros.model_loading import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
@@ -36,6 +38,8 @@ from anomaly_seg_ros.ros.qos import QosEvents
 from anomaly_seg_ros.ros.recovery import Recovery
 from anomaly_seg_ros.ros.reporter import Reporter
 from anomaly_seg_ros.ros.reports import Report
+from anomaly_seg_ros.ros.transport import use_profile
+from anomaly_seg_ros.ros.transport_watch import TransportWatch
 from anomaly_seg_ros.ros.worker import Worker
 
 # At least so long a thread may take to end when it has nothing to do, on a busy machine.
@@ -53,7 +57,9 @@ class Detector(LifecycleNode):
     """
 
     def __init__(self, **node_arguments: object) -> None:
+        self._transport = TransportWatch(os.environ)
         super().__init__("detector", **node_arguments)
+        self._tell_transport()
         self._segmenter: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._pipeline: Pipeline | None = None
@@ -188,6 +194,13 @@ class Detector(LifecycleNode):
         for note in notes[self._notes_told :]:
             self.get_logger().warning(note)
         self._notes_told = len(notes)
+
+    def _tell_transport(self) -> None:
+        if self._transport.discovery_trouble:
+            self.get_logger().error(self._transport.discovery_trouble)
+        for told in (self._transport.shortage, self._transport.note):
+            if told:
+                self.get_logger().warning(told)
 
     def _look_after_device(self) -> None:
         """Leave ``active`` when the device is lost, and try again when that is due."""
@@ -328,6 +341,9 @@ class Detector(LifecycleNode):
             incompatible_qos=self._qos_events.summary(),
             segmenter=self._segmenter,
             label_info=self._label_info,
+            transport=self._transport.values(),
+            memory_shortage=self._transport.memory_shortage(),
+            discovery_trouble=self._transport.discovery_trouble,
         )
         if pipeline is not None:
             report.settings, report.stage_times = pipeline.settings, pipeline.stage_times
@@ -357,6 +373,8 @@ def main(args: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
+        domain_id(os.environ)  # Fast DDS ends the process at one out of range
+        use_profile()
         command_line.start_ros(args)
         node = Detector()
         command_line.tell_unused_files(node, args)

@@ -11,12 +11,17 @@ from anomaly_seg_ros.framing import Framing
 from anomaly_seg_ros.memory import peak_memory
 from anomaly_seg_ros.ros.frame_counts import OUTCOMES
 from anomaly_seg_ros.ros.reports import CameraReport, Report
-from anomaly_seg_ros.ros.watchdog import Condition, inference_conditions, input_conditions
+from anomaly_seg_ros.ros.watchdog import (
+    Condition,
+    inference_conditions,
+    input_conditions,
+    transport_conditions,
+)
 
 
 def statuses(report: Report) -> list[DiagnosticStatus]:
-    """The model, the input and the latencies; the input of each camera where there are several."""
-    return [_model(report), *_inputs(report), _latency(report)]
+    """The model, the input (that of each camera where there are several), latency, transport."""
+    return [_model(report), *_inputs(report), _latency(report), _transport(report)]
 
 
 def _model(report: Report) -> DiagnosticStatus:
@@ -102,6 +107,11 @@ def _latency(report: Report) -> DiagnosticStatus:
         values[f"{stage}_max_ms"] = f"{summary.maximum:.3f}"
     conditions = inference_conditions(report)
     return _judged(report, "latency", f"{rate:.2f} frames/s", values, conditions)
+
+
+def _transport(report: Report) -> DiagnosticStatus:
+    conditions = transport_conditions(report)
+    return _judged(report, "transport", "nothing is short", report.transport, conditions)
 
 
 def _judged(

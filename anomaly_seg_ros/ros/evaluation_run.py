@@ -30,6 +30,7 @@ from anomaly_seg_ros.inference import Segmenter
 from anomaly_seg_ros.memory import peak_memory, reset_peak
 from anomaly_seg_ros.prediction import Prediction
 from anomaly_seg_ros.ros.answer_file import AnswerFile
+from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import Replayer
 from anomaly_seg_ros.ros.transport import use_profile
@@ -107,6 +108,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
     if options.mode not in MODES:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
     _make_folder(out)
+    shortage = "" if options.mode == IN_PROCESS else _prepare_transport()
     depth = BitDepth(options.bit_depth)
     with open_bag(bag, options.bag) as reader:
         notes = notes_on(reader, options.bag)
@@ -152,6 +154,8 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         )
         result.input = described(reader, options.bag)
     result.notes += [f"{remark} (here: --bit-depth)" for remark in depth.remarks().values()]
+    if shortage:
+        result.notes.append(shortage)
     if link.replayer is not None and link.replayer.surplus:
         result.notes.append(
             f"{link.replayer.surplus} surplus output messages after frames were sent again"
@@ -280,16 +284,16 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
             if (reason := process.failure()) is not None:
                 raise CheckpointError(f"the node could not start: {reason}")
 
-    use_profile()
-    rclpy.init()
     replayer = None
     try:
+        rclpy.init()
         if process is not None:
             process.start()
         replayer = Replayer(
             process.name if process else options.node, topic, compressed=compressed
         )
-        replayer.wait_for_detector(options.start_timeout, check)
+        is_active = None if process is None else process.is_active
+        replayer.wait_for_detector(options.start_timeout, check, is_active)
         yield _Link(replayer, process.check_alive) if process else _Link(replayer)
     finally:
         if replayer is not None:
@@ -297,6 +301,19 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
         rclpy.try_shutdown()
         if process is not None:
             process.stop()
+
+
+def _prepare_transport() -> str:
+    """Before the model is loaded: what the shared memory lacks, also told at once.
+
+    Raises:
+        DiscoveryError: The node could not be found.
+    """
+    check_discovery(os.environ)
+    shortage = use_profile()
+    if shortage:
+        tqdm.write(f"warning: {shortage}", file=sys.stderr)
+    return shortage
 
 
 def _chosen_score(segmenter: Segmenter, name: str) -> str:

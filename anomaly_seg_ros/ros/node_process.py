@@ -91,15 +91,21 @@ class NodeProcess:
         """Raises AnomalySegError with the last lines of the log if the process has ended."""
         if self._process is None or self._process.poll() is None:
             return
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = self._log_text().strip().splitlines()
         raise AnomalySegError(
             f"the node ended with code {self._process.returncode}: {' | '.join(lines[-3:])}"
         )
 
+    def is_active(self) -> bool:
+        """Whether the log says that the node became active."""
+        return ": active, listening on " in self._log_text()
+
     def failure(self) -> str | None:
         """The reason for which ``configure`` failed, if the log tells of one."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        for line in reversed(text.splitlines()):
+        for line in reversed(self._log_text().splitlines()):
             if "configure failed: " in line:
                 return line.split("configure failed: ", 1)[1]
         return None
+
+    def _log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from lifecycle_msgs.srv import GetState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from anomaly_seg_ros.bags.messages import RawImage
 from anomaly_seg_ros.bags.reader import Frame
-from anomaly_seg_ros.errors import AnomalySegError, ImageError
+from anomaly_seg_ros.errors import DiscoveryError, ImageError
+from anomaly_seg_ros.ros.discovery import discovery_hints
 from anomaly_seg_ros.ros.messages import show_data
 
 # An unanswered frame is published again after this time: best effort may have lost it, and a
 # restarted node has never seen it.
 RESEND_AFTER_S = 15.0
+# Discovery takes less than a second, on a very busy machine a few.
+TELL_AFTER_S, FOUND_WITHIN_S = 5.0, 30.0
+_ASK_AGAIN_S = 1.0
 _OUTPUTS = ("labels", "ood_score", "open_set_mask")
 
 
@@ -72,6 +79,7 @@ class Replayer:
         context: Context | None = None,
         resend_after: float = RESEND_AFTER_S,
     ) -> None:
+        self._detector = detector
         self._node = Node("replay", context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
@@ -91,6 +99,10 @@ class Replayer:
             )
             for name in _OUTPUTS
         ]
+        # After the subscriptions: see _is_found.
+        self._state_client = self._node.create_client(GetState, f"{detector}/get_state")
+        self._state_answers: list[Future] = []
+        self._asked_at = -float("inf")
 
     def close(self) -> None:
         """Leaves the graph; nothing but the counts may be used afterwards."""
@@ -100,26 +112,53 @@ class Replayer:
         # Of more than 32 participants on a machine some do not find each other, and a process may
         # evaluate a hundred bags.
         del self._executor, self._node, self._publisher, self._subscriptions
+        del self._state_client, self._state_answers
         gc.collect()
 
-    def wait_for_detector(self, timeout: float, check: Callable[[], None]) -> None:
+    def wait_for_detector(
+        self,
+        timeout: float,
+        check: Callable[[], None],
+        is_active: Callable[[], bool] | None = None,
+    ) -> None:
         """Waits until a detector listens and publishes.
 
         Args:
             timeout: Seconds.
             check: Called between waits; raises if waiting is in vain.
+            is_active: Whether the detector is known to be active, so that only discovery is
+                waited for. None if nothing is known of it: then the log tells early what is
+                missing.
 
         Raises:
-            AnomalySegError: Nobody appeared in time.
+            DiscoveryError: Nobody appeared in time.
         """
-        deadline = time.monotonic() + timeout
-        while not self._is_connected():
+        started = time.monotonic()
+        deadline, told = started + timeout, is_active is not None
+        while not (self._is_connected() and self._is_found()):
             check()
-            if time.monotonic() > deadline:
-                raise AnomalySegError(
-                    f"no active detector listens on {self._topic} after {timeout:.0f} s"
-                )
+            now = time.monotonic()
+            if is_active is not None and is_active():
+                deadline, is_active = min(deadline, now + FOUND_WITHIN_S), None
+            if now > deadline:
+                raise DiscoveryError(self._missing(now - started))
+            if not told and now - started > TELL_AFTER_S:
+                self._node.get_logger().warning(self._missing(now - started))
+                told = True
             self._executor.spin_once(timeout_sec=0.1)
+
+    def _missing(self, seconds: float) -> str:
+        """What the graph has instead of the detector."""
+        nodes = sorted(
+            f"{namespace.rstrip('/')}/{name}"
+            for name, namespace in self._node.get_node_names_and_namespaces()
+            if name != self._node.get_name()
+        )
+        text = f"no active detector listens on {self._topic} after {seconds:.0f} s: "
+        if self._detector in nodes:
+            return f"{text}{self._detector} is there, but inactive, or on another image topic"
+        seen = ", ".join(nodes) or "none"
+        return f"{text}nodes seen: {seen}; {discovery_hints(os.environ)}"
 
     def ask(
         self, frame: Frame, timeout: float, check: Callable[[], None] = lambda: None
@@ -175,9 +214,23 @@ class Replayer:
 
     def _is_connected(self) -> bool:
         return self._publisher.get_subscription_count() > 0 and all(
-            self._node.count_publishers(subscription.topic_name) > 0
-            for subscription in self._subscriptions
+            subscription.get_publisher_count() > 0 for subscription in self._subscriptions
         )
+
+    def _is_found(self) -> bool:
+        """Whether the detector has found our subscriptions, too, and so makes its outputs.
+
+        A server's answer reaches only whom it has found, and a participant finds what another one
+        has in the order in which it was made: an answer to the client, which was made last, shows
+        that the subscriptions are found.
+        """
+        if any(answer.done() for answer in self._state_answers):
+            return True
+        due = time.monotonic() - self._asked_at > _ASK_AGAIN_S
+        if due and self._state_client.service_is_ready():
+            self._state_answers.append(self._state_client.call_async(GetState.Request()))
+            self._asked_at = time.monotonic()
+        return False
 
     def _receiver(self, name: str) -> Callable[[Image], None]:
         def receive(message: Image) -> None:

@@ -15,7 +15,11 @@ from rclpy.timer import Timer
 from anomaly_seg_ros.ros import diagnostics
 from anomaly_seg_ros.ros.frame_counts import FrameCounts
 from anomaly_seg_ros.ros.reports import CameraReport, Report
-from anomaly_seg_ros.ros.watchdog import inference_conditions, input_conditions
+from anomaly_seg_ros.ros.watchdog import (
+    inference_conditions,
+    input_conditions,
+    transport_conditions,
+)
 
 # At least; a rate over less would be noise.
 SHORTEST_SPAN_S = 0.2
@@ -89,7 +93,8 @@ def _counted(camera: CameraReport) -> Counter[str]:
 
 def _gist(report: Report) -> object:
     """What is worth a message at once when it changes."""
-    conditions = {(None, condition.kind) for condition in inference_conditions(report)}
+    of_node = (*inference_conditions(report), *transport_conditions(report))
+    conditions = {(None, condition.kind) for condition in of_node}
     for camera in report.cameras:
         conditions |= {(camera.name, found.kind) for found in input_conditions(report, camera)}
     return report.state, report.enabled, report.failure, conditions

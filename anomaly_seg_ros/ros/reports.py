@@ -61,6 +61,8 @@ class Report:
         incompatible_qos: Topic -> what does not fit.
         segmenter, settings: None before ``configure``.
         label_info: What became of ``~/label_info``.
+        transport: What is known of the way that messages take, for people.
+        memory_shortage, discovery_trouble: What is wrong with that way, or empty.
         seconds: Over which what is new is counted.
     """
 
@@ -77,6 +79,9 @@ class Report:
     segmenter: Segmenter | None = None
     settings: Settings | None = None
     label_info: str = ""
+    transport: Mapping[str, object] = field(default_factory=dict)
+    memory_shortage: str = ""
+    discovery_trouble: str = ""
     seconds: float = 1.0
 
     @property

@@ -1,45 +1,90 @@
 """Which Fast DDS profile a process should start with, so that large images get through.
 
-By default Fast DDS has 0.5 MiB of shared memory for what is sent to other processes, and drops
-what does not fit: most frames of 2 MP are lost. The profiles in ``config/`` have 64 MiB.
+By default Fast DDS has 0.5 MiB of shared memory for what is sent to other processes and drops what
+does not fit. Best-effort frames of 2 MP are mostly lost then; reliable ones wait for the writer's
+next heartbeat, which comes every three seconds. The profiles in ``config/`` bring larger segments
+and a heartbeat every 100 ms. How large, depends on what ``/dev/shm`` has free.
 
-No ROS here: the launch file and the tools ask before they start anything.
+No ROS here: the launch file, the tools and the node ask before they start anything.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from anomaly_seg_ros.resources import config_path
 
-PROFILE = "fastdds_large_images.xml"
-LOCALHOST_PROFILE = "fastdds_large_images_localhost.xml"
-# Of Fast DDS 2 (Humble to Jazzy) and of Fast DDS 3 (Kilted).
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+PROFILE, SMALL_PROFILE = "large_images", "small_memory"
+# Fast DDS 2 (Humble to Jazzy) and Fast DDS 3 (Kilted): the variable, and how file names begin.
+PREFIXES = {
+    "FASTRTPS_DEFAULT_PROFILES_FILE": "fastdds_",
+    "FASTDDS_DEFAULT_PROFILES_FILE": "fastdds3_",
+}
+PROFILE_VARIABLES = tuple(PREFIXES)
 # Whoever sets one of these has decided about the transport.
 DECIDED_BY = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 FAST_DDS = ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp")  # empty: the default of ROS
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Fast DDS makes its segments
+# What one process takes with its segment, its ports and Fast DDS's tables, measured.
+LARGE_BYTES = 72_000_000
+_DEFAULT_BYTES = 1_000_000
+_TABLES = 1.07  # of a segment
+# The large segments are taken where a camera or a player, the node, a viewer and one more fit.
+LARGE_PROCESSES = 4
+_REMEDY = "give a container --shm-size=1g; where killed processes filled it: fastdds shm clean"
 
-def profile_path(environment: Mapping[str, str]) -> Path:
-    """The profile that keeps to the network range which the environment allows.
 
-    Raises:
-        ResourceError: The package was installed without its ``config/``.
+def shared_memory_free(folder: Path = SHARED_MEMORY) -> int:
+    """Bytes that a process could still take there; 0 where it cannot create files at all."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return 0
+    if status.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+        return 0
+    return status.f_bavail * status.f_frsize
+
+
+def uses_fast_dds(environment: Mapping[str, str]) -> bool:
+    """Whether ROS would take Fast DDS."""
+    return environment.get("RMW_IMPLEMENTATION", "") in FAST_DDS
+
+
+def localhost_only(environment: Mapping[str, str]) -> bool:
+    """Whether the older variable is set, which makes rcl ignore the newer ones."""
+    return environment.get("ROS_LOCALHOST_ONLY") == "1"
+
+
+def is_localhost(environment: Mapping[str, str]) -> bool:
+    """Whether discovery keeps to this machine, static peers aside."""
+    # rcl takes a word that it does not know for LOCALHOST.
+    wanted = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
+    known = ("SUBNET", "SYSTEM_DEFAULT", "OFF")
+    return localhost_only(environment) or wanted not in known
+
+
+def profile_name(environment: Mapping[str, str], free: int) -> str:
+    """The profile that fits the network range of the environment and the memory.
+
+    Args:
+        environment: Of the process.
+        free: Bytes free in /dev/shm.
     """
-    discovery_range = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper()
-    localhost = discovery_range == "LOCALHOST" and not environment.get("ROS_STATIC_PEERS")
-    localhost = localhost or environment.get("ROS_LOCALHOST_ONLY") == "1"
-    return config_path(LOCALHOST_PROFILE if localhost else PROFILE)
+    name = PROFILE if free >= LARGE_PROCESSES * LARGE_BYTES else SMALL_PROFILE
+    other_hosts = environment.get("ROS_STATIC_PEERS") and not localhost_only(environment)
+    return f"{name}_localhost" if is_localhost(environment) and not other_hosts else name
 
 
-def profile_variables(environment: Mapping[str, str]) -> dict[str, str]:
+def profile_variables(environment: Mapping[str, str], free: int | None = None) -> dict[str, str]:
     """What to add to the environment of a process that sends or receives images.
 
     Args:
         environment: That the process would have.
+        free: Bytes free in /dev/shm; None looks.
 
     Returns:
         Empty with another middleware than Fast DDS, and where the environment names a profile or
@@ -48,17 +93,95 @@ def profile_variables(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ResourceError: The package was installed without its ``config/``.
     """
-    if environment.get("RMW_IMPLEMENTATION", "") not in FAST_DDS:
+    if not uses_fast_dds(environment):
         return {}
     if any(environment.get(name) for name in DECIDED_BY):
         return {}
-    return dict.fromkeys(PROFILE_VARIABLES, str(profile_path(environment)))
+    name = profile_name(environment, shared_memory_free() if free is None else free)
+    return {
+        variable: str(config_path(f"{prefix}{name}.xml")) for variable, prefix in PREFIXES.items()
+    }
 
 
-def use_profile() -> None:
+def use_profile() -> str:
     """Let this process and those that it starts use the profile; before ``rclpy.init``.
+
+    Returns:
+        What is not as it should be with it, one line, or empty.
 
     Raises:
         ResourceError: The package was installed without its ``config/``.
     """
     os.environ.update(profile_variables(os.environ))
+    return memory_shortage(os.environ) or missing_profile(os.environ)
+
+
+def memory_needed(environment: Mapping[str, str]) -> int:
+    """Bytes of /dev/shm that a process with this environment takes when it starts."""
+    if not uses_fast_dds(environment):
+        return 0
+    path = next((environment[name] for name in PROFILE_VARIABLES if environment.get(name)), None)
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return _DEFAULT_BYTES
+        sizes = re.findall(r"<segment_size>\s*(\d+)\s*</segment_size>", text)
+        return max((round(_TABLES * int(size)) for size in sizes), default=_DEFAULT_BYTES)
+    # With LOCALHOST rmw_fastrtps sets up transports of its own, whatever this variable says.
+    transports = environment.get("FASTDDS_BUILTIN_TRANSPORTS", "").upper()
+    without = transports.startswith("UDP") and not is_localhost(environment)
+    return 0 if without else _DEFAULT_BYTES
+
+
+def memory_shortage(environment: Mapping[str, str], free: int | None = None) -> str:
+    """What /dev/shm lacks for a process that is about to start.
+
+    Args:
+        environment: Of the process, with its profile.
+        free: Bytes free in /dev/shm; None looks.
+
+    Returns:
+        One line with the remedy; empty if nothing is short.
+    """
+    free = shared_memory_free() if free is None else free
+    needed = memory_needed(environment)
+    if free < needed:
+        return f"{_has(free)}, a process needs {_mb(needed)}: images go over UDP; {_REMEDY}"
+    wanted = LARGE_PROCESSES * LARGE_BYTES
+    if SMALL_PROFILE in environment.get(PROFILE_VARIABLES[0], "") and free < wanted:
+        return f"{_has(free)}, {_mb(wanted)} are wanted: small segments are used; {_REMEDY}"
+    return ""
+
+
+def missing_profile(environment: Mapping[str, str]) -> str:
+    """What is missed where transports are chosen without a profile; empty elsewhere."""
+    chosen = environment.get("FASTDDS_BUILTIN_TRANSPORTS")
+    profile = any(environment.get(name) for name in PROFILE_VARIABLES)
+    if not chosen or profile or not uses_fast_dds(environment):
+        return ""
+    return (
+        f"FASTDDS_BUILTIN_TRANSPORTS={chosen} keeps the package's Fast DDS profile away: reliable "
+        "images that do not fit into the transport's buffers may come three seconds late"
+    )
+
+
+def full_memory(needed: int) -> str:
+    """What :func:`memory_shortage` would tell a process that starts now beside a running one.
+
+    Args:
+        needed: Bytes that each of them takes.
+    """
+    free = shared_memory_free()
+    if free >= needed:
+        return ""
+    return f"{_has(free)}: processes that start now send images over UDP; {_REMEDY}"
+
+
+def _has(free: int) -> str:
+    state = f"has {_mb(free)} free" if free else "is full, missing or read-only"
+    return f"{SHARED_MEMORY} {state}"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

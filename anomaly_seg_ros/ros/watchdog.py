@@ -110,6 +110,16 @@ def _late(camera: CameraReport, age: float) -> Condition:
     )
 
 
+def transport_conditions(report: Report) -> list[Condition]:
+    """What is wrong with the way to other processes, the worst first."""
+    found = []
+    if report.discovery_trouble:
+        found.append(Condition("discovery", ERROR, report.discovery_trouble))
+    if report.memory_shortage:
+        found.append(Condition("shared memory", WARN, report.memory_shortage))
+    return found
+
+
 def inference_conditions(report: Report) -> list[Condition]:
     """What is wrong with the inference, the worst first."""
     found = []

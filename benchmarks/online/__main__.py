@@ -31,6 +31,7 @@ from anomaly_seg_ros.backends.selection import AUTO, BACKENDS
 from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.devices import PRECISIONS, select_device
 from anomaly_seg_ros.errors import AnomalySegError
+from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
 from benchmarks.online import cases, floors, frames, head_and_score, machine, tables
 from benchmarks.online.compare import FORMAT, compare, read_report
@@ -64,6 +65,8 @@ def _new_report(arguments: argparse.Namespace, words: list[str]) -> dict[str, An
     """A report without figures; sets up the environment that it describes."""
     if arguments.transport == "profile":  # for this process and those that it starts
         use_profile()
+    else:  # the detector would take the profile by itself
+        os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     return {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -89,6 +92,7 @@ def _measure(arguments: argparse.Namespace, report: dict[str, Any], path: Path) 
     def store() -> None:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
+    check_discovery(os.environ)
     rclpy.init()
     try:
         with tempfile.TemporaryDirectory() as name:

@@ -42,7 +42,6 @@ class Cameras:
             ),
             "the detector finds our subscriptions",
         )
-        self.detector.spin_for(0.2)
 
     def send(self, name: str, seconds: float, **fields: object) -> None:
         message = image_message(FRAMES[name], "rgb8", stamped(seconds, f"{name}_optical"))

@@ -20,6 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from std_srvs.srv import SetBool
 
 from anomaly_seg_ros.errors import AnomalySegError
@@ -35,6 +36,7 @@ CAMERA_INFO_TOPIC = f"{NAMESPACE}/camera_info"
 DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 # Far longer than anything takes on a busy machine: after it the node counts as hung.
 WATCHDOG_S = 60.0
+_ASK_AGAIN_S = 1.0
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
 
@@ -73,10 +75,10 @@ class Link:
             name: self.node.create_client(kind, f"{DETECTOR}/{name}")
             for name, kind in (
                 ("change_state", ChangeState),
-                ("get_state", GetState),
                 ("set_parameters_atomically", SetParametersAtomically),
                 ("get_parameters", GetParameters),
                 ("enable", SetBool),
+                ("get_state", GetState),  # the last that the detector finds: wait_for_services
             )
         }
 
@@ -92,7 +94,13 @@ class Link:
         """Until the detector is found, and has found us."""
         for name, client in self._services.items():
             self.spin_until(client.service_is_ready, f"service {name}")
-        self.spin(1.0)  # the answer to a client that was not found yet would be lost
+        # A server drops its answer to a client that it has not found yet; it finds them in the
+        # order in which they were made.
+        futures: list[Future] = []
+        while not any(future.done() for future in futures):
+            futures.append(self._services["get_state"].call_async(GetState.Request()))
+            self.spin_while(lambda: not any(f.done() for f in futures), _ASK_AGAIN_S)
+            self._check()
 
     def spin(self, seconds: float) -> None:
         """Works for a while."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from rclpy.context import Context
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.faults.frames import raw_image
-from anomaly_seg_ros.ros.faults.link import IMAGE_TOPIC, NAMESPACE, WATCHDOG_S
+from anomaly_seg_ros.ros.faults.link import IMAGE_TOPIC, NAMESPACE
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import Replayer
 
-_FRAME_S = 30.0
+# To choose a backend, on a busy machine; and for one frame.
+_START_S, _FRAME_S = 180.0, 30.0
 
 
 def output_digests(frames: Iterable[Frame], model: str, log: Path) -> list[str]:
@@ -42,8 +42,7 @@ def output_digests(frames: Iterable[Frame], model: str, log: Path) -> list[str]:
     with NodeProcess(NAMESPACE, {"model": model}, log) as node:
         replayer = Replayer(node.name, IMAGE_TOPIC, context=context)
         try:
-            replayer.wait_for_detector(WATCHDOG_S, node.check_alive)
-            time.sleep(0.5)  # the node must have found us as well
+            replayer.wait_for_detector(_START_S, node.check_alive, node.is_active)
             for frame in frames:
                 answer = replayer.ask(frame, _FRAME_S, node.check_alive)
                 if answer is None:
