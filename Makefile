@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest evaluate fuzz lint format train fine-tune study \
+.PHONY: help demo test test-all test-rest check-packages evaluate fuzz lint format train fine-tune study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics
 
 help: ## This list
@@ -41,14 +41,22 @@ demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out
 	@$(PY) -m anomaly_seg_ros.cli.demo \
 		--out "$(or $(OUT),out/demo)" $(if $(DATA),--data "$(DATA)")
 
+# Processes that share the tests; each takes up to 3 GB of memory.
+JOBS ?= 2
+FAST := -n $(JOBS) --dist loadfile -m "not slow and not thorough and not exhaustive"
+# The long replay comes first in its file, and its file first of all.
+REST := -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "(slow or thorough) and not exhaustive"
+
 test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="test/metrics -k ap"]
-	@$(PY) -m pytest $(or $(TESTS),-m "not slow and not thorough")
+	@$(PY) -m pytest $(or $(TESTS),$(FAST))
 
-test-all: $(VENV)/.dev ## Run every test
-	@$(PY) -m pytest -m ""
+test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out, but for those of check-packages
+	@$(PY) -m pytest $(REST)
 
-test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out
-	@$(PY) -m pytest -m "slow or thorough"
+check-packages: $(VENV)/.dev ## Start the node without each package in turn; half an hour
+	@$(PY) -m pytest -n $(JOBS) --dist load -m exhaustive
+
+test-all: test test-rest check-packages ## Run every test
 
 evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL=default into OUT=folder
 	@$(PY) -m anomaly_seg_ros.cli.evaluate_folder \
@@ -103,7 +111,7 @@ lock: $(VENV)/.dev ## Renew requirements/locked/ from requirements/*.txt [ARGS=-
 
 latest: ## Run the tests with the newest versions that requirements/*.txt allow, in .venv-latest
 	@VENV=.venv-latest tools/set_up.sh latest
-	@.venv-latest/bin/python -m pytest $(or $(TESTS),-m "not slow and not thorough")
+	@.venv-latest/bin/python -m pytest $(or $(TESTS),$(FAST))
 
 clean: ## Remove builds, caches and outputs; keep the virtual environments
 	rm -rf build install log out .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -132,6 +132,7 @@ def test_bfloat16_agrees(shared_data: Path) -> None:
     assert (exact.labels == rough.labels).mean() > 0.98
 
 
+@pytest.mark.slow
 def test_erfnet_reaches_its_published_accuracy(
     shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Pat
     modules = tmp_path / "prefix" / request.param
     package = modules / "anomaly_seg_ros"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "resources.py"):
+    for name in ("__init__.py", "crash_log.py", "errors.py", "resources.py"):
         shutil.copy(REPOSITORY / "anomaly_seg_ros" / name, package)
     (package / "weights").mkdir()
     share = tmp_path / "prefix" / "share" / "anomaly_seg_ros"

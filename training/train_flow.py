@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def build_flow(run: Run, first: Tensor) -> DenseFlow:
     """
     config = run.config
     if config["start"]:
-        flow = load_flow(config["start"], config["checkpointing"])
+        flow = load_flow(Path(config["start"]), config["checkpointing"])
         run.say(f"goes on from {config['start']}, DenseFlow {flow.name}")
         return flow.to(run.device)
     flow = DenseFlow.by_name(config["size"], config["checkpointing"]).to(run.device)

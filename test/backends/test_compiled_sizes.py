@@ -44,6 +44,7 @@ def test_how_many_are_kept(made: list[tuple[int, ...]]) -> None:
     assert made == [(0,), (1,), (2,), (1,)]
 
 
+@pytest.mark.slow
 def test_memory_is_free_before_the_next_is_made() -> None:
     alive: list[weakref.ref[Program]] = []
     most = 0

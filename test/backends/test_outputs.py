@@ -81,6 +81,7 @@ def test_the_network_is_left_for_the_next_backend(name: str, precision: str) -> 
     assert all(value.dtype == before[key].dtype for key, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", [TORCH, OPENVINO])
 def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
@@ -98,6 +99,7 @@ def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
         assert difference.max() > 0, score  # bf16 was really used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("mode", ["resized", "tiled"])
 def test_predictions_outlive_the_next_call(name: str, mode: str) -> None:
@@ -190,6 +192,7 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
     assert sorted(done) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in NETWORKS],
@@ -215,6 +218,7 @@ def test_sizes_that_no_stride_divides(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [OPENVINO, ONNXRUNTIME])
 def test_what_was_compiled_can_be_forgotten(name: str) -> None:
     shared = segmenter(name)

@@ -165,6 +165,7 @@ def test_openvino_takes_bf16_where_the_cpu_multiplies_it(
     assert select(OPENVINO, "fp32").backend.precision == "fp32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_reach_the_runtimes(threads: int) -> None:
     frame = np.zeros((1, 64, 96, 3), np.uint8)

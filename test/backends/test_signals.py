@@ -46,6 +46,7 @@ assert is_mapped(), "the stack for signal handlers is gone"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_stack_of_signal_handlers_stays() -> None:
     done = subprocess.run(

@@ -106,6 +106,7 @@ def test_errors(
     assert message in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_is_resumed(
     tmp_path: Path, model: Path, data: Path, number: signal.Signals

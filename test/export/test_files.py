@@ -78,6 +78,7 @@ def assert_equal_at_other_shapes(run: files.Runner, deployment: Deployment) -> N
             torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["erfnet", pytest.param("default", marks=SLOW)])
 def test_program_gives_the_network_s_outputs(architecture: str, tmp_path: Path) -> None:
     deployment = open_set_deployment(architecture)
@@ -136,6 +137,7 @@ def test_one_compilation_serves_all_sizes() -> None:
         compare(compiled, deployment).require(TOLERANCE, "compiled")
 
 
+@pytest.mark.slow
 def test_onnx_writes_the_opset_that_was_asked_for(small: Deployment, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

@@ -12,6 +12,7 @@ from tools.fuzzing.target import Attack, scratch_folder
 EXAMPLES = 60
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")

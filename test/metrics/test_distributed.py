@@ -64,6 +64,7 @@ def report(pixels: PixelScores, matrix: ConfusionMatrix) -> str:
     return json.dumps([figures, means, metrics.per_image.frames, matrix.counts.tolist()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, pytest.param(8, marks=pytest.mark.thorough)])
 def test_torchrun_gives_the_digits_of_one_process(tmp_path: Path, ranks: int) -> None:
     # Eight ranks share seven frames: the last one has nothing to add.

@@ -58,6 +58,7 @@ def reference(pixels: Pixels, rate: float) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @given(many_pixels, st.sampled_from([0.95, 0.5, 0.1, 1 / 3, 0.999]))
 @settings(max_examples=400, deadline=None)
 def test_every_convention_on_any_pixels(pixels: Pixels, rate: float) -> None:

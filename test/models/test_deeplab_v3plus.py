@@ -92,6 +92,7 @@ def test_trunk_is_all_but_decoder_and_heads(arguments: dict) -> None:
     assert all(any(name.startswith(prefix) for name in trunk) for prefix in paths)
 
 
+@pytest.mark.slow
 @every_network
 def test_gradients_reach_all_that_is_declared_trainable(arguments: dict) -> None:
     """In training mode, through the layers that work in place."""

@@ -13,6 +13,7 @@ def test_structure_is_the_public_one(layout: str) -> None:
     check_structure(layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_outputs_are_those_of_the_public_code(layout: str) -> None:
     check_outputs(layout)

@@ -280,6 +280,7 @@ def test_inference_size_must_fit(registered: str) -> None:
         wrap(registered, pre_logits="head.1", size_multiple=4, inference_size=(30, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["export", "compile"])
 def test_dynamic_sizes_after_tracing(how: str) -> None:
     network = around(LateAuxiliary(), pre_logits="head.1", outlier_head=True)
@@ -297,6 +298,7 @@ def test_dynamic_sizes_after_tracing(how: str) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "arguments", "stride", "channels", "corners"), PUBLIC, ids=PUBLIC_IDS
 )

@@ -30,11 +30,13 @@ DOMAIN, REPLAY_DOMAIN = random.sample(range(1, 102), 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Looks at the long replay last, which runs beside the others.
+    """Has the long replay run beside other tests, and gives these the time of a busy machine.
 
-    And gives the others the time of a busy machine, where a process takes a minute to start.
+    In one process it begins with the first of these tests and is looked at last. Where processes
+    share the tests, one of them begins with it and waits, while the others go on.
     """
-    items.sort(key=lambda item: item.name == LONG_REPLAY_TEST)
+    own_process = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.name == LONG_REPLAY_TEST) != own_process)
     for item in items:
         ours = Path(__file__).parent in item.path.parents
         if ours and item.get_closest_marker("timeout") is None:
@@ -92,7 +94,8 @@ def domain() -> int:
 @pytest.fixture(autouse=True, scope="session")
 def long_replay(request: pytest.FixtureRequest) -> Iterator[LongReplay | None]:
     """Begins with the first of these tests, which mostly wait and leave it the cores."""
-    if all(item.name != LONG_REPLAY_TEST for item in request.session.items):
+    shared = "PYTEST_XDIST_WORKER" in os.environ  # every process has the whole list of tests
+    if shared or all(item.name != LONG_REPLAY_TEST for item in request.session.items):
         yield None
         return
     replay = LongReplay(REPLAY_DOMAIN)

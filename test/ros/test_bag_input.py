@@ -95,6 +95,7 @@ def test_every_frame_of_a_driver_without_stamps_has_its_answer(
     assert "stamp repeated" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 @pytest.mark.parametrize(
     "stamps",

@@ -173,6 +173,7 @@ def test_a_lost_device_leads_to_unconfigured_and_back(listening, device, kind, w
     assert detector.wait_for_diagnostic("model", "message", "active")["level"] == 0
 
 
+@pytest.mark.slow
 def test_the_node_recovers_by_itself_if_it_may(listening, device):
     detector = listening(recovery_attempts=3)
     device.error = functools.partial(RuntimeError, LAUNCH_FAILURE)
@@ -200,6 +201,7 @@ def test_a_transition_from_outside_ends_the_attempts(listening, device):
 # A network that hangs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transition", ["deactivate", "shutdown"])
 def test_a_hanging_network_is_left_behind(listening, device, transition):
     detector = listening(stuck_after=0.3)
@@ -233,6 +235,7 @@ def test_a_hanging_network_is_left_behind(listening, device, transition):
 # What is left behind.
 
 
+@pytest.mark.slow
 def test_cleanup_gives_everything_back(listening):
     detector = listening()
     node = detector.node

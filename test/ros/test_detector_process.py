@@ -105,6 +105,7 @@ def test_sigint_before_configure(start_process, probe):
     assert process.wait(EXIT_S) == 0
 
 
+@pytest.mark.slow
 def test_killed_and_restarted_in_the_middle(start_process, probe):
     first = start_process()
     wait_until_it_answers(probe)

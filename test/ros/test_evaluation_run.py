@@ -95,6 +95,7 @@ def test_figures_equal_scikit_learn(folder: Path, tiny_model: Path, tmp_path: Pa
     assert not (out / "bag").exists()
 
 
+@pytest.mark.slow
 def test_real_time_reports_drops_and_latency(bag: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = RunOptions(model=str(tiny_model), device="cpu", mode=REAL_TIME)
     result = evaluate_bag(bag, tmp_path / "out", options)
@@ -106,6 +107,7 @@ def test_real_time_reports_drops_and_latency(bag: Path, tiny_model: Path, tmp_pa
     assert result.dropped == {"node (real time)": frames.lost}
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_nothing(
     bag: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from long_replay import LongReplay
 
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.cli import inject_faults as tool
@@ -53,6 +54,7 @@ def check(results: dict, minimum: int) -> None:
     assert handles["after"]["python_threads"] == handles["before"]["python_threads"]
 
 
+@pytest.mark.slow
 def test_faults_of_every_kind_on_the_pictures_of_a_bag(tmp_path):
     with BagWriter(tmp_path / "bag") as writer:
         for number, picture in enumerate(pictures(3, 40, 56)):
@@ -65,8 +67,11 @@ def test_faults_of_every_kind_on_the_pictures_of_a_bag(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_hundred_thousand_frames(long_replay, capsys):
+def test_a_hundred_thousand_frames(long_replay, domain, request, capsys):
     """The whole tool, with its defaults; its summary ends up in the test run's output."""
+    if long_replay is None:
+        long_replay = LongReplay(domain)
+        request.addfinalizer(long_replay.close)
     code, output = long_replay.wait()
     results_file = long_replay.out / "faults.json"
     assert results_file.is_file(), output
@@ -104,6 +109,7 @@ def test_every_event_of_a_plan_can_be_made():
     assert set(EVENTS) == set(EVENT_INTERVALS)
 
 
+@pytest.mark.slow
 def test_a_detector_that_dies_is_a_violation(tmp_path, monkeypatch):
     killed = []
 

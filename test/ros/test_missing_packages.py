@@ -144,7 +144,7 @@ def names_of(distribution: str) -> set[str]:
     return {distribution.lower(), *map(canonicalize_name, modules)}
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("distribution", installed_requirements())
 def test_without_any_one_package(distribution, environment, without, tiny_model, tmp_path):
     without(distribution)

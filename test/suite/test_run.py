@@ -74,6 +74,7 @@ def test_one_forward_pass_for_all_scores(
     assert len(seen) == 2 * (5 + PICTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 2, 5, 6, 9])
 def test_an_interrupted_run_goes_on(
     tmp_path: Path,
@@ -399,6 +400,7 @@ def _torchrun(ranks: int, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_digits_of_one(
     tmp_path: Path, model: Path, streets: Path, lost_and_found: Path
 ) -> None:
@@ -414,6 +416,7 @@ def test_two_processes_give_the_digits_of_one(
         assert images[0].read_bytes() == images[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_on_real_frames(tmp_path: Path, shared_data: Path) -> None:
     plan = a_plan(

@@ -107,6 +107,7 @@ def test_the_result_needs_nothing_else(run: Callable[..., int], tmp_path: Path) 
     assert {"segmentation", "likelihood", "head"} <= set(lines[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("figure", "best"), [("ap", max), ("fpr95", min)])
 def test_the_best_is_the_highest_precision_or_the_lowest_error(
     run: Callable[..., int], tmp_path: Path, figure: str, best: Callable
@@ -140,6 +141,7 @@ def test_only_the_chosen_part_changes(run: Callable[..., int], tmp_path: Path) -
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_written_again(run: Callable[..., int], tmp_path: Path) -> None:
     assert run() == 0
     path = tmp_path / "run" / "final.safetensors"
@@ -175,6 +177,7 @@ def test_the_loss_upsamples_as_the_network_does(
     assert [loss.align_corners for loss in losses] == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_flow_takes_part(run: Callable[..., int], tmp_path: Path, passes: int) -> None:
     flow = ["flow.size=tiny", "flow.lr=0.001", "flow.options.largest=32"]
@@ -232,6 +235,7 @@ class TestBadInput:
         assert error.startswith("fine_tune: error: ")
         assert message in error
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("wrong", "right"),
         [
@@ -299,6 +303,7 @@ class TestBadInput:
         assert last["step"] == 1
         assert all(torch.isfinite(x).all() for x in last["model"].values())
 
+    @pytest.mark.slow
     def test_another_configuration_for_the_same_folder(self, run, capsys) -> None:
         assert run() == 0
         assert run("loss.options.k=3") == 1

@@ -227,6 +227,7 @@ def test_autocast_around_it_changes_nothing() -> None:
     assert torch.equal(sample, cast_sample)
 
 
+@pytest.mark.slow
 def test_an_optimised_flow_beats_its_start() -> None:
     """A few steps on images of one colour: fewer bits, samples of about that colour."""
     torch.manual_seed(0)

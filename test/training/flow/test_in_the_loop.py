@@ -48,6 +48,7 @@ def stream(start: int, stop: int) -> Iterator[MixedBatch]:
         yield batch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, passes: int) -> None:
     whole = trainer(tmp_path / "whole", passes)

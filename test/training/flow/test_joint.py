@@ -215,6 +215,7 @@ def test_one_pass_with_no_image_chosen() -> None:
     assert all(torch.equal(v, before[k]) for k, v in player.flow.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resumed_flow_continues_bit_for_bit(tmp_path: Path) -> None:
     def steps(player: FlowNegatives, first: int, last: int) -> None:
         network = Segmenter()
@@ -244,6 +245,7 @@ def test_a_checkpoint_of_another_size_is_named() -> None:
         negatives().load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_the_flow_learns_to_confuse_the_segmenter() -> None:
     """With the divergence alone in view, it falls."""
     player = negatives(boundary_weight=100.0)

@@ -115,6 +115,7 @@ def test_the_opponent_learns_and_resumes() -> None:
         assert copy.after_step(network, data) == opponent.after_step(network, data)
 
 
+@pytest.mark.slow
 def test_sharpness_is_learned_from_the_exemplar() -> None:
     """Half of the exemplars are blurred: which crops are to be blurred only they tell."""
     network = StyleTransfer()
