@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,18 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(REPOSITORY / "test").parts[0]
         item.config.stash[LEFT_OUT][folder] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of the processes that share the tests
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Each process was given all tests, so that they all leave out the same ones."""
+    if found := getattr(node, "workeroutput", {}).get("left_out"):
+        node.config.stash[LEFT_OUT] = Counter(found)
 
 
 def pytest_terminal_summary(
