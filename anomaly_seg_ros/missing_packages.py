@@ -18,6 +18,8 @@ _ROOTS = (
     *("ros-jazzy-diagnostic-msgs", "ros-jazzy-lifecycle-msgs", "ros-jazzy-rcl-interfaces"),
     *("ros-jazzy-std-msgs", "ros-jazzy-std-srvs", "cv-bridge"),
 )
+# Absent on purpose: it generates the code of messages, and the lock files leave it out.
+_ONLY_FOR_BUILDS = {"empy"}
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 _NO_LIBRARY = "cannot open shared object file"
 
@@ -55,7 +57,7 @@ def absent_requirements() -> dict[str, str]:
     """Distributions that installed ones require and that are not installed, with who asks."""
     absent: dict[str, str] = {}
     todo = list(_ROOTS)
-    seen = set(todo)
+    seen = set(todo) | _ONLY_FOR_BUILDS
     while todo:
         name = todo.pop()
         for required in _requirements(name):

@@ -18,9 +18,14 @@ fail() { printf '[colcon] error: %s\n' "$*" >&2; exit 1; }
 if [[ ! "$colcon_venv/.ready" -nt requirements/locked/colcon.txt ]]; then
   say "installing colcon into $colcon_venv"
   "${PYTHON:-python3}" -m venv --clear "$colcon_venv"
-  PIP_CONSTRAINT=/dev/null "$colcon_venv/bin/python" -m pip install --disable-pip-version-check \
-    --no-deps --require-hashes -r requirements/locked/colcon.txt >"$colcon_venv/setup.log" 2>&1 ||
-    { tail -n 15 "$colcon_venv/setup.log" >&2; fail "pip failed"; }
+  # empy has no wheel: it is built with the locked setuptools, so this comes first.
+  grep -A 2 '^setuptools==' requirements/locked/colcon.txt >"$colcon_venv/setuptools.txt"
+  export PIP_CONSTRAINT=/dev/null
+  for lock in "$colcon_venv/setuptools.txt" requirements/locked/colcon.txt; do
+    "$colcon_venv/bin/python" -m pip install --disable-pip-version-check --no-deps \
+      --require-hashes --no-build-isolation -r "$lock" >>"$colcon_venv/setup.log" 2>&1 ||
+      { tail -n 15 "$colcon_venv/setup.log" >&2; fail "pip failed"; }
+  done
   touch "$colcon_venv/.ready"
 fi
 export PATH="$PWD/$colcon_venv/bin:$PATH"

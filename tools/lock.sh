@@ -19,10 +19,13 @@ lock() {
 }
 
 options=("$@")
-lock dev.txt runtime.txt ros.txt dev.txt
+# empy generates message code, which nobody does here, and there is only a source archive of it, which
+# pip would build with whatever setuptools is the newest. Everything else is a wheel.
+readonly no_empy=(--no-emit-package empy)
+lock dev.txt runtime.txt ros.txt dev.txt "${no_empy[@]}"
 lock apt-dev.txt runtime.txt dev.txt --constraints apt.txt
 lock colcon.txt colcon.txt
 # A runtime is a part of the environment for development: the same versions.
 options=()
-lock runtime.txt runtime.txt ros.txt --constraints locked/dev.txt
+lock runtime.txt runtime.txt ros.txt --constraints locked/dev.txt "${no_empy[@]}"
 lock apt-runtime.txt runtime.txt --constraints locked/apt-dev.txt
