@@ -9,6 +9,7 @@ from typing import Any
 from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.bags.topic_choice import RULE
+from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import BagError, ParameterError
 from anomaly_seg_ros.label_values import MaskConvention
 
@@ -23,12 +24,14 @@ class BagOptions:
         allow_unmatched: Whether ground truth without a frame is left out rather than refused.
         mask_255: What 255 means in anomaly masks, "ignore" or "anomaly"; None refuses bags where
             it could be either.
+        bit_depth: Bits in use of 16-bit images, see :class:`.BitDepth`.
     """
 
     image_topic: str | None = None
     stamp_tolerance: float = 0.0
     allow_unmatched: bool = False
     mask_255: str | None = None
+    bit_depth: int = 0
 
     @classmethod
     def parse(cls, options: dict[str, str | bool]) -> BagOptions:
@@ -47,6 +50,11 @@ class BagOptions:
                 values["stamp_tolerance"] = float(text)
             except ValueError:
                 raise ParameterError(f"stamp_tolerance: expected seconds, got {text}") from None
+        if "bit_depth" in values:
+            text = values["bit_depth"]
+            if not str(text).isdecimal():
+                raise ParameterError(f"bit_depth: expected a number of bits, got {text}")
+            values["bit_depth"] = BitDepth(int(text)).bits
         if not isinstance(values.get("allow_unmatched", False), bool):
             raise ParameterError(
                 f"allow_unmatched: expected true or false, got {values['allow_unmatched']}"
@@ -94,6 +102,7 @@ def described(reader: BagReader, options: BagOptions) -> dict[str, Any]:
         "stamps": reader.stamps,
         "stamp_fault": reader.stamp_fault,
         "stamp_tolerance_s": options.stamp_tolerance,
+        "bit_depth": options.bit_depth,
         "ground_truth": {
             topic: _described_match(reader.matches[slot]) for topic, slot in reader.slots.items()
         },

@@ -30,6 +30,13 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         choices=MASK_255,
         help="what 255 means in the anomaly masks; asked for where they hold 0 and 255 alone",
     )
+    parser.add_argument(
+        "--bit-depth",
+        type=int,
+        default=BagOptions.bit_depth,
+        metavar="BITS",
+        help="in use of 16-bit images, such as 12 (default: all, with a note if they look fewer)",
+    )
 
 
 def bag_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.bag_options import add_bag_options, bag_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.evaluation.results import format_table
-from anomaly_seg_ros.ros.evaluation_run import RunOptions, evaluate_bag
+from anomaly_seg_ros.ros.evaluation_run import evaluate_bag
 
 TOOL = "evaluate_bag"
 
@@ -24,13 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run_options(parser)
     parser.add_argument("--node", help="use this running detector, such as /front/detector")
     add_bag_options(parser)
-    parser.add_argument(
-        "--bit-depth",
-        type=int,
-        default=RunOptions.bit_depth,
-        metavar="BITS",
-        help="in use of 16-bit images, such as 12 (default: all, with a note if they look fewer)",
-    )
     parser.add_argument("--video", action="store_true", help="also write overlay.mp4")
     arguments = parser.parse_args(argv)
 
@@ -40,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             node=arguments.node,
             **bag_options(arguments),
             video=arguments.video,
-            bit_depth=arguments.bit_depth,
         )
         print(format_table(evaluate_bag(arguments.bag, arguments.out, options)))
 

@@ -82,7 +82,11 @@ class RunOptions:
     def bag(self) -> BagOptions:
         """How the bag is read."""
         return BagOptions(
-            self.image_topic, self.stamp_tolerance, self.allow_unmatched, self.mask_255
+            self.image_topic,
+            self.stamp_tolerance,
+            self.allow_unmatched,
+            self.mask_255,
+            self.bit_depth,
         )
 
 

@@ -176,14 +176,14 @@ class BagFrames(Frames):
 
     def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
         """See :class:`Frames`."""
-        depth = BitDepth()
+        depth = BitDepth(self.options.bit_depth)
         with open_bag(self.path, self.options) as reader:
             reader.num_classes = len(self.classes)
             indices = sorted(set(wanted))
             for index, frame in zip(indices, reader.frames(indices), strict=True):
                 yield index, _sample(frame, index, depth)
         for remark in depth.remarks().values():
-            tqdm.write(f"{self.path}: {remark}", file=sys.stderr)
+            tqdm.write(f"{self.path}: {remark} (here: ?bit_depth=)", file=sys.stderr)
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""

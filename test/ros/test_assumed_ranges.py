@@ -17,9 +17,11 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.evaluation_input import BagOptions
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.cli import evaluate_bag
+from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.ros.messages import image_message, rgb_from_message
 from anomaly_seg_ros.suite.frames import BagFrames
 
@@ -141,6 +143,13 @@ def test_evaluations_of_bags_tell_it_and_take_the_depth(tmp_path, tiny_model, ca
     frames = BagFrames(bag, "bag", None)
     assert len(list(frames.load(range(6)))) == 6
     assert "look like 12 bits" in capsys.readouterr().err
+    stated = BagFrames(bag, "bag", None, BagOptions.parse({"bit_depth": "12"}))
+    for _, sample in stated.load(range(6)):
+        np.testing.assert_array_equal(sample.image[..., 1], GREY)
+    assert "bits" not in capsys.readouterr().err
+    assert stated.fingerprint() != frames.fingerprint()
+    with pytest.raises(ParameterError, match="bit_depth: expected a number of bits, got many"):
+        BagOptions.parse({"bit_depth": "many"})
 
 
 def test_numbers_may_be_set_either_way(start_detector):
