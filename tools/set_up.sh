@@ -78,12 +78,13 @@ install_locked() {
   # The lock decides alone: a constraint from the user's pip.conf could only contradict it.
   export PIP_CONSTRAINT=/dev/null
   if [[ -n "${TORCH_INDEX:-}" ]]; then
-    # An index of its own has builds of its own, with other hashes than the lock's.
+    # An index of its own has builds of its own, with other hashes than the lock's, and brings the
+    # libraries that they need; the lock settles the versions of everything else afterwards.
     entries "$lock" only '^(torch|torchvision)==' | sed -n 's/^\([a-z]*==[^ ]*\).*/\1/p' \
       >"$venv/torch.txt"
     entries "$lock" without "$torch_and_its_libraries" >"$venv/locked.txt"
     install "torch and torchvision from $TORCH_INDEX" \
-      --index-url "$TORCH_INDEX" --no-deps --requirement "$venv/torch.txt"
+      --index-url "$TORCH_INDEX" --requirement "$venv/torch.txt"
     lock="$venv/locked.txt"
   fi
   install "requirements/locked/$1.txt" --no-deps --require-hashes --requirement "$lock"
