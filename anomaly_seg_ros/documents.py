@@ -139,6 +139,7 @@ def _parsed(
 
 
 def _reason(fault: BaseException) -> str:
-    if isinstance(fault, yaml.MarkedYAMLError):
-        return str(fault)  # its further lines show the place
+    if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark is not None:
+        place = fault.problem_mark  # its own words take four lines
+        return f"{fault.problem}, line {place.line + 1}, column {place.column + 1}"
     return first_line(fault)

@@ -25,7 +25,8 @@ has_sourced_ros() { [[ -n "${ROS_DISTRO:-}" ]] && "$python" -c 'import rclpy' 2>
 check_machine() {
   command -v "$python" >/dev/null || fail "no '$python' on PATH; name one: make PYTHON=python3.12"
   local version
-  version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+  version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" ||
+    fail "'$python' does not run; name another: make PYTHON=python3.12"
   case "$version" in
     3.10 | 3.11 | 3.12 | 3.13) ;;
     *) fail "$python is Python $version; 3.10 to 3.13 work. Name one: make PYTHON=python3.12" ;;
@@ -46,7 +47,7 @@ make_venv() {
   else
     say "making $venv with $("$python" --version)"
     "$python" -m venv "$venv"
-  fi
+  fi || fail "$venv cannot be made; name another folder: make VENV=/somewhere/writable"
 }
 
 # pip, reduced to one line for each big download; everything it says goes to the log.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from training.augment import ViewOptions
@@ -72,7 +73,10 @@ def loop_options(config: dict[str, Any]) -> LoopOptions:
 
 def build_network(config: dict[str, Any], device: torch.device) -> DeepLabV3PlusLite:
     """The network with its pre-trained trunk, ready to be trained."""
-    network = DeepLabV3PlusLite(num_classes=19, backbone=config["backbone"])
+    try:
+        network = DeepLabV3PlusLite(num_classes=19, backbone=config["backbone"])
+    except ValueError as error:
+        raise ParameterError(f"backbone: {error}") from error
     network.backbone = load_imagenet_backbone(config["backbone"])
     network.to(device, memory_format=torch.channels_last).train()
     if device.type == "cpu":

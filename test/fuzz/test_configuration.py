@@ -52,8 +52,9 @@ def bomb() -> str:
 
 @pytest.mark.parametrize("what", YAML)
 def test_yaml_is_a_value_or_one_error(what: str, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"^option: not valid YAML \("):
+    with pytest.raises(ParameterError, match=r"^option: not valid YAML \(") as raised:
         parse_yaml(YAML[what], "option", ParameterError)
+    assert "\n" not in str(raised.value)
     (tmp_path / "x.yaml").write_text(YAML[what], encoding="utf-8")
     with pytest.raises(DatasetError, match=r"x\.yaml: not valid YAML"):
         read_yaml(tmp_path / "x.yaml", DatasetError)

@@ -104,6 +104,18 @@ def test_depthwise_backward_is_the_convolutions(kernel: int, stride: int) -> Non
     torch.testing.assert_close(conv.weight.grad.double(), exact_w.grad, rtol=1e-2, atol=2e-2)
 
 
+def test_an_unknown_backbone_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(closed_set, "training_corpora", lambda _: [scenes("train", 1)])
+    monkeypatch.setattr(closed_set, "cityscapes256_val", lambda _: scenes("val", 2, 5))
+    command = ["--run-dir", str(tmp_path), "--device", "cpu", "--set", "backbone=lite9"]
+    assert closed_set.main(command) == 1
+    error = capsys.readouterr().err
+    assert "error: backbone: unknown EfficientNet-Lite 'lite9', expected ['lite0'" in error
+    assert "traceback" not in error
+
+
 @pytest.mark.slow
 def test_from_nothing_to_a_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """closed_set, killed and resumed, then calibrate: on made-up scenes, ImageNet weights."""
