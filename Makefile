@@ -53,7 +53,7 @@ test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="
 test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out, but for those of check-packages
 	@$(PY) -m pytest $(REST)
 
-check-packages: $(VENV)/.dev ## Start the node without each package in turn; half an hour
+check-packages: $(VENV)/.dev ## Start the node without each package in turn
 	@$(PY) -m pytest -n $(JOBS) --dist load -m exhaustive
 
 test-all: test test-rest check-packages ## Run every test

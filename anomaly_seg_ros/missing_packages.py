@@ -21,6 +21,8 @@ _ROOTS = (
 # Absent on purpose: it generates the code of messages, and the lock files leave it out.
 _ONLY_FOR_BUILDS = {"empy"}
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+# What rclpy makes of a failed import of a message's compiled part; its module needs ROS.
+_OF_IMPORTS = {"UnsupportedTypeSupport"}
 _NO_LIBRARY = "cannot open shared object file"
 
 
@@ -104,8 +106,8 @@ def _causes(error: BaseException) -> Iterable[BaseException]:
         seen.append(current)
         yield current
         # What was merely being handled may be an optional import, which is no reason.
-        context = current.__context__ if isinstance(current, ImportError) else None
-        current = current.__cause__ or context
+        failed_import = isinstance(current, ImportError) or type(current).__name__ in _OF_IMPORTS
+        current = current.__cause__ or (current.__context__ if failed_import else None)
 
 
 def _module_name(error: ModuleNotFoundError) -> str:

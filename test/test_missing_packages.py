@@ -90,6 +90,21 @@ def test_a_missing_library_is_traced_to_its_package(installed: dict) -> None:
     assert "'nvidia-cublas', which torch needs" in crash_log.in_words(RuntimeError("no rmw"))
 
 
+def test_a_missing_library_of_a_message_is_traced_through_rosidls_error(installed: dict) -> None:
+    class UnsupportedTypeSupport(Exception):  # noqa: N818 - rosidl's name
+        pass
+
+    def load() -> None:
+        try:
+            raise ImportError("libx.so: cannot open shared object file: No such file")
+        except ImportError:
+            raise UnsupportedTypeSupport("Could not import 'rosidl_typesupport_c'")  # noqa: B904
+
+    with pytest.raises(UnsupportedTypeSupport) as raised:
+        load()
+    assert "libx.so: cannot open shared object file" in missing_package(raised.value)
+
+
 def test_a_whole_installation_leaves_errors_as_they_are(installed: dict) -> None:
     assert broken_installation(RuntimeError("no rmw")) is None
     assert crash_log.in_words(RuntimeError("no rmw")) == "RuntimeError: no rmw"
