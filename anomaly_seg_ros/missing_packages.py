@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module, metadata
 
 from anomaly_seg_ros.crash_log import missing_module
-from anomaly_seg_ros.errors import first_line
+from anomaly_seg_ros.errors import AnomalySegError, first_line
 
 # Where the search for an absent requirement begins; an apt ROS has no metadata to search.
 _ROOTS = (
@@ -42,6 +42,13 @@ def missing_package(error: BaseException) -> str | None:
         if isinstance(cause, ImportError | OSError) and _NO_LIBRARY in str(cause):
             return _with_absent(cause, absent_requirements())
     return None
+
+
+def in_one_line(error: BaseException) -> str:
+    """What happened: the message of an error of ours, the absent package, or type and message."""
+    if isinstance(error, AnomalySegError):
+        return str(error)
+    return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def broken_installation(error: BaseException) -> str | None:

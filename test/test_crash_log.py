@@ -9,24 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from absent_module import hide
 
 from anomaly_seg_ros import crash_log
 from anomaly_seg_ros.cli import run_tool
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Python imports it at its start: an interpreter in which one package is missing.
-WITHOUT = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {module!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-"""
 
 
 def run_without(module: str, program: list[str], folder: Path) -> subprocess.CompletedProcess:
-    (folder / "sitecustomize.py").write_text(WITHOUT.format(module=module))
+    hide(module, folder)
     environment = {
         **os.environ,
         "PYTHONPATH": f"{folder}:{REPOSITORY}",

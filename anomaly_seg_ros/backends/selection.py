@@ -14,10 +14,10 @@ from anomaly_seg_ros.backends.contract import Backend
 from anomaly_seg_ros.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.backends.torch_compile_backend import TorchCompileBackend
 from anomaly_seg_ros.devices import cpu_threads
-from anomaly_seg_ros.errors import AnomalySegError, ExportError, ParameterError, first_line
+from anomaly_seg_ros.errors import ExportError, ParameterError
 from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.metadata import ModelMetadata
-from anomaly_seg_ros.missing_packages import missing_package
+from anomaly_seg_ros.missing_packages import in_one_line
 from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.stopwatch import Stopwatch
 
@@ -101,7 +101,7 @@ def select_backend(
         # Nobody can list what foreign compilers raise, from a missing module to a type of their
         # own, and any of it leaves the other candidates as good as they were.
         except Exception as error:  # noqa: BLE001
-            reason = _in_words(error)
+            reason = in_one_line(error)
             notes.append(f"backend '{candidate}' is not used: {reason}")
             refusals.append(f"{candidate}: {reason}")
             continue
@@ -139,13 +139,6 @@ def _check_output(name: str, output: NetworkOutput) -> None:
             raise ExportError(f"backend '{name}': its logits are not finite")
 
 
-def _in_words(error: Exception) -> str:
-    """One line; errors that are not ours with their type."""
-    if isinstance(error, AnomalySegError):
-        return str(error)
-    return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
-
-
 def _build(name: str, wish: _Wish) -> Backend:
     if name in _NEEDS:
         return _build_runtime(name, wish)
@@ -157,7 +150,7 @@ def _build_runtime(name: str, wish: _Wish) -> Backend:
     try:
         return _import_runtime(name, wish)
     except (ImportError, OSError, AttributeError) as error:  # its libraries, or their versions
-        raise ParameterError(f"backend '{name}' cannot be loaded: {_in_words(error)}") from error
+        raise ParameterError(f"backend '{name}' cannot be loaded: {in_one_line(error)}") from error
 
 
 def _import_runtime(name: str, wish: _Wish) -> Backend:

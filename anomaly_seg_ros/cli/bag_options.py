@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
 
 from anomaly_seg_ros.bags.evaluation_input import BagOptions
 from anomaly_seg_ros.label_values import MASK_255
@@ -39,7 +38,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def bag_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was parsed, by the names of :class:`BagOptions`."""
-    names = (option.name for option in dataclasses.fields(BagOptions))
-    return {name: getattr(arguments, name) for name in names}
+def bag_options(arguments: argparse.Namespace) -> BagOptions:
+    """Collects parsed arguments."""
+    names = [option.name for option in dataclasses.fields(BagOptions)]
+    return BagOptions(**{name: getattr(arguments, name) for name in names})

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = run_options(
             arguments,
             node=arguments.node,
-            **bag_options(arguments),
+            bag=bag_options(arguments),
             video=arguments.video,
         )
         print(format_table(evaluate_bag(arguments.bag, arguments.out, options)))

@@ -23,9 +23,9 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from anomaly_seg_ros import heap, memory
-from anomaly_seg_ros.errors import AnomalySegError, ParameterError, first_line
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.missing_packages import missing_package
+from anomaly_seg_ros.missing_packages import in_one_line
 from anomaly_seg_ros.ros import command_line, device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
@@ -109,7 +109,7 @@ class Detector(LifecycleNode):
         try:
             self._configure()
         except Exception as error:  # noqa: BLE001
-            failure = f"configure failed: {_in_words(error)}"
+            failure = f"configure failed: {in_one_line(error)}"
             if device_errors.is_lost(error):
                 failure += "; a process that lost its device mostly has to be started again"
         # Not within the except: there the traceback still holds the model and its memory.
@@ -134,7 +134,7 @@ class Detector(LifecycleNode):
             for outputs in self._outputs.values():
                 outputs.publish_label_info()
         except Exception as error:  # noqa: BLE001
-            self._fail(f"activate failed: {_in_words(error)}")
+            self._fail(f"activate failed: {in_one_line(error)}")
             return TransitionCallbackReturn.ERROR
         self.get_logger().info(f"active, listening on {self._topics()}")
         return result
@@ -294,7 +294,7 @@ class Detector(LifecycleNode):
     def _on_fault(self, camera: Camera, error: Exception) -> None:
         camera.note_fault(error)
         if device_errors.is_lost(error):
-            self._lost = _in_words(error)
+            self._lost = in_one_line(error)
 
     # Parameters, services, diagnostics.
 
@@ -351,18 +351,11 @@ class Detector(LifecycleNode):
         return report
 
 
-def _in_words(error: Exception) -> str:
-    """One line; errors that are not ours with their type."""
-    if isinstance(error, AnomalySegError):
-        return str(error)
-    return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
-
-
 def _spin_once(executor: SingleThreadedExecutor, node: Detector) -> None:
     try:
         executor.spin_once(timeout_sec=SIGNAL_POLL_S)
     except Exception as error:  # noqa: BLE001 - of one callback: the next one may do
-        node.get_logger().error(f"internal error: {_in_words(error)}")
+        node.get_logger().error(f"internal error: {in_one_line(error)}")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -50,12 +50,10 @@ class RunOptions:
         mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
             own rate, drops and latency; ``in-process``: without a node.
         node: Fully qualified name of a running detector; None starts one.
-        image_topic: Of the bag, and of a running detector; None finds it in the bag.
-        stamp_tolerance, allow_unmatched, mask_255: See :class:`BagOptions`.
+        bag: How the bag is read; a detector listens to its image topic.
         timeout: Seconds to wait for one frame.
         start_timeout: Seconds to wait for the node to become active.
         video: Whether to write ``overlay.mp4``.
-        bit_depth: Of 16-bit images, see :class:`~anomaly_seg_ros.bit_depth.BitDepth`.
     """
 
     model: str = "default"
@@ -69,25 +67,10 @@ class RunOptions:
     score: str = "auto"
     mode: str = LOCK_STEP
     node: str | None = None
-    image_topic: str | None = None
-    stamp_tolerance: float = BagOptions.stamp_tolerance
-    allow_unmatched: bool = BagOptions.allow_unmatched
-    mask_255: str | None = BagOptions.mask_255
+    bag: BagOptions = field(default_factory=BagOptions)
     timeout: float = 60.0
     start_timeout: float = 180.0
     video: bool = False
-    bit_depth: int = 0
-
-    @property
-    def bag(self) -> BagOptions:
-        """How the bag is read."""
-        return BagOptions(
-            self.image_topic,
-            self.stamp_tolerance,
-            self.allow_unmatched,
-            self.mask_255,
-            self.bit_depth,
-        )
 
 
 @dataclass
@@ -113,7 +96,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
     _make_folder(out)
     shortage = "" if options.mode == IN_PROCESS else _prepare_transport()
-    depth = BitDepth(options.bit_depth)
+    depth = BitDepth(options.bag.bit_depth)
     with open_bag(bag, options.bag) as reader:
         notes = notes_on(reader, options.bag)
         for note in notes:
@@ -274,7 +257,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
                 "tile_width": options.tile_size[1],
                 "tile_overlap": options.tile_overlap,
                 "score_method": score,
-                "bit_depth": options.bit_depth,
+                "bit_depth": options.bag.bit_depth,
                 "image_transport": "compressed" if compressed else "raw",
                 # Nothing may be lost on the way that the node did not drop.
                 "qos_reliability": "reliable",
@@ -334,9 +317,11 @@ def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: 
     calibration = segmenter.metadata.calibration_of(score)
     framing = segmenter.framing
     peak = peak_memory(segmenter.device)
+    given = asdict(options)
+    given |= given.pop("bag")  # by the names of the command line, beside the others
     return {
         "bag": str(bag),
-        "options": asdict(options),
+        "options": given,
         "model": {
             "name": segmenter.metadata.name,
             "architecture": segmenter.metadata.architecture,

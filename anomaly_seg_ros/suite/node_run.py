@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -56,7 +56,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         if isinstance(frames, BagFrames):
             if plan.limit is not None:
                 raise ParameterError("limit: a bag goes through a node as a whole")
-            options = replace(options, **asdict(frames.options))
+            options = replace(options, bag=frames.options)
             result = evaluate_bag(frames.path, out, options)
         elif not isinstance(frames, DatasetFrames):
             raise ParameterError(f"{frames.label}: several bags go through a node one by one")

@@ -139,6 +139,8 @@ def test_evaluations_of_bags_tell_it_and_take_the_depth(tmp_path, tiny_model, ca
 
     assert any("look like 12 bits" in note and "--bit-depth" in note for note in notes())
     assert not any("bits" in note for note in notes("--bit-depth", "12"))
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())["configuration"]
+    assert (stored["options"]["bit_depth"], stored["options"]["image_topic"]) == (12, None)
 
     frames = BagFrames(bag, "bag", None)
     assert len(list(frames.load(range(6)))) == 6

@@ -50,7 +50,8 @@ def rising(count: int = FRAMES) -> list[int]:
 
 
 def in_process(bag: Path, model: Path, out: Path, **options: object):
-    settings = RunOptions(model=str(model), device="cpu", mode=IN_PROCESS, **options)
+    reading = BagOptions(**options)
+    settings = RunOptions(model=str(model), device="cpu", mode=IN_PROCESS, bag=reading)
     return evaluate_bag(bag, out, settings)
 
 

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from absent_module import hide
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -158,23 +159,13 @@ def test_without_any_one_package(distribution, environment, without, tiny_model,
     assert started.code == (0 if NOT_CONFIGURED in line else 1)
 
 
-HIDE = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {module!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["packaging", pytest.param("openvino", marks=pytest.mark.thorough)]
 )
 def test_the_node_starts_on_another_backend(module, tiny_model, tmp_path):
     """openvino 2026.4.1 needs packaging to convert a model, and does not require it."""
-    (tmp_path / "sitecustomize.py").write_text(HIDE.format(module=module))
+    hide(module, tmp_path)
     started = Started(Path(sys.executable), tiny_model, tmp_path, PYTHONPATH=str(tmp_path))
     assert started.is_active, started.text
     reasons = [line for line in started.lines if "is not used: " in line]
@@ -194,7 +185,7 @@ def test_the_node_starts_on_another_backend(module, tiny_model, tmp_path):
     ],
 )
 def test_what_nothing_can_replace_is_named_in_one_line(module, tiny_model, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(HIDE.format(module=module))
+    hide(module, tmp_path)
     started = Started(Path(sys.executable), tiny_model, tmp_path, PYTHONPATH=str(tmp_path))
     assert started.code == 1, started.text
     assert "Traceback" not in started.text
