@@ -54,7 +54,7 @@ def executables() -> list[str]:
         *("compare", "convert_model", "dataset_to_bag", "demo", "detector", "evaluate"),
         *("evaluate_bag", "evaluate_folder", "export_model", "inject_faults", "inspect_model"),
     )
-    return [f"{tool} = {NAME}.executables:{tool}" for tool in tools]
+    return [f"{tool} = {NAME}.cli.executables:{tool}" for tool in tools]
 
 
 setup(

@@ -1,5 +1,5 @@
 """Open-set semantic segmentation for ROS 2."""
 
-from anomaly_seg_ros.crash_log import guard_program
+from anomaly_seg_ros.system.crash_log import guard_program
 
 guard_program()

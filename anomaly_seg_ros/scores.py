@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 
 
 @dataclass(frozen=True)

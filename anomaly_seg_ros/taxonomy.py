@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anomaly_seg_ros.documents import read_yaml
-from anomaly_seg_ros.resources import ResourceError, config_path
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml
+from anomaly_seg_ros.system.resources import ResourceError, config_path
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Measurements beside peers and floors; they run from a checkout."""
 
-from anomaly_seg_ros.crash_log import guard_program
+from anomaly_seg_ros.system.crash_log import guard_program
 
 guard_program()

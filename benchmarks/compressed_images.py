@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.heap import keep_freed_memory
-from anomaly_seg_ros.resources import asset_path
 from anomaly_seg_ros.ros.messages import jpeg_message, png_message
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
+from anomaly_seg_ros.system.resources import asset_path
 
 JPEG_QUALITY = 90
 

@@ -21,10 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomaly_seg_ros.devices import PRECISIONS, select_device
-from anomaly_seg_ros.framing import FULL, INFERENCE_MODES, RESIZED, TILE_OVERLAP, TILED
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.memory import MIB, peak_memory, reset_peak
+from anomaly_seg_ros.inference.preprocessing import (
+    FULL,
+    INFERENCE_MODES,
+    RESIZED,
+    TILE_OVERLAP,
+    TILED,
+)
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.system.devices import PRECISIONS, select_device
+from anomaly_seg_ros.system.memory import MIB, peak_memory, reset_peak
 
 TILES = (768, 512, 256)
 

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_seg_ros import scores
-from anomaly_seg_ros.cli import run_tool
-from anomaly_seg_ros.devices import PRECISIONS, select_device, select_precision
 from anomaly_seg_ros.models.folded_head import FoldedOutlierHead
 from anomaly_seg_ros.models.fusion import fold_batchnorm
 from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.system.devices import PRECISIONS, select_device, select_precision
+from anomaly_seg_ros.system.tool import run_tool
 from benchmarks.variants import VARIANTS, build_variant, settle
 
 _WARM_UP_SIZE = (64, 128)

@@ -36,8 +36,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
-from anomaly_seg_ros.heap import keep_freed_memory
 from anomaly_seg_ros.ros.messages import image_message
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 
 WARM_UP = 5
 HEADER = Header(frame_id="camera_optical_frame")

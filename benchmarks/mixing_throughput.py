@@ -22,22 +22,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.augment import ViewOptions
-from training.config import load_config
-from training.corpora import weighted
-from training.mixing.mixed_views import MixedViewDataset
-from training.outlier_data import build_mixer
-from training.road_scenes import training_corpora
-from training.sampling import StepSampler, ViewDataset
+from training.data.augment import ViewOptions
+from training.data.corpora import weighted
+from training.data.mixing.mixed_views import MixedViewDataset
+from training.data.outlier_data import build_mixer
+from training.data.road_scenes import training_corpora
+from training.data.sampling import StepSampler, ViewDataset
+from training.engine.config import load_config
 
 _DEFAULTS = Path(__file__).parents[1] / "training" / "configs" / "fine_tune.yaml"
 # Part of the work, by where its functions stand.
 _STAGES = {
-    "read objects": "training/negatives/",
-    "place": "training/mixing/placement.py",
-    "align style": "training/style/",
-    "paste": "training/mixing/paste.py",
-    "view": "training/augment.py",
+    "read objects": "training/data/negatives/",
+    "place": "training/data/mixing/placement.py",
+    "align style": "training/data/style/",
+    "paste": "training/data/mixing/paste.py",
+    "view": "training/data/augment.py",
 }
 
 

@@ -33,16 +33,16 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from training.corpora import Corpus, load_corpus
-from training.mixing.paste import fit_to_box
-from training.mixing.placement import Box
-from training.negatives import CocoObjects, JoinedObjects, ObjectSource
-from training.road_scenes import cityscapes256_val
-from training.style import STYLES, StyleAlignment, build_style
+from anomaly_seg_ros.system.tool import run_tool
+from training.data.corpora import Corpus, load_corpus
+from training.data.mixing.paste import fit_to_box
+from training.data.mixing.placement import Box
+from training.data.negatives import CocoObjects, JoinedObjects, ObjectSource
+from training.data.road_scenes import cityscapes256_val
+from training.data.style import STYLES, StyleAlignment, build_style
 
 PATCH = 16
 # Rows of an object in a frame of 256 rows.

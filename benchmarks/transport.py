@@ -30,10 +30,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from anomaly_seg_ros.errors import DiscoveryError
-from anomaly_seg_ros.heap import keep_freed_memory
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.transport import profile_variables
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 
 TOPIC = "/benchmark/frames"
 START_TIMEOUT_S = 60.0

@@ -20,9 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_seg_ros.backends.selection import AUTO
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.upsampling import mixed_blocks, plane_argmax, upsampled, upsampled_argmax
+from anomaly_seg_ros.inference.backends.selection import AUTO
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.inference.upsampling import (
+    mixed_blocks,
+    plane_argmax,
+    upsampled,
+    upsampled_argmax,
+)
 from benchmarks.online import frames
 
 REPEATS = 5

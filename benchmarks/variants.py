@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import load_taxonomy
 

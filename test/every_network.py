@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import tiny_metadata
 
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.models.registry import build_network
 
 # By name in test output: architecture and arguments.

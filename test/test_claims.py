@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.study_tables import Line, read_table
+from training.study.tables import Line, read_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs" / "results.md"

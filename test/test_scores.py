@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomaly_seg_ros import scores
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.scores import ClassStatistics
 
 SHAPE = (2, 19, 5, 7)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints import save_model
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
 from anomaly_seg_ros.taxonomy import load_taxonomy

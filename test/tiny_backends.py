@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from tiny import tiny_metadata
 from torch import Tensor, nn
 
-from anomaly_seg_ros.backends.contract import Backend
-from anomaly_seg_ros.backends.selection import select_backend
-from anomaly_seg_ros.metadata import ModelMetadata
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.inference.backends.contract import Backend
+from anomaly_seg_ros.inference.backends.selection import select_backend
 
 CPU = torch.device("cpu")
 METADATA = tiny_metadata(outlier_head=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.suite.compare import image_counts_path
-from anomaly_seg_ros.suite.figures import (
+from anomaly_seg_ros.evaluation.compare import image_counts_path
+from anomaly_seg_ros.evaluation.figures import (
     FPR95_KEYS,
     Benchmark,
     BestF1,
@@ -24,7 +23,8 @@ from anomaly_seg_ros.suite.figures import (
     percent,
     write_benchmark,
 )
-from anomaly_seg_ros.suite.image_counts import ImageCountsCollector
+from anomaly_seg_ros.evaluation.image_counts import ImageCountsCollector
+from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
 SCORES = ("msp", "max_logit")
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.models.contract import NetworkOutput
-from anomaly_seg_ros.process_group import leave_process_group
-from training.batches import MixedBatch
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.system.process_group import leave_process_group
+from training.data.batches import MixedBatch
 from training.flow import joint
 from training.flow.dense_flow import DenseFlow
 from training.flow.joint import FlowNegatives, FlowOptions, flow_optimizer

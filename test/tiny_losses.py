@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.models.contract import NetworkOutput
-from anomaly_seg_ros.process_group import leave_process_group
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.system.process_group import leave_process_group
 from training.losses import LOSSES, build_loss
 
 CLASSES = 5

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.suite.figures import Run
-from anomaly_seg_ros.suite.plan import Plan, parse_data, parse_named
-from anomaly_seg_ros.suite.run import run_plan
+from anomaly_seg_ros.evaluation.figures import Run
+from anomaly_seg_ros.evaluation.plan import Plan, parse_data, parse_named
+from anomaly_seg_ros.evaluation.run import run_plan
+from anomaly_seg_ros.inference.segmenter import Segmenter
 
 SCORES = ("msp", "max_logit")
 

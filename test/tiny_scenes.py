@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.corpora import Corpus
+from training.data.corpora import Corpus
 
 ROAD, SKY = 0, 10
 

@@ -15,10 +15,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.models.contract import NetworkOutput
-from training.batches import MixedBatch
-from training.distributed import Distributed
-from training.loop import LoopOptions, Trainer
+from anomaly_seg_ros.contract import NetworkOutput
+from training.data.batches import MixedBatch
+from training.engine.distributed import Distributed
+from training.engine.loop import LoopOptions, Trainer
 from training.losses import build_loss
 from training.networks import InputScaling
 from training.objective import Objective

@@ -31,7 +31,13 @@ BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
 _PACKAGES = ("atheris", "opencv-python-headless", "torch", "safetensors", "rosbags", "PyYAML")
 # Python that parses what files hold; C code is not seen by atheris. What these import is
 # instrumented, too, unless it was imported before.
-_INSTRUMENTED = ("anomaly_seg_ros", "training.config", "rosbags.rosbag2", "rosbags.serde", "yaml")
+_INSTRUMENTED = (
+    "anomaly_seg_ros",
+    "training.engine.config",
+    "rosbags.rosbag2",
+    "rosbags.serde",
+    "yaml",
+)
 _NOT_INSTRUMENTED = ("numpy", "torch", "rosbags.typesys")
 
 

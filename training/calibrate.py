@@ -33,25 +33,25 @@ from torch import nn
 from tqdm import tqdm
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints import load_model, load_strictly, save_model
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.checkpoints.loading import load_model, load_strictly, save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
-from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics, missing_for
+from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.closed_set import SCALING
-from training.config import CONFIGS, load_config, read_yaml
-from training.corpora import UNKNOWN
-from training.entry import data_folder
-from training.held_out import MaskedFrame, mixed_held_out, natural_frames
+from training.data.corpora import UNKNOWN
+from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
+from training.data.road_scenes import calibration_corpora
+from training.engine.config import CONFIGS, load_config, read_yaml
+from training.engine.entry import data_folder
+from training.engine.storage import load_checkpoint, write_atomically
 from training.networks import check_classes
-from training.road_scenes import calibration_corpora
-from training.storage import load_checkpoint, write_atomically
 
 INLIER_RATES = (
     0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.075, 0.05, 0.04, 0.03, 0.02, 0.015, 0.01,

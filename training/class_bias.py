@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
-from training.corpora import Corpus
+from training.data.corpora import Corpus
 from training.validation import Viewer
 
 # Offsets are fitted to every tenth image of a corpus.

@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from training.augment import ViewOptions
-from training.batch_check import check_batch
 from training.class_bias import balance_classes
-from training.corpora import Corpus
+from training.data.augment import ViewOptions
+from training.data.batch_check import check_batch
+from training.data.corpora import Corpus
+from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.data.sampling import ViewDataset
+from training.data.stream import SampleStream
 from training.depthwise import use_float32_backward
-from training.entry import Run, run_entry
-from training.loop import LoopOptions, Trainer
+from training.engine.entry import Run, run_entry
+from training.engine.loop import LoopOptions, Trainer
+from training.engine.storage import save_atomically
 from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.networks import InputScaling, parameter_groups
 from training.objective import Objective
-from training.road_scenes import cityscapes256_val, training_corpora
-from training.sampling import ViewDataset
-from training.storage import save_atomically
-from training.stream import SampleStream
 from training.validation import Viewer, closed_set_matrix
 
 # EfficientNet-Lite's own: (x - 127) / 128 on 0..255.
@@ -106,7 +106,7 @@ def train(run: Run) -> None:
     """Trains from ImageNet weights, or resumes.
 
     Args:
-        run: See :class:`~training.entry.Run`.
+        run: See :class:`~training.engine.entry.Run`.
     """
     config = run.config
     network = build_network(config, run.device)

@@ -16,16 +16,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.drawing import UNKNOWN_COLOUR, grid
 from anomaly_seg_ros.errors import ParameterError
-from training.mixing.paste import blend, fit_to_box
-from training.mixing.placement import Box, Ground, PlacementOptions, place
-from training.negatives import CocoObjects, NegativeObject, ObjectSource
+from anomaly_seg_ros.system.tool import run_tool
+from training.data.mixing.paste import blend, fit_to_box
+from training.data.mixing.placement import Box, Ground, PlacementOptions, place
+from training.data.negatives import CocoObjects, NegativeObject, ObjectSource
+from training.data.style import STYLES, StyleAlignment, build_style
+from training.engine.storage import make_folder
 from training.pictures import save_picture
-from training.storage import make_folder
-from training.style import STYLES, StyleAlignment, build_style
 
 TOOL = "contact_sheet"
 _CELL = 220

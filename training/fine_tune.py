@@ -19,31 +19,31 @@ import torch
 from torch import nn
 
 from anomaly_seg_ros import scores as score_functions
-from anomaly_seg_ros.checkpoints import save_model
-from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
-from training.augment import ViewOptions
-from training.batch_check import check_batch
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
-from training.corpora import weighted
+from training.data.augment import ViewOptions
+from training.data.batch_check import check_batch
+from training.data.corpora import weighted
+from training.data.held_out import MaskedFrame
+from training.data.mixing.mixed_views import MixedViewDataset
+from training.data.outlier_data import build_mixer
+from training.data.road_scenes import training_corpora
+from training.data.stream import SampleStream
 from training.depthwise import use_float32_backward
-from training.entry import Run, run_entry
+from training.engine.entry import Run, run_entry
+from training.engine.loop import LoopOptions, Trainer
+from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
 from training.freezing import set_trainable
-from training.held_out import MaskedFrame
-from training.loop import LoopOptions, Trainer
 from training.losses import LOSSES, OpenSetLoss, build_loss
-from training.mixing.mixed_views import MixedViewDataset
 from training.networks import InputScaling, as_described, load_for_training, parameter_groups
 from training.objective import Objective
 from training.open_set_validation import OpenSetValidation
-from training.outlier_data import build_mixer
 from training.pictures import mixed_samples, save_picture
-from training.road_scenes import training_corpora
-from training.stream import SampleStream
-from training.synthetic_negatives import build_flow_negatives, samples_picture
 from training.validation import Viewer
 
 _PICTURES = range(8)
@@ -214,7 +214,7 @@ def fine_tune(run: Run) -> None:
     """Trains, then calibrates and writes the best model.
 
     Args:
-        run: See :class:`~training.entry.Run`.
+        run: See :class:`~training.engine.entry.Run`.
 
     Raises:
         AnomalySegError: Anything a user can cause: configuration, model, data, disk, a loss that

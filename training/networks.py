@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from anomaly_seg_ros.checkpoints import load_model, load_strictly
+from anomaly_seg_ros.checkpoints.loading import load_model, load_strictly
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
@@ -125,7 +125,7 @@ def parameter_groups(
     Args:
         model: A network of the package; frozen parameters are left out.
         lr: Of everything behind the pre-trained trunk.
-        trunk_lr: Of the trunk, see :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+        trunk_lr: Of the trunk, see :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         head_lr: Of the outlier head.
         weight_decay: Of weights; norms and biases get none.
     """

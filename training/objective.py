@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from training.losses.base import LossTerms
 from training.networks import InputScaling
 
@@ -30,10 +30,10 @@ class Objective:
         """Evaluates a batch.
 
         Args:
-            network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+            network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
             batch: (N, 3, H, W) uint8 images, (N, H, W) int64 trainIds (255 = ignore), and, where
                 outliers are mixed in, their (N, H, W) uint8 mask; see
-                :class:`~training.batches.MixedBatch`.
+                :class:`~training.data.batches.MixedBatch`.
         """
         images, labels, *rest = batch
         ood_mask = rest[0] if rest else torch.zeros_like(labels, dtype=torch.uint8)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.entry import Run
-from training.held_out import mixed_held_out, natural_frames
+from training.data.held_out import mixed_held_out, natural_frames
+from training.data.road_scenes import cityscapes256_val
+from training.engine.entry import Run
 from training.networks import InputScaling
-from training.road_scenes import cityscapes256_val
 from training.validation import Viewer, anomaly_figures, closed_set_matrix
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from anomaly_seg_ros import drawing
-from training.storage import write_atomically
+from training.engine.storage import write_atomically
 
 
 def mixed_samples(dataset: Dataset, indices: range, palette: np.ndarray) -> np.ndarray:
     """Samples with their labels: image, outliers on the image, classes, mask.
 
     Args:
-        dataset: Yields :class:`~training.batches.MixedBatch` samples.
+        dataset: Yields :class:`~training.data.batches.MixedBatch` samples.
         indices: Which.
         palette: (K, 3) uint8 RGB.
 

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.augment import ViewOptions
-from training.entry import Run, run_entry
+from training.data.augment import ViewOptions
+from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.data.sampling import ViewDataset
+from training.data.stream import SampleStream
+from training.engine.entry import Run, run_entry
+from training.engine.loop import LoopOptions, Trainer
 from training.flow.checkpoints import load_flow, save_flow
 from training.flow.dense_flow import DenseFlow
 from training.flow.joint import flow_optimizer
 from training.flow.pictures import sample_sheet
-from training.loop import LoopOptions, Trainer
 from training.pictures import save_picture
-from training.road_scenes import cityscapes256_val, training_corpora
-from training.sampling import ViewDataset
-from training.stream import SampleStream
 
 # Of the held-out crops and their noise: the same in every run, so that runs can be compared.
 _HELD_OUT_SEED = 2026
@@ -155,7 +155,7 @@ def train_flow(run: Run) -> None:
     """Trains, and writes the best averaged weights.
 
     Args:
-        run: See :class:`~training.entry.Run`.
+        run: See :class:`~training.engine.entry.Run`.
 
     Raises:
         AnomalySegError: Anything a user can cause: configuration, data, disk, a loss that is not

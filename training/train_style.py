@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from training.corpora import Corpus
-from training.entry import Run, run_entry
-from training.loop import LoopOptions, Trainer
+from training.data.corpora import Corpus
+from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.data.stream import SampleStream
+from training.data.style.cameras import CameraPairs, PairedCrops
+from training.data.style.network import STRIDE, StyleTransfer, to_bytes, to_unit
+from training.data.style.objective import PerceptualDistance, StyleObjective
+from training.data.style.opponent import Opponent
+from training.engine.entry import Run, run_entry
+from training.engine.loop import LoopOptions, Trainer
+from training.engine.storage import write_atomically
 from training.pictures import save_picture
-from training.road_scenes import cityscapes256_val, training_corpora
-from training.storage import write_atomically
-from training.stream import SampleStream
-from training.style.cameras import CameraPairs, PairedCrops
-from training.style.network import STRIDE, StyleTransfer, to_bytes, to_unit
-from training.style.objective import PerceptualDistance, StyleObjective
-from training.style.opponent import Opponent
 
 # Of the held-out pairs: the same in every run, so that runs can be compared.
 _HELD_OUT_SEED = 2026
@@ -112,7 +112,7 @@ def train_style(run: Run) -> None:
     """Trains the transfer network against its opponent.
 
     Args:
-        run: See :class:`~training.entry.Run`.
+        run: See :class:`~training.engine.entry.Run`.
 
     Raises:
         AnomalySegError: Anything a user can cause: configuration, data, disk, a loss that is not

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
-from anomaly_seg_ros.framing import size_for
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.inference.preprocessing import size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.models.contract import NetworkOutput
-from training.corpora import Corpus
-from training.held_out import MaskedFrame
+from training.data.corpora import Corpus
+from training.data.held_out import MaskedFrame
 from training.networks import InputScaling
 
 
@@ -33,7 +33,7 @@ class Viewer:
         num_classes: K; further logits are dropped.
         half: bf16 autocast, as in training.
         multiple: The network's ``size_multiple``, to look at small frames at a smaller size as the
-            Segmenter does (see :func:`~anomaly_seg_ros.framing.size_for`); None looks at every
+            Segmenter does (see ``preprocessing.size_for``); None looks at every
             frame at ``size``.
     """
 

@@ -9,9 +9,9 @@ from typing import Any
 from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.bags.topic_choice import RULE
-from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import BagError, ParameterError
-from anomaly_seg_ros.label_values import MaskConvention
+from anomaly_seg_ros.io.bit_depth import BitDepth
+from anomaly_seg_ros.labels import MaskConvention
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.datasets import DATASETS
-from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import BagError
-from anomaly_seg_ros.resources import ResourceError
+from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.system.resources import ResourceError
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 

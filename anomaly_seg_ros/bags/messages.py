@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.pixel_formats import rgb_from_compressed, rgb_from_raw
+from anomaly_seg_ros.io.bit_depth import BitDepth
+from anomaly_seg_ros.io.pixel_formats import rgb_from_compressed, rgb_from_raw
 
 _GREY_DTYPES = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}
 

@@ -18,9 +18,9 @@ from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.messages import CameraInfo, CompressedImage, RawImage
 from anomaly_seg_ros.bags.recording import Message, Recording
 from anomaly_seg_ros.bags.samples import CustomData
-from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import BagError, ImageError, ParameterError
-from anomaly_seg_ros.label_values import (
+from anomaly_seg_ros.io.bit_depth import BitDepth
+from anomaly_seg_ros.labels import (
     ANOMALY,
     anomalies_from_255,
     check_anomaly_mask,

@@ -19,9 +19,9 @@ from anomaly_seg_ros.bags.compression import ZSTD_MAGIC, ZstdDecompressor, unpac
 from anomaly_seg_ros.bags.mcap_file import MCAP_MAGIC, McapFile
 from anomaly_seg_ros.bags.sqlite_file import SQLITE_MAGIC, SqliteFile
 from anomaly_seg_ros.bags.storage import CDR, Channel, Place, Storage, damage
-from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import BagError, first_line
-from anomaly_seg_ros.images import IMAGE_SUFFIXES
+from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 
 METADATA = "metadata.yaml"
 _ROS1_MAGIC = b"#ROSBAG"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_seg_ros.bags import topics
-from anomaly_seg_ros.documents import is_file_name, parse_json, shown
 from anomaly_seg_ros.errors import BagError
+from anomaly_seg_ros.io.safe_yaml_json import is_file_name, parse_json, shown
 
 
 @dataclass(frozen=True)

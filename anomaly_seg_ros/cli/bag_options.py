@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from anomaly_seg_ros.bags.evaluation_input import BagOptions
-from anomaly_seg_ros.label_values import MASK_255
+from anomaly_seg_ros.labels import MASK_255
 
 
 def add_bag_options(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.layouts.labels import Labels, known_labels, numbered_labels
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:

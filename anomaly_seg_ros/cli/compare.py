@@ -15,15 +15,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from anomaly_seg_ros.cli import run_tool
-from anomaly_seg_ros.evaluation.results import write_atomically
-from anomaly_seg_ros.suite.compare import (
+from anomaly_seg_ros.evaluation.compare import (
     Comparison,
     Resampling,
     compare_benchmarks,
     comparison_table,
 )
-from anomaly_seg_ros.suite.table_formats import markdown_text, to_markdown, to_text
+from anomaly_seg_ros.evaluation.results import write_atomically
+from anomaly_seg_ros.evaluation.table_formats import markdown_text, to_markdown, to_text
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "compare"
 

@@ -19,23 +19,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.checkpoints import load_strictly, resolve_model, save_model
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint, read_checkpoint
+from anomaly_seg_ros.checkpoints.class_labels import Labels, read_labels
+from anomaly_seg_ros.checkpoints.fit import not_finite
+from anomaly_seg_ros.checkpoints.foreign import as_foreign
+from anomaly_seg_ros.checkpoints.inspection import file_sha256
+from anomaly_seg_ros.checkpoints.loading import load_strictly, resolve_model, save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.recognise import LAYOUTS, Recognised, recognise
 from anomaly_seg_ros.cli.checkpoint_options import (
     add_num_classes,
     add_place_options,
     stated_labels,
 )
 from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError
-from anomaly_seg_ros.layouts.checkpoint import Checkpoint, read_checkpoint
-from anomaly_seg_ros.layouts.fit import not_finite
-from anomaly_seg_ros.layouts.foreign import as_foreign
-from anomaly_seg_ros.layouts.labels import Labels, read_labels
-from anomaly_seg_ros.layouts.recognise import LAYOUTS, Recognised, recognise
-from anomaly_seg_ros.layouts.report import file_sha256
-from anomaly_seg_ros.metadata import ModelMetadata
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.system.resources import config_path
+from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 TOOL = "convert_model"

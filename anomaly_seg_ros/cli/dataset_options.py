@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.label_values import MASK_255
+from anomaly_seg_ros.labels import MASK_255
 
 _SWITCHES = {"true": True, "false": False}
 

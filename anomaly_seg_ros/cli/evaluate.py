@@ -13,13 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.network_options import add_network_options, network_options
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.suite.dumps import KINDS, check_kind
-from anomaly_seg_ros.suite.figures import FILE_NAME
-from anomaly_seg_ros.suite.pictures import read_pictures
-from anomaly_seg_ros.suite.plan import (
+from anomaly_seg_ros.evaluation.dumps import KINDS, check_kind
+from anomaly_seg_ros.evaluation.figures import FILE_NAME
+from anomaly_seg_ros.evaluation.pictures import read_pictures
+from anomaly_seg_ros.evaluation.plan import (
     ALL,
     AUTO,
     COMPONENTS,
@@ -30,10 +29,11 @@ from anomaly_seg_ros.suite.plan import (
     parse_data,
     parse_named,
 )
-from anomaly_seg_ros.suite.ranks import torchrun_ranks
-from anomaly_seg_ros.suite.report import write_report
-from anomaly_seg_ros.suite.run import run_plan
-from anomaly_seg_ros.suite.tables import format_text, write_tables
+from anomaly_seg_ros.evaluation.ranks import torchrun_ranks
+from anomaly_seg_ros.evaluation.run import run_plan
+from anomaly_seg_ros.evaluation.suite_report import write_report
+from anomaly_seg_ros.evaluation.tables import format_text, write_tables
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate"
 _MIB = 1 << 20

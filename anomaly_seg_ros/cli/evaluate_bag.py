@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.bag_options import add_bag_options, bag_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
+from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
 from anomaly_seg_ros.evaluation.results import format_table
-from anomaly_seg_ros.ros.evaluation_run import evaluate_bag
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate_bag"
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from anomaly_seg_ros.bags.writer import BagWriter
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, Dataset, open_dataset
 from anomaly_seg_ros.datasets.folder import LABEL_KINDS
 from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
+from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, RunOptions, evaluate_bag
 from anomaly_seg_ros.evaluation.results import EvaluationResult, format_table
 from anomaly_seg_ros.ros.discovery import check_discovery
-from anomaly_seg_ros.ros.evaluation_run import IN_PROCESS, RunOptions, evaluate_bag
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate_folder"
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.checkpoints import load_model
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.export.comparison import TOLERANCE
 from anomaly_seg_ros.export.deployment import Deployment
@@ -24,6 +23,7 @@ from anomaly_seg_ros.export.files import (
     require_onnx,
 )
 from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "export_model"
 _FORMATS = ("onnx", "pt2")

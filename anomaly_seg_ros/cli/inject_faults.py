@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli import run_tool
 from anomaly_seg_ros.errors import AnomalySegError, OutputError
-from anomaly_seg_ros.faults.tables import summary, write_document
 from anomaly_seg_ros.ros.discovery import check_discovery
-from anomaly_seg_ros.ros.faults.replay import FaultOptions, run_all
+from anomaly_seg_ros.system.tool import run_tool
+from tools.fault_replay.replay import FaultOptions, run_all
+from tools.fault_replay.tables import summary, write_document
 
 TOOL = "inject_faults"
 

@@ -12,17 +12,17 @@ import json
 import sys
 from collections.abc import Sequence
 
-from anomaly_seg_ros.checkpoints import resolve_model
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
+from anomaly_seg_ros.checkpoints.inspection import as_text, inspect_checkpoint
+from anomaly_seg_ros.checkpoints.loading import resolve_model
+from anomaly_seg_ros.checkpoints.recognise import LAYOUTS
 from anomaly_seg_ros.cli.checkpoint_options import (
     add_num_classes,
     add_place_options,
     stated_labels,
 )
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.layouts.checkpoint import read_checkpoint
-from anomaly_seg_ros.layouts.recognise import LAYOUTS
-from anomaly_seg_ros.layouts.report import as_text, inspect_checkpoint
+from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "inspect_model"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any, Protocol
 
-from anomaly_seg_ros.backends.selection import BACKENDS
-from anomaly_seg_ros.devices import PRECISIONS
-from anomaly_seg_ros.framing import INFERENCE_MODES
+from anomaly_seg_ros.inference.backends.selection import BACKENDS
+from anomaly_seg_ros.inference.preprocessing import INFERENCE_MODES
+from anomaly_seg_ros.system.devices import PRECISIONS
 
 BACKEND_HELP = (
     "what runs the network; the node's own default is auto, the fastest on this machine "

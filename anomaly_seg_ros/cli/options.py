@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from anomaly_seg_ros.cli.network_options import add_network_options, network_options
-from anomaly_seg_ros.ros.evaluation_run import MODES, RunOptions
+from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
 from anomaly_seg_ros.scores import SCORE_NAMES
 
 

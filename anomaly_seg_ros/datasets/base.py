@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros import documents
 from anomaly_seg_ros.datasets.colour_code import ColourCode
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
 from anomaly_seg_ros.datasets.overlay import add_overlay
-from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
-from anomaly_seg_ros.images import (
+from anomaly_seg_ros.io import safe_yaml_json
+from anomaly_seg_ros.io.images import (
     IMAGE_SUFFIXES,
     check_same_size,
     read_annotated_image,
@@ -24,7 +23,8 @@ from anomaly_seg_ros.images import (
     read_image,
     read_label,
 )
-from anomaly_seg_ros.label_values import (
+from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.labels import (
     ANOMALY,
     IGNORE,
     anomalies_from_255,
@@ -311,7 +311,7 @@ def read_json(path: Path) -> dict:
     Raises:
         DatasetError: Missing, not JSON, or not an object.
     """
-    value = documents.read_json(path, DatasetError)
+    value = safe_yaml_json.read_json(path, DatasetError)
     if not isinstance(value, dict):
         raise DatasetError(f"{path}: expected a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""The package's own rendered driving clip (assets/demo_clip, made by tools/render_clip)."""
+"""The package's own rendered driving clip (assets/demo_clip)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.images import read_image
+from anomaly_seg_ros.io.images import read_image
 
 MOST_COLOURS = 255
 # What an undefined colour becomes where that is allowed.

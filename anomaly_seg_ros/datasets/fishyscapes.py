@@ -15,7 +15,7 @@ from pathlib import Path
 from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files
 from anomaly_seg_ros.datasets.cityscapes_tree import IMAGE_ENDING
 from anomaly_seg_ros.datasets.folder import image_label_pairs
-from anomaly_seg_ros.images import IMAGE_SUFFIXES
+from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
 
 _MASK_NAME = re.compile(r"\d+_(?P<frame>.+)_labels\.png|(?P<copied>.+)_fishy-labels\.png")
 # Where the masks may lie: the archive has no folder of its own.

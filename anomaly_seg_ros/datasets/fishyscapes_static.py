@@ -15,7 +15,7 @@ from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample
 from anomaly_seg_ros.datasets.cityscapes_tree import IMAGE_ENDING
-from anomaly_seg_ros.images import IMAGE_SUFFIXES
+from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
 
 _MASK_NAME = re.compile(r"(\d+_(.+))_labels\.png")
 

@@ -9,8 +9,8 @@ from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_f
 from anomaly_seg_ros.datasets.label_map_file import LabelMap, read_label_map
 from anomaly_seg_ros.datasets.label_maps import CITYSCAPES_IDS, CITYSCAPES_STORED, lookup_table
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.images import LABEL_SUFFIXES
-from anomaly_seg_ros.label_values import IGNORE, check_mask_255
+from anomaly_seg_ros.io.images import LABEL_SUFFIXES
+from anomaly_seg_ros.labels import IGNORE, check_mask_255
 
 MASKS, CLASSES, LABEL_IDS = "anomaly", "classes", "label_ids"
 LABEL_KINDS = (MASKS, CLASSES, LABEL_IDS)

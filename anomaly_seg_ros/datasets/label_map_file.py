@@ -25,8 +25,8 @@ import numpy as np
 
 from anomaly_seg_ros.datasets.colour_code import MOST_COLOURS, ColourCode
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
-from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 KEYS = ("taxonomy", "labels", "others")

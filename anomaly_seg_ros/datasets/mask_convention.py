@@ -11,8 +11,8 @@ import numpy as np
 
 from anomaly_seg_ros.datasets.base import Sample
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.images import read_label
-from anomaly_seg_ros.label_values import MaskConvention
+from anomaly_seg_ros.io.images import read_label
+from anomaly_seg_ros.labels import MaskConvention
 
 # Frames without an anomaly come in runs, so the masks are looked at in so many passes.
 _PASSES = 8

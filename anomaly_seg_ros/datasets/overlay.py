@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
 
 KEY = "rgb"
 # Bytes of the widest integers.

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.images import read_label
+from anomaly_seg_ros.io.images import read_label
 
 
 def stored_values(paths: Iterable[Path]) -> list[frozenset[int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros import drawing
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.evaluation.gallery import WorstFrames
 from anomaly_seg_ros.evaluation.report import ScoreCurves, write_report
@@ -21,10 +22,9 @@ from anomaly_seg_ros.evaluation.results import (
     write_metrics,
 )
 from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.prediction import Prediction
 
 _FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
 

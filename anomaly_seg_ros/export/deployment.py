@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores
+from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.metadata import METADATA_KEY, ModelMetadata
 from anomaly_seg_ros.scores import ClassStatistics
 
 
@@ -19,11 +19,10 @@ class Deployment(nn.Module):
     The input scaling is part of it, so whoever runs an exported file cannot get it wrong. What is
     not part of it has no parameters: bilinear upsampling of the score to the image's size, and of
     the logits before their argmax. With the network's ``align_corners``, which the description
-    repeats, that gives what :class:`~anomaly_seg_ros.inference.Segmenter` gives; it differs from
-    network to network.
+    repeats and which differs from network to network, that gives what the ``Segmenter`` gives.
 
     Args:
-        network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`; put into eval
+        network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; put into eval
             mode, in float32.
         metadata: Of the network.
         score: Name of the anomaly score, or ``auto`` for the metadata's default.

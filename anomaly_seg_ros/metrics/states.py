@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_seg_ros.array_files import DAMAGED, read_stream
-from anomaly_seg_ros.documents import parse_json
 from anomaly_seg_ros.errors import OutputError
+from anomaly_seg_ros.io.array_files import DAMAGED, read_stream
+from anomaly_seg_ros.io.safe_yaml_json import parse_json
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
 from anomaly_seg_ros.metrics.fpr import CONVENTIONS
 from anomaly_seg_ros.metrics.per_image import FrameFigures

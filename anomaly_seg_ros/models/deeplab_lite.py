@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite, conv_bn
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.models.densenet import DenseNet121, bn_relu_conv
 from anomaly_seg_ros.models.grid_pooling import grid_level
 from anomaly_seg_ros.models.outlier_head import OutlierHead

@@ -37,7 +37,7 @@ class Layout:
         output_stride: Rows of the image for each row of the logits.
         align_corners: Of the network's own upsampling of its logits; False where there is none.
         trainable_parts: Paths by part, see
-            :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         trunk: Paths of the part that usually comes pre-trained; empty where none stands out.
     """
 

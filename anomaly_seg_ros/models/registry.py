@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from anomaly_seg_ros.documents import shown
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
+from anomaly_seg_ros.io.safe_yaml_json import shown
 
 _MODELS = "anomaly_seg_ros.models"
 # Module and class by architecture; a module is imported when its network is asked for.

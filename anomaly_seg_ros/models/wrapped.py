@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.documents import shown
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.models.external import build_external, default_classifier
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 from anomaly_seg_ros.models.probing import Layout, probe

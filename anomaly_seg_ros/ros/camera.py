@@ -10,8 +10,8 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.ros.arrival import Arrival, receiver
 from anomaly_seg_ros.ros.frame_counts import FrameCounts
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile

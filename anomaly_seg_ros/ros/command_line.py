@@ -13,8 +13,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import ParameterError, first_line
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 
 # rcl names the line of its own source at which it gave up.
 _RCL_SOURCE = re.compile(r", at /\S+:\d+")

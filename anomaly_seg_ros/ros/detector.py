@@ -22,10 +22,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-from anomaly_seg_ros import heap, memory
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.missing_packages import in_one_line
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros import command_line, device_errors, parameters
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
@@ -41,6 +39,8 @@ from anomaly_seg_ros.ros.reports import Report
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.ros.transport_watch import TransportWatch
 from anomaly_seg_ros.ros.worker import Worker
+from anomaly_seg_ros.system import malloc_tuning, memory
+from anomaly_seg_ros.system.missing_packages import in_one_line
 
 # At least so long a thread may take to end when it has nothing to do, on a busy machine.
 STOP_GRACE_S = 2.0
@@ -360,7 +360,7 @@ def _spin_once(executor: SingleThreadedExecutor, node: Detector) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM; both end with exit code 0."""
-    heap.keep_freed_memory()
+    malloc_tuning.keep_freed_memory()
     stop = threading.Event()
     # rclpy's own handlers would end the context at once, while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from anomaly_seg_ros.memory import is_out_of_memory
+from anomaly_seg_ros.system.memory import is_out_of_memory
 
 # Newer versions of torch raise this for errors of the CUDA runtime, older ones a RuntimeError.
 _AcceleratorError: tuple[type[Exception], ...] = (

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from anomaly_seg_ros.framing import Framing
-from anomaly_seg_ros.memory import peak_memory
+from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.ros.frame_counts import OUTCOMES
 from anomaly_seg_ros.ros.reports import CameraReport, Report
 from anomaly_seg_ros.ros.watchdog import (
@@ -17,6 +16,7 @@ from anomaly_seg_ros.ros.watchdog import (
     input_conditions,
     transport_conditions,
 )
+from anomaly_seg_ros.system.memory import peak_memory
 
 
 def statuses(report: Report) -> list[DiagnosticStatus]:

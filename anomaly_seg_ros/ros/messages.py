@@ -7,8 +7,8 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.bit_depth import BitDepth
-from anomaly_seg_ros.pixel_formats import rgb_from_compressed, rgb_from_raw
+from anomaly_seg_ros.io.bit_depth import BitDepth
+from anomaly_seg_ros.io.pixel_formats import rgb_from_compressed, rgb_from_raw
 
 # The words of image_transport, to the last space: its subscribers read the colour order there.
 _JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
@@ -26,7 +26,7 @@ _PNG_OF_FLAT_AREAS = (
 def rgb_from_message(
     message: Image | CompressedImage, depth: BitDepth | None = None
 ) -> np.ndarray:
-    """The image of a message, (H, W, 3) uint8 RGB; see :mod:`~anomaly_seg_ros.pixel_formats`.
+    """The image of a message, (H, W, 3) uint8 RGB; see :mod:`~anomaly_seg_ros.io.pixel_formats`.
 
     Raises:
         FrameError: The message holds no usable image.

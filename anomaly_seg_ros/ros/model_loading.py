@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from rclpy.logging import RcutilsLogger
 
-from anomaly_seg_ros import memory
-from anomaly_seg_ros.devices import cpu_threads, select_device
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros import parameters
 from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
 from anomaly_seg_ros.ros.parameters import Settings
+from anomaly_seg_ros.system import memory
+from anomaly_seg_ros.system.devices import cpu_threads, select_device
 
 
 def load_model(

@@ -16,15 +16,15 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from anomaly_seg_ros.backends.selection import BACKENDS
-from anomaly_seg_ros.devices import PRECISIONS
-from anomaly_seg_ros.documents import read_yaml, shown
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.framing import INFERENCE_MODES
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.inference.backends.selection import BACKENDS
+from anomaly_seg_ros.inference.preprocessing import INFERENCE_MODES
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
 from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.system.devices import PRECISIONS
+from anomaly_seg_ros.system.resources import config_path
 
 ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"
 # Lifecycle states in which a parameter of each kind may change.

@@ -11,10 +11,9 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.compressed_format import read_format
 from anomaly_seg_ros.errors import first_line
-from anomaly_seg_ros.memory import is_out_of_memory
-from anomaly_seg_ros.prediction import Prediction
+from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.io.compressed_format import read_format
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera import Camera
 from anomaly_seg_ros.ros.device_errors import is_lost
@@ -24,6 +23,7 @@ from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.publishers import Outputs, request
 from anomaly_seg_ros.ros.stage_times import StageTimes
 from anomaly_seg_ros.ros.worker import Outcome
+from anomaly_seg_ros.system.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float32, Header
 
 from anomaly_seg_ros import drawing
-from anomaly_seg_ros.metadata import ModelMetadata
-from anomaly_seg_ros.prediction import Prediction, UnknownRule
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_message
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.qos import QosEvents

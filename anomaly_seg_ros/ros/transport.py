@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.system.resources import config_path
 
 PROFILE, SMALL_PROFILE = "large_images", "small_memory"
 # Fast DDS 2 (Humble to Jazzy) and Fast DDS 3 (Kilted): the variable, and how file names begin.

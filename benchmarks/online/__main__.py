@@ -27,12 +27,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import rclpy
 
-from anomaly_seg_ros.backends.selection import AUTO, BACKENDS
-from anomaly_seg_ros.cli import run_tool
-from anomaly_seg_ros.devices import PRECISIONS, select_device
 from anomaly_seg_ros.errors import AnomalySegError
+from anomaly_seg_ros.inference.backends.selection import AUTO, BACKENDS
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
+from anomaly_seg_ros.system.devices import PRECISIONS, select_device
+from anomaly_seg_ros.system.tool import run_tool
 from benchmarks.online import cases, floors, frames, head_and_score, machine, tables
 from benchmarks.online.compare import FORMAT, compare, read_report
 from benchmarks.online.random_models import model_file

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly_seg_ros.checkpoints import load_model
-from anomaly_seg_ros.devices import cpu_threads, select_device
-from anomaly_seg_ros.heap import keep_freed_memory
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.prediction import UnknownRule
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.inference.prediction import UnknownRule
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.system.devices import cpu_threads, select_device
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from benchmarks.online.cases import Case
 
 # Takes a frame's number, returns milliseconds.

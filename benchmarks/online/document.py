@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.system.tool import run_tool
 from benchmarks.online import aims, figures, tables
 from benchmarks.online.cases import size_text
 from benchmarks.online.compare import read_report

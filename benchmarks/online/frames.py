@@ -12,7 +12,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.images import read_image
+from anomaly_seg_ros.io.images import read_image
 from anomaly_seg_ros.ros.messages import image_message
 from benchmarks.online.machine import REPOSITORY
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from anomaly_seg_ros import scores
-from anomaly_seg_ros.devices import select_device, select_precision
 from anomaly_seg_ros.models.folded_head import FoldedOutlierHead
 from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.system.devices import select_device, select_precision
 from benchmarks.inspect_networks import Stopwatch, outlier_logits
 from benchmarks.online.cases import Size
 from benchmarks.variants import build_variant

@@ -24,9 +24,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from anomaly_seg_ros import scores
-from anomaly_seg_ros.checkpoints import load_model
-from anomaly_seg_ros.devices import select_device
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.system.devices import select_device
 from benchmarks.online.processes import spin
 
 QUEUE = 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
 from benchmarks.variants import build_variant, settle, variant_metadata
 
 PREFIX = "random_"

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from anomaly_seg_ros.errors import AnomalySegError
-from anomaly_seg_ros.memory import resident_peak_mib
 from anomaly_seg_ros.ros.node_process import NodeProcess
+from anomaly_seg_ros.system.memory import resident_peak_mib
 from benchmarks.online import bare_calls, figures
 from benchmarks.online.bare import BareProcess
 from benchmarks.online.bare_calls import Bare

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import save_tiny_model, tiny_network
 
-from anomaly_seg_ros.checkpoints import load_model
+from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.cli import convert_model, inspect_model
 from anomaly_seg_ros.models.registry import build_network
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tiny import save_tiny_model, tiny_metadata, tiny_network
 from tiny_releases import hollow, prefixed
 
+from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
 from anomaly_seg_ros.cli import inspect_model
-from anomaly_seg_ros.metadata import METADATA_KEY
 
 
 def inspect_json(

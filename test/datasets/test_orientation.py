@@ -8,7 +8,7 @@ from tiny_images import with_orientation
 
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.images import read_annotated_image, read_image
+from anomaly_seg_ros.io.images import read_annotated_image, read_image
 
 TOP = np.array([250, 10, 10], np.uint8)
 STORED = np.zeros((32, 48, 3), np.uint8)

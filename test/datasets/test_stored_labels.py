@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import ImageError
-from training.corpora import load_corpus
+from training.data.corpora import load_corpus
 
 
 def labels_of(value: int) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from tiny import tiny_metadata, tiny_network
 from torch import nn
 
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORE_NAMES
 from benchmarks.variants import settle

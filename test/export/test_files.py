@@ -11,11 +11,11 @@ import torch
 from tiny import tiny_metadata, tiny_network
 from torch import Tensor, nn
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ExportError, OutputError, ParameterError
 from anomaly_seg_ros.export import files
 from anomaly_seg_ros.export.comparison import TOLERANCE, compare, random_image, traced_size
 from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.models.contract import NetworkOutput
 from anomaly_seg_ros.models.registry import build_network
 from benchmarks.variants import settle
 

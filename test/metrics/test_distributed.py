@@ -28,7 +28,7 @@ from pathlib import Path
 from torch import distributed
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 import test_distributed as here
-from anomaly_seg_ros.process_group import leave_process_group
+from anomaly_seg_ros.system.process_group import leave_process_group
 distributed.init_process_group("gloo")
 rank, ranks = distributed.get_rank(), distributed.get_world_size()
 pixels, matrix = here.collect(range(rank, here.FRAMES, ranks))

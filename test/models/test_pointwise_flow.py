@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import multivariate_normal
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import CheckpointError, ImageError, OutputError
-from anomaly_seg_ros.models.contract import NetworkOutput
-from anomaly_seg_ros.models.pointwise_flow import (
+from training.flow.pointwise_flow import (
     PointwiseFlow,
     flow_density,
     flow_hybrid,

@@ -9,7 +9,7 @@ from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.posthoc.mc_dropout import McDropout
+from training.posthoc.mc_dropout import McDropout
 
 LAYOUTS = ("sml_resnet101", "nvidia_resnet101")
 

@@ -23,13 +23,13 @@ from tiny_foreign import (
 from torch import nn
 from torch.export import Dim, export
 
-from anomaly_seg_ros.checkpoints import load_model, save_model
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
+from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models import wrapped as wrapped_module
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
-from anomaly_seg_ros.models.wrapping import wrap
 
 # Factory, arguments, output stride, channels of the pre-logits, align_corners of its upsampling.
 PUBLIC = [

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from tiny_foreign import CLASSES, Calibrated, Coarse, Foreign, LateAuxiliary, around
 from torch import nn
 
-from anomaly_seg_ros.checkpoints import load_model, save_model
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
+from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models import wrapped as wrapped_module
-from anomaly_seg_ros.models.wrapping import wrap
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints import save_model
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.models.registry import build_network
 

@@ -19,11 +19,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.evaluation_input import BagOptions
 from anomaly_seg_ros.bags.reader import BagReader
-from anomaly_seg_ros.bit_depth import BitDepth
 from anomaly_seg_ros.cli import evaluate_bag
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.evaluation.frames import BagFrames
+from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.ros.messages import image_message, rgb_from_message
-from anomaly_seg_ros.suite.frames import BagFrames
 
 pytestmark = pytest.mark.ros
 

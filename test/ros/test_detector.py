@@ -11,7 +11,7 @@ from detector_harness import array_of, seconds_of, stamped, street
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from anomaly_seg_ros import drawing
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros import pipeline
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, rgb_from_message
 from anomaly_seg_ros.ros.publishers import FRAME_TOPICS

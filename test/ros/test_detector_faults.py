@@ -12,8 +12,8 @@ import pytest
 import torch
 from detector_harness import DetectorHarness, array_of, street
 
-from anomaly_seg_ros.framing import TILED
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.preprocessing import TILED
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.frame_counts import OUTCOMES
 
 pytestmark = pytest.mark.ros

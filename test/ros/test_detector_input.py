@@ -10,7 +10,7 @@ import pytest
 from detector_harness import BEST_EFFORT, array_of, seconds_of, stamped, street
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.messages import image_message
 
 pytestmark = pytest.mark.ros

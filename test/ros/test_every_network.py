@@ -7,7 +7,7 @@ import pytest
 from detector_harness import array_of, street
 from every_network import NETWORKS, SIZE, save_network
 
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 
 FRAME = street(*SIZE)
 

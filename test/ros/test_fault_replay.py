@@ -12,21 +12,16 @@ from long_replay import LongReplay
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.cli import inject_faults as tool
 from anomaly_seg_ros.datasets import LoadedSample
-from anomaly_seg_ros.faults.frames import pictures
-from anomaly_seg_ros.faults.network import save_small_model
-from anomaly_seg_ros.faults.plan import EVENT_INTERVALS, FRAME_SHARES
-from anomaly_seg_ros.faults.tables import NOTHING_LEFT, handles_verdict, summary
-from anomaly_seg_ros.ros.faults import replay
-from anomaly_seg_ros.ros.faults.bench import Bench
-from anomaly_seg_ros.ros.faults.injector import EVENTS
-from anomaly_seg_ros.ros.faults.replay import (
-    MOST_GROWTH,
-    FaultOptions,
-    inject_faults,
-    memory_growth,
-)
-from anomaly_seg_ros.ros.faults.reproducibility import compare_two_runs
-from anomaly_seg_ros.ros.faults.restarts import kill_and_restart
+from tools.fault_replay import replay
+from tools.fault_replay.bench import Bench
+from tools.fault_replay.frames import pictures
+from tools.fault_replay.injector import EVENTS
+from tools.fault_replay.network import save_small_model
+from tools.fault_replay.plan import EVENT_INTERVALS, FRAME_SHARES
+from tools.fault_replay.replay import MOST_GROWTH, FaultOptions, inject_faults, memory_growth
+from tools.fault_replay.reproducibility import compare_two_runs
+from tools.fault_replay.restarts import kill_and_restart
+from tools.fault_replay.tables import NOTHING_LEFT, handles_verdict, summary
 
 # rclpy nodes that talk over DDS; nothing here is timed, the limits are far beyond any machine.
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]

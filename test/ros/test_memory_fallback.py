@@ -8,8 +8,8 @@ import torch
 from detector_harness import street
 
 from anomaly_seg_ros.errors import DeviceMemoryError
-from anomaly_seg_ros.framing import FULL, RESIZED, TILED, Framing
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.preprocessing import FULL, RESIZED, TILED, Framing
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.memory_fallback import (
     FAIL,
     SMALLEST_TILE,

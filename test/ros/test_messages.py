@@ -18,8 +18,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from anomaly_seg_ros import pixel_formats
-from anomaly_seg_ros.pixel_formats import FrameError
+from anomaly_seg_ros.io import pixel_formats
+from anomaly_seg_ros.io.pixel_formats import FrameError
 from anomaly_seg_ros.ros.messages import (
     image_message,
     jpeg_message,

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anomaly_seg_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
-from anomaly_seg_ros.backends.openvino_backend import OpenVinoBackend
-from anomaly_seg_ros.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.errors import ExportError
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
+from anomaly_seg_ros.inference.backends.openvino_backend import OpenVinoBackend
+from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.ros import diagnostics
 from anomaly_seg_ros.ros.model_loading import load_model
 from anomaly_seg_ros.ros.parameters import WatchdogLimits
 from anomaly_seg_ros.ros.reports import Report
+from anomaly_seg_ros.system.resources import config_path
 
 
 class Log:

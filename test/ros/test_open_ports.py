@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 
-from anomaly_seg_ros.resources import config_path
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.transport import (
     DECIDED_BY,
@@ -20,6 +19,7 @@ from anomaly_seg_ros.ros.transport import (
     PROFILE,
     profile_variables,
 )
+from anomaly_seg_ros.system.resources import config_path
 
 TIMEOUT_S = 200.0  # of a busy machine
 ACTIVE = "active, listening"

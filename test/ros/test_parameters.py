@@ -11,9 +11,8 @@ import yaml
 
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.resources import config_path
-from anomaly_seg_ros.ros.evaluation_run import RunOptions
+from anomaly_seg_ros.evaluation.bag_run import RunOptions
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.parameters import (
     PARAMETERS,
     check_change,
@@ -22,6 +21,7 @@ from anomaly_seg_ros.ros.parameters import (
     read_defaults,
     resolve_settings,
 )
+from anomaly_seg_ros.system.resources import config_path
 
 YAML = config_path("detector.yaml")
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from anomaly_seg_ros.resources import config_path
+from anomaly_seg_ros.system.resources import config_path
 
 # Exists only where vision_msgs is installed, or with use_sim_time, or with compressed input.
 SOMETIMES = {"/detector/label_info", "/clock", "/image/compressed"}

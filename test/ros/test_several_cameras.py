@@ -7,7 +7,7 @@ import pytest
 from detector_harness import DetectorHarness, array_of, seconds_of, stamped, street
 from sensor_msgs.msg import CameraInfo, Image
 
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.messages import image_message
 
 pytestmark = pytest.mark.ros

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_seg_ros.resources import config_path
 from anomaly_seg_ros.ros import transport
 from anomaly_seg_ros.ros.transport import (
     DECIDED_BY,
@@ -24,6 +23,7 @@ from anomaly_seg_ros.ros.transport import (
     shared_memory_free,
     use_profile,
 )
+from anomaly_seg_ros.system.resources import config_path
 
 FRAMES = 10
 SEGMENT_BYTES, SMALL_SEGMENT_BYTES = 64 * 2**20, 16 * 2**20

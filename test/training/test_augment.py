@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.augment import ViewOptions, random_view
+from training.data.augment import ViewOptions, random_view
 
 PLAIN = ViewOptions(crop=(64, 96), photometric=0.0, blur_probability=0.0)
 

@@ -10,14 +10,14 @@ import torch
 from tiny import tiny_metadata
 from torch import nn
 
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.registry import build_network
 from training import closed_set, fine_tune
-from training.batch_check import check_batch, layer_without_variance
-from training.distributed import Distributed
+from training.data.batch_check import check_batch, layer_without_variance
+from training.engine.distributed import Distributed
+from training.engine.loop import LoopOptions, Trainer
 from training.freezing import set_trainable
-from training.loop import LoopOptions, Trainer
 
 SHAPE = (1, 3, 64, 96)
 

@@ -10,14 +10,14 @@ import torch
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 from tiny_scenes import scenes
 
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.cli import convert_model
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from training import calibrate
 from training.calibrate import PixelSample, calibrate_scores, class_statistics, sample_pixels
-from training.held_out import MaskedFrame
+from training.data.held_out import MaskedFrame
 
 
 def normal_sample(shift: float, seed: int, count: int = 200_000) -> PixelSample:

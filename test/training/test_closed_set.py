@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from tiny_scenes import scenes
 from torch import nn
 
-from anomaly_seg_ros.checkpoints import load_model
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.contract import NetworkOutput
 from training import calibrate, class_bias, closed_set
 from training.closed_set import SCALING, class_weights
-from training.corpora import Corpus
+from training.data.corpora import Corpus
+from training.data.held_out import MaskedFrame
 from training.depthwise import use_float32_backward
-from training.held_out import MaskedFrame
 from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.objective import Objective
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_seg_ros.errors import ParameterError
-from training.config import CONFIGS, changed_keys, load_config, to_dataclass
+from training.engine.config import CONFIGS, changed_keys, load_config, to_dataclass
 
 DEFAULTS = """
 steps: 100

@@ -10,7 +10,7 @@ import pytest
 
 from anomaly_seg_ros.datasets import Sample
 from training.contact_sheet import _CELL, contact_sheet, main
-from training.negatives import NegativeObject
+from training.data.negatives import NegativeObject
 
 PINK = (250, 20, 200)
 

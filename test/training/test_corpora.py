@@ -9,9 +9,9 @@ import pytest
 
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
-from training.augment import ViewOptions
-from training.corpora import UNKNOWN, Corpus, load_corpus, weighted
-from training.sampling import ViewDataset
+from training.data.augment import ViewOptions
+from training.data.corpora import UNKNOWN, Corpus, load_corpus, weighted
+from training.data.sampling import ViewDataset
 
 
 def corpus(name: str) -> Corpus:

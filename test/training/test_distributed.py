@@ -9,7 +9,7 @@ import torch
 
 from anomaly_seg_ros.errors import DeviceError
 from training import fine_tune
-from training.distributed import training_device
+from training.engine.distributed import training_device
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

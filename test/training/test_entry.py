@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from training import study
-from training.entry import Run, run_entry
+from training.engine.entry import Run, run_entry
 from training.flow import fit_pointwise
+from training.study import run
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_float32_is_not_tf32_in_a_training(tmp_path: Path, defaults: str) -> Non
 def test_float32_is_not_tf32_in_a_study(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"sets": {}, "common": {}, "tables": {}}))
-    assert study.main(["--study", str(path), "--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert run.main(["--study", str(path), "--out", str(tmp_path), "--device", "cpu"]) == 0
     assert not torch.backends.cudnn.allow_tf32
 
 

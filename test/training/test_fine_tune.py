@@ -15,15 +15,16 @@ from every_network import NETWORKS, SIZE, save_network
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 from tiny_scenes import scenes
 
-from anomaly_seg_ros.checkpoints import load_model, save_model
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
-from training import calibrate, fine_tune, open_set_validation, storage
-from training.held_out import MaskedFrame, mixed_frames
+from training import calibrate, fine_tune, open_set_validation
+from training.data.held_out import MaskedFrame, mixed_frames
+from training.data.mixing.mixer import Mixer, MixOptions
+from training.data.negatives import NegativeObject
+from training.engine import storage
 from training.losses import OpenSetLoss
-from training.mixing.mixer import Mixer, MixOptions
-from training.negatives import NegativeObject
 from training.networks import InputScaling
 from training.objective import Objective
 

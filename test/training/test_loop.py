@@ -26,10 +26,10 @@ from tiny_training import (
 from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError, TrainingError
-from training import storage
-from training.batches import MixedBatch
-from training.distributed import Distributed
-from training.loop import LoopOptions, Trainer
+from training.data.batches import MixedBatch
+from training.engine import storage
+from training.engine.distributed import Distributed
+from training.engine.loop import LoopOptions, Trainer
 from training.losses import build_loss
 from training.networks import InputScaling
 from training.objective import Objective

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 
-from anomaly_seg_ros.backends.contract import ScaledNetwork
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
+from anomaly_seg_ros.inference.backends.contract import ScaledNetwork
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.networks import InputScaling, as_described, load_for_training, parameter_groups

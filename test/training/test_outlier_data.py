@@ -9,10 +9,10 @@ import yaml
 
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.config import CONFIGS
-from training.corpora import Corpus
-from training.mixing.mixer import OUTLIER
-from training.outlier_data import build_mixer
+from training.data.corpora import Corpus
+from training.data.mixing.mixer import OUTLIER
+from training.data.outlier_data import build_mixer
+from training.engine.config import CONFIGS
 
 
 def street() -> Corpus:

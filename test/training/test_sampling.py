@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.augment import ViewOptions
-from training.corpora import Corpus
-from training.sampling import StepSampler, ViewDataset
+from training.data.augment import ViewOptions
+from training.data.corpora import Corpus
+from training.data.sampling import StepSampler, ViewDataset
 
 
 @pytest.fixture(scope="module")

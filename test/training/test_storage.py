@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError
-from training import storage
+from training.engine import storage
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("x")])

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from anomaly_seg_ros.errors import ImageError, ParameterError, TrainingError
-from training import stream as stream_module
-from training.batches import MixedBatch
-from training.stream import SampleStream, available_memory
+from training.data import stream as stream_module
+from training.data.batches import MixedBatch
+from training.data.stream import SampleStream, available_memory
 
 
 class Numbered(Dataset):

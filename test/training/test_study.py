@@ -13,14 +13,14 @@ import pytest
 import yaml
 from tiny import tiny_metadata, tiny_network
 
-from anomaly_seg_ros.checkpoints import save_model
+from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
-from training.config import CONFIGS, load_config, to_dataclass
+from training.engine.config import CONFIGS, load_config, to_dataclass
 from training.flow.joint import FlowOptions
 from training.losses import build_loss
-from training.study import Row, main, protocol, read_rows, run_row
-from training.study_measure import MeasureOptions
-from training.study_tables import read_table, write_tables
+from training.study.measure import MeasureOptions
+from training.study.run import Row, main, protocol, read_rows, run_row
+from training.study.tables import read_table, write_tables
 
 REPOSITORY = Path(__file__).parents[2]
 STREET = {"title": "Street", "adapter": "folder", "root": "street"}

@@ -12,13 +12,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny import tiny_metadata, tiny_network
 
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.inference import Segmenter
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.posthoc import build_posthoc
 from anomaly_seg_ros.scores import ClassStatistics
 from training.networks import InputScaling
-from training.study_measure import set_figures
-from training.study_scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
+from training.posthoc import build_posthoc
+from training.study.measure import set_figures
+from training.study.scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer
 
 METADATA = tiny_metadata(outlier_head=True)

@@ -10,11 +10,11 @@ import torch
 from tiny_flow import Segmenter, batch
 from torch.utils.data import Dataset
 
-from training.batches import MixedBatch
-from training.config import CONFIGS, load_config
+from training.data.batches import MixedBatch
+from training.engine.config import CONFIGS, load_config
 from training.flow.checkpoints import save_flow
 from training.flow.layers import FlowStep
-from training.synthetic_negatives import build_flow_negatives
+from training.flow.synthetic_negatives import build_flow_negatives
 
 
 class Views(Dataset):

@@ -12,9 +12,9 @@ import torch
 
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
 from training import train_style
-from training.corpora import Corpus
-from training.storage import load_checkpoint
-from training.style.learned import LearnedStyle
+from training.data.corpora import Corpus
+from training.data.style.learned import LearnedStyle
+from training.engine.storage import load_checkpoint
 
 SMALL = ("size=16", "batch_size=4", "validation_pairs=16", "workers=0", "precision=fp32")
 OFTEN = ("warmup=2", "log_every=2", "checkpoint_every=4", "validate_every=4", "opponent.every=2")

@@ -9,10 +9,10 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.nn import functional as F
 
-from anomaly_seg_ros.models.contract import NetworkOutput
-from training.corpora import Corpus
-from training.held_out import MaskedFrame, mixed_frames
-from training.mixing.mixer import OUTLIER, RIM
+from anomaly_seg_ros.contract import NetworkOutput
+from training.data.corpora import Corpus
+from training.data.held_out import MaskedFrame, mixed_frames
+from training.data.mixing.mixer import OUTLIER, RIM
 from training.networks import InputScaling
 from training.validation import Viewer, anomaly_figures, closed_set_matrix
 

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints import load_model
+from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint, read_checkpoint
+from anomaly_seg_ros.checkpoints.inspection import as_text, inspect_checkpoint
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
+from anomaly_seg_ros.checkpoints.recognise import LAYOUTS, recognise
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.layouts.checkpoint import Checkpoint, read_checkpoint
-from anomaly_seg_ros.layouts.recognise import LAYOUTS, recognise
-from anomaly_seg_ros.layouts.report import as_text, inspect_checkpoint
-from anomaly_seg_ros.metadata import METADATA_KEY, ModelMetadata
 from anomaly_seg_ros.scores import ClassStatistics
 from anomaly_seg_ros.taxonomy import load_taxonomy
 from tools.fuzzing.target import Target

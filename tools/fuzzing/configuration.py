@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros.checkpoints.class_labels import read_labels
 from anomaly_seg_ros.datasets.camvid import CamVidDataset
 from anomaly_seg_ros.datasets.cityscapes_tree import read_camera
 from anomaly_seg_ros.datasets.clip import ClipDataset
 from anomaly_seg_ros.datasets.label_map_file import read_label_map
 from anomaly_seg_ros.datasets.overlay import add_overlay
-from anomaly_seg_ros.layouts.labels import read_labels
+from anomaly_seg_ros.evaluation.accumulate import read_progress
+from anomaly_seg_ros.evaluation.dumps import read_dump, write_dump
+from anomaly_seg_ros.evaluation.image_counts import ImageCounts
+from anomaly_seg_ros.evaluation.plan import Plan, parse_data, parse_named
+from anomaly_seg_ros.evaluation.snapshots import VERSION, Snapshots
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
-from anomaly_seg_ros.resources import config_path
-from anomaly_seg_ros.suite.accumulate import read_progress
-from anomaly_seg_ros.suite.dumps import read_dump, write_dump
-from anomaly_seg_ros.suite.image_counts import ImageCounts
-from anomaly_seg_ros.suite.plan import Plan, parse_data, parse_named
-from anomaly_seg_ros.suite.snapshots import VERSION, Snapshots
+from anomaly_seg_ros.system.resources import config_path
 from tools.fuzzing.target import Target
-from training.config import load_config
+from training.engine.config import load_config
 
 _SHAPE = (6, 8)
 # A value of each type that the training's configurations have.

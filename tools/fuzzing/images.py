@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.images import read_disparity, read_image, read_label
-from anomaly_seg_ros.pixel_formats import ENCODINGS, rgb_from_compressed, rgb_from_raw
+from anomaly_seg_ros.io.images import read_disparity, read_image, read_label
+from anomaly_seg_ros.io.pixel_formats import ENCODINGS, rgb_from_compressed, rgb_from_raw
 from tools.fuzzing.target import Target
 
 _FIELDS = struct.Struct("<BIIIB")

@@ -8,11 +8,11 @@ from typing import Any
 
 from safetensors.torch import save
 
-from anomaly_seg_ros.checkpoints import load_strictly, read_tensors
+from anomaly_seg_ros.checkpoints.loading import load_strictly, read_tensors
 from anomaly_seg_ros.errors import CheckpointError
+from training.engine.storage import make_folder, write_atomically
 from training.flow.dense_flow import DenseFlow
 from training.flow.sizes import SIZES
-from training.storage import make_folder, write_atomically
 
 _NAME = "dense_flow"
 _PROVENANCE = "provenance"

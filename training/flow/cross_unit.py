@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.models.invertible import bounded_log_scale
+from training.flow.invertible import bounded_log_scale
 from training.flow.layers import sum_per_image
 
 _WIDENING = 4

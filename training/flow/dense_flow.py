@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
-from anomaly_seg_ros.models.invertible import set_from_next_batch
 from training.flow.blocks import FlowBlock
 from training.flow.dequantisation import dequantise, log_bin_volume, to_levels
+from training.flow.invertible import set_from_next_batch
 from training.flow.layers import squeeze, unsqueeze
 from training.flow.noise import log_standard_normal, standard_normal
 from training.flow.sizes import FlowSize, flow_size
@@ -43,7 +43,7 @@ class DenseFlow(nn.Module):
 
     Everything runs in the parameters' precision, whatever autocast is on around it. On a GPU
     convolutions in float32 would still round to TF32: the training entries switch that off for
-    their process (:func:`~training.entry.use_exact_float32`); elsewhere it is the caller's to do.
+    their process (``use_exact_float32``); elsewhere it is the caller's to do.
 
     Args:
         size: Units, layers, widths.

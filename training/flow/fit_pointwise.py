@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomaly_seg_ros.checkpoints import load_model
-from anomaly_seg_ros.cli import run_tool
+from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
-from anomaly_seg_ros.models.pointwise_flow import PointwiseFlow, save_pointwise_flow
-from training.distributed import training_device
-from training.entry import data_folder, use_exact_float32
+from anomaly_seg_ros.system.tool import run_tool
+from training.data.road_scenes import training_corpora
+from training.engine.distributed import training_device
+from training.engine.entry import data_folder, use_exact_float32
+from training.flow.pointwise_flow import PointwiseFlow, save_pointwise_flow
 from training.networks import InputScaling
-from training.road_scenes import training_corpora
 from training.validation import Viewer
 
 _FIRST_PIXELS = 16384

@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError
-from anomaly_seg_ros.models.contract import NetworkOutput
-from training.batches import MixedBatch
+from training.data.batches import MixedBatch
+from training.engine.steps import autocast
 from training.flow.averaging import average_gradients, share_parameters
 from training.flow.boundary import jensen_shannon_to_uniform
 from training.flow.bystander import bystander
@@ -36,7 +37,6 @@ from training.flow.rectangles import Rectangles, draw_rectangles
 from training.losses.base import LossTerms
 from training.losses.grids import resize_logits
 from training.losses.reduction import global_count, global_mean, world_size
-from training.steps import autocast
 
 _PASSES = (1, 2)
 
@@ -153,7 +153,7 @@ class _Signal:
 
 
 class FlowNegatives:
-    """The flow beside the segmenter; a :class:`~training.loop.SecondPlayer`.
+    """The flow beside the segmenter; a :class:`~training.engine.loop.SecondPlayer`.
 
     Random numbers come from torch's global generators, which the loop seeds at every step, unless
     a generator is given. Under several processes each draws its own samples, and the gradients

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from anomaly_seg_ros.models.invertible import ActNorm, AffineCoupling, InvertibleConv1x1
 from training.flow.coupling_net import CouplingNet
+from training.flow.invertible import ActNorm, AffineCoupling, InvertibleConv1x1
 
 
 def sum_per_image(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import ParameterError
-from training.batches import MixedBatch
+from training.data.batches import MixedBatch
 
 OUTLIER = 1
 

@@ -1,6 +1,6 @@
 """Losses for open-set fine-tuning, by name.
 
-A loss maps (:class:`~anomaly_seg_ros.models.contract.NetworkOutput`, labels, outlier mask) to
+A loss maps (:class:`~anomaly_seg_ros.contract.NetworkOutput`, labels, outlier mask) to
 :class:`LossTerms`. All evaluate in float32 (float64 for float64 logits) outside of autocast, give
 0 with a graph for an empty set of pixels, and are right under DistributedDataParallel with uneven
 counts.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.models.contract import NetworkOutput
 from training.losses.checks import choice, number
 from training.losses.grids import GRIDS, MASK_MODES, Pixels, on_grid
 
@@ -79,7 +79,7 @@ class OpenSetLoss(nn.Module):
         are shifted by up to half a cell at the borders.
 
         Args:
-            network: See :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`.
+            network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         """
         if self.align_corners is None:
             self.align_corners = getattr(network, "align_corners", False)

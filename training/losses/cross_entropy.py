@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from training.losses.base import OpenSetLoss, WeightedTerms
 from training.losses.grids import Pixels
 from training.losses.reduction import global_mean

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
-from anomaly_seg_ros.models.contract import NetworkOutput
 
 GRIDS = ("label", "logits")
 MASK_MODES = ("nearest", "area")
@@ -59,7 +59,7 @@ def on_grid(
         grid: ``label`` upsamples the logits (bilinear); ``logits`` brings labels (nearest
             neighbour) and mask down to where the logits are before the last upsampling.
         align_corners: Of the upsampling: the network's own, see
-            :class:`~anomaly_seg_ros.models.contract.SegmentationNetwork`. DeepLabV3+ with
+            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`. DeepLabV3+ with
             WideResNet38 or ResNet101 has True, as in the public codes, the others False.
         mask_to_grid: See :func:`reduce_mask`.
         min_coverage: See :func:`reduce_mask`.

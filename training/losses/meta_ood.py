@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anomaly_seg_ros.models.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput
 from training.losses.base import OpenSetLoss, WeightedTerms
 from training.losses.checks import choice, number
 from training.losses.cross_entropy import segmentation_term

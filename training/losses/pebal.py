@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_seg_ros.models.contract import NetworkOutput
-from anomaly_seg_ros.posthoc.smoothing import gaussian_smooth
+from anomaly_seg_ros.contract import NetworkOutput
 from training.losses.base import OpenSetLoss, WeightedTerms
 from training.losses.checks import choice, number
 from training.losses.energy_margin import margins
 from training.losses.grids import Pixels
 from training.losses.reduction import global_count, global_mean, global_sum
+from training.posthoc.smoothing import gaussian_smooth
 
 # Keeps the logarithm of the reward finite where the free energy crosses 0.
 _MIN_REWARD = 1e-6

@@ -14,9 +14,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from anomaly_seg_ros.images import read_image
-from anomaly_seg_ros.inference import Segmenter
-from anomaly_seg_ros.prediction import UnknownRule
+from anomaly_seg_ros.inference.prediction import UnknownRule
+from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.io.images import read_image
 from anomaly_seg_ros.ros.messages import image_message
 from benchmarks.online.naive_node import NaiveNode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from anomaly_seg_ros.checkpoints import load_model
+from anomaly_seg_ros.checkpoints.loading import load_model
 from benchmarks.online import head_and_score
 from benchmarks.online.random_models import model_file
 

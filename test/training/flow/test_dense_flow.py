@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
+from training.data.road_scenes import cityscapes256_val
 from training.flow.dense_flow import DenseFlow
 from training.flow.sizes import SIZES, flow_size
-from training.road_scenes import cityscapes256_val
 
 
 def flow(name: str = "tiny", seed: int = 0, spread: float = 0.05, **options: bool) -> DenseFlow:

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 from tiny import save_tiny_model, tiny_network
 
 from anomaly_seg_ros.errors import ParameterError, TrainingError
-from anomaly_seg_ros.models.pointwise_flow import PointwiseFlow, load_pointwise_flow
-from training.corpora import Corpus
+from training.data.corpora import Corpus
 from training.flow import fit_pointwise as module
 from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
+from training.flow.pointwise_flow import PointwiseFlow, load_pointwise_flow
 from training.networks import InputScaling
 from training.validation import Viewer
 

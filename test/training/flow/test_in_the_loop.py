@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_flow import Segmenter, batch, negatives
 
-from training.batches import MixedBatch
-from training.loop import Distributed, LoopOptions, Trainer
+from training.data.batches import MixedBatch
+from training.engine.loop import Distributed, LoopOptions, Trainer
 from training.losses import build_loss
 from training.objective import Objective
 

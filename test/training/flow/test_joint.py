@@ -16,7 +16,7 @@ from tiny_flow import OPTIONS, Segmenter, batch, flow, negatives
 from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError
-from training.batches import MixedBatch
+from training.data.batches import MixedBatch
 from training.flow.boundary import jensen_shannon_to_uniform
 from training.flow.joint import FlowNegatives, FlowOptions, flow_optimizer
 from training.flow.rectangles import draw_rectangles

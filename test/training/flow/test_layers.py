@@ -9,14 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomaly_seg_ros.models.invertible import (
-    ActNorm,
-    AffineCoupling,
-    InvertibleConv1x1,
-    bounded_log_scale,
-)
 from training.flow.coupling_net import CouplingNet
 from training.flow.cross_unit import CrossUnitNoise
+from training.flow.invertible import ActNorm, AffineCoupling, InvertibleConv1x1, bounded_log_scale
 from training.flow.layers import FlowStep, squeeze, unsqueeze
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_losses import CLASSES, case
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.models.contract import NetworkOutput
 from training.losses import LOSSES, LossTerms, build_loss, loss_options
 
 EVERY = pytest.mark.parametrize("name", LOSSES)

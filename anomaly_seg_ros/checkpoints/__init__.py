@@ -1,0 +1,1 @@
+"""Checkpoint files: what they hold, which network they fit, loading and saving."""

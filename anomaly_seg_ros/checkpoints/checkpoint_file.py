@@ -1,0 +1,195 @@
+"""Any file of weights, brought to plain float32 tensors, with an account of what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly_seg_ros.checkpoints.content import (
+    Content,
+    find_state_dict,
+    strip_prefixes,
+    without_inner_wrappers,
+)
+from anomaly_seg_ros.checkpoints.file_kinds import Kind, kind_of
+from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
+from anomaly_seg_ros.checkpoints.pickles import unpickle
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
+from anomaly_seg_ros.errors import CheckpointError, first_line
+
+_EPOCH = ("epoch", "current_epoch", "last_epoch", "best_epoch")
+_MIOU = ("mean_iu", "mean_iou", "miou", "best_miou", "best_mean_iu", "best_iou", "val_miou")
+_EXACT = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds.
+
+    Attributes:
+        path: The file.
+        container: Format of the file, for people.
+        tensors: By key without wrappers' prefixes; floating point as float32.
+        header: Texts of a safetensors header.
+        place: Keys in the file that lead to the state dict.
+        prefixes: Taken away from every key, the outermost first.
+        record: Plain values that were saved beside the weights, by dotted path.
+        dtypes: Number of tensors by data type in the file, such as ``float16``.
+        has_optimizer: Whether the state of a training is in the file.
+        changes: What the tensors lost or gained on the way, one sentence each.
+    """
+
+    path: Path
+    container: str
+    tensors: dict[str, Tensor]
+    header: dict[str, str] = field(default_factory=dict)
+    place: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    has_optimizer: bool = False
+    changes: tuple[str, ...] = ()
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that was recorded with the weights."""
+        return self._recorded(_EPOCH)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """The mIoU that was recorded with the weights, on whatever scale and data that was."""
+        return self._recorded(_MIOU)
+
+    def _recorded(self, names: tuple[str, ...]) -> Any:
+        by_name = {key.rsplit(".", 1)[-1].lower(): value for key, value in self.record.items()}
+        values = (by_name[name] for name in names if name in by_name)
+        return next((v for v in values if isinstance(v, int | float)), None)
+
+
+def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = None) -> Checkpoint:
+    """Reads any file of weights, whatever its name ends in; nothing pickled in it is run.
+
+    Args:
+        path: Safetensors, or what ``torch.save`` wrote: a state dict, bare or nested, or a whole
+            training checkpoint.
+        key: Dotted place of the state dict in the file, such as ``ema``; None looks for it.
+        prefix: Of the keys to take, such as ``student.``; None takes all.
+
+    Raises:
+        CheckpointError: Unreadable, unsafe, or without tensors (at the place that was asked for).
+    """
+    if kind_of(path) is Kind.SAFETENSORS:
+        tensors, header = read_tensors(path)
+        content, container = None if key else Content(tensors), "safetensors"
+    else:
+        raw, container = unpickle(path)
+        header = {}
+        content = find_state_dict(raw, key)
+    if content is None or not content.tensors:
+        where = "in it" if key is None else f"at {key!r}"
+        raise CheckpointError(f"{path}: no weights {where}: a state dict of tensors was expected")
+    changes = []
+    for place, count in content.others:
+        chosen = ".".join(content.place) or "the top level"
+        changes.append(f"{'.'.join(place)} ({count} tensors) is not read, {chosen} is")
+    if content.not_tensors:
+        changes.append(f"no tensors, left out: {_some(content.not_tensors)}")
+    plain, prefixes = content.tensors, ()
+    if METADATA_KEY not in header:  # files of this package have the network's own keys
+        if prefix is not None:
+            plain, chosen, change = _under(plain, prefix, path)
+            changes += change
+        plain, prefixes = strip_prefixes(plain)
+        if prefix is not None:
+            prefixes = (*chosen, *prefixes)
+        plain, wrappers = without_inner_wrappers(plain)
+        if wrappers:
+            changes.append(f"taken out of the middle of keys, a wrapper's: {', '.join(wrappers)}")
+    elif prefix is not None:
+        raise CheckpointError(f"{path}: a file of this package, whose keys have no prefix")
+    try:
+        converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
+    except NotImplementedError as error:
+        types = sorted({_dtype_name(tensor) for tensor in plain.values()})
+        raise CheckpointError(
+            f"{path}: unsupported: torch cannot convert all of its types ({', '.join(types)}); "
+            "save it as float32 or float16"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path}: unreadable tensors: {first_line(error)}") from error
+    changes += _conversions(plain)
+    return Checkpoint(
+        path=path,
+        container=container,
+        tensors=converted,
+        header=header,
+        place=content.place,
+        prefixes=prefixes,
+        record=content.record,
+        dtypes=dict(Counter(_dtype_name(tensor) for tensor in plain.values())),
+        has_optimizer=content.has_optimizer,
+        changes=tuple(changes),
+    )
+
+
+def _under(
+    tensors: dict[str, Tensor], prefix: str, path: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...], list[str]]:
+    """The tensors under a prefix, which may stand behind wrappers' names that all keys share.
+
+    Returns:
+        The tensors without it; what was taken from their keys; and what is left out, in words.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    prefix = prefix if prefix.endswith(".") else f"{prefix}."
+    for shared, taken in ((tensors, ()), strip_prefixes(tensors)):
+        inside = {k.removeprefix(prefix): v for k, v in shared.items() if k.startswith(prefix)}
+        outside = [key for key in shared if not key.startswith(prefix)]
+        if inside:
+            words = [f"left out, not under '{prefix}' ({len(outside)} tensors): {_some(outside)}"]
+            return inside, (*taken, prefix), words if outside else []
+    begin = list(dict.fromkeys(key.split(".")[0] + "." for key in tensors))
+    raise CheckpointError(
+        f"{path}: no tensor under the prefix '{prefix}'; its keys begin with {_some(begin, 8)}"
+    )
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _conversions(tensors: dict[str, Tensor]) -> list[str]:
+    """Says which tensors change their data type; widening is exact, the rest is not."""
+    changes = []
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for key, tensor in tensors.items():
+        by_dtype.setdefault(tensor.dtype, []).append(key)
+    for dtype, keys in by_dtype.items():
+        name = str(dtype).removeprefix("torch.")
+        if tensors[keys[0]].is_quantized:
+            changes.append(f"{len(keys)} {name} tensors were dequantized to float32")
+        elif dtype in _EXACT:
+            changes.append(f"{len(keys)} {name} tensors became float32, exactly")
+        elif dtype.is_floating_point and dtype != torch.float32:
+            changes.append(f"{len(keys)} {name} tensors were converted to float32")
+    return changes
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (f", ... ({len(names)})" if len(names) > shown else "")

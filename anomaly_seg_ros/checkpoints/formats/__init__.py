@@ -1,0 +1,1 @@
+"""Public checkpoint formats, one file each."""

@@ -1,0 +1,87 @@
+"""ERFNet: the public Cityscapes checkpoint, and others trained with its code."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
+from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
+from anomaly_seg_ros.checkpoints.formats.base import (
+    Description,
+    Layout,
+    how_to_overrule,
+    numbered_remarks,
+    width,
+)
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.system.resources import weights_dir
+
+_BIAS = "decoder.output_conv.bias"
+# SHA-256 of the classifier's bias in the public checkpoint: our calibration is of these weights.
+_PUBLIC_BIAS = "6f9b908c7a25f03733ec2bafd4d2e8956e805e56f5055fa41451af2cfa53efa0"
+
+
+def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+    source = weights_dir() / "erfnet_cityscapes.json"
+    public = ModelMetadata.from_json(source.read_text(encoding="utf-8"), str(source))
+    # A transposed convolution: its weight is (in, out, height, width), so the bias tells.
+    outputs = width(checkpoint, _BIAS, 20)
+    labels, remarks = _labels(checkpoint, outputs, stated)
+    outlier_head = "outlier_head.conv.weight" in checkpoint.tensors
+    arguments = {
+        "num_classes": len(labels.classes),
+        "num_outputs": outputs,
+        "outlier_head": outlier_head,
+    }
+    if stated is None and not outlier_head and _is_public(checkpoint):
+        return Description("the public ERFNet (Romera et al.)", public)
+    metadata = replace(
+        public,
+        name="erfnet",
+        arguments=arguments,
+        classes=labels.classes,
+        palette=labels.palette,
+        default_score="dense_hybrid" if outlier_head else "energy",
+        calibration={},
+        statistics=None,
+        provenance={},
+    )
+    return Description("ERFNet, trained by somebody else", metadata, remarks)
+
+
+def _labels(
+    checkpoint: Checkpoint, outputs: int, stated: Labels | None
+) -> tuple[Labels, tuple[str, ...]]:
+    """ERFNet's code trains one output more than classes, for pixels without a label."""
+    if stated is not None:
+        if len(stated.classes) > outputs:
+            raise CheckpointError(
+                f"{checkpoint.path}: {len(stated.classes)} classes were given, but its last layer "
+                f"has {outputs} outputs"
+            )
+        return stated, numbered_remarks(stated)
+    if labels := known_labels(outputs):
+        return labels, ()
+    if labels := known_labels(outputs - 1):
+        remark = (
+            f"{outputs} outputs are read as {outputs - 1} classes and one for pixels without a "
+            f"label, as ERFNet's code trains them, a guess; {how_to_overrule(outputs)}"
+        )
+        return labels, (remark,)
+    labels = numbered_labels(outputs)
+    return labels, numbered_remarks(labels)
+
+
+def _is_public(checkpoint: Checkpoint) -> bool:
+    bias = checkpoint.tensors.get(_BIAS)
+    return bias is not None and hashlib.sha256(bias.numpy().tobytes()).hexdigest() == _PUBLIC_BIAS
+
+
+ERFNET = Layout(
+    name="erfnet",
+    title="ERFNet (the public Cityscapes checkpoint and its like)",
+    landmarks=("encoder.initial_block.conv.weight", "decoder.output_conv.weight"),
+    describe=_describe,
+)

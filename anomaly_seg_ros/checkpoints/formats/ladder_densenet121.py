@@ -1,0 +1,44 @@
+"""LDN-121, the ladder-style DenseNet of the DenseHybrid release; its images are not normalised."""
+
+from __future__ import annotations
+
+from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
+from anomaly_seg_ros.checkpoints.class_labels import Labels
+from anomaly_seg_ros.checkpoints.formats.base import (
+    Description,
+    Layout,
+    classes_of,
+    metadata_of,
+    width,
+)
+from anomaly_seg_ros.checkpoints.scaling import CITYSCAPES_SIZE, STREET_HAZARDS_SIZE, UNSCALED
+
+
+def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+    outputs = width(checkpoint, "logits.conv.weight", 19)
+    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
+    cityscapes = len(labels.classes) == 19
+    metadata = metadata_of(
+        f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
+        "ladder_densenet121",
+        labels,
+        UNSCALED,
+        CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
+        outlier_head,
+        abstention=abstention,
+    )
+    release = "DenseHybrid" if outlier_head else "DenseHybrid, closed-set"
+    return Description(release, metadata, remarks)
+
+
+LADDER_DENSENET121 = Layout(
+    name="ladder_densenet121",
+    title="LDN-121, ladder-style DenseNet (DenseHybrid)",
+    landmarks=(
+        "backbone.features.denseblock4.denselayer16.conv2.weight",
+        "spp.spp.spp.spp_bn.conv.weight",
+        "upsample.upsample_layers.upsample_0.blend_conv.conv.weight",
+    ),
+    describe=_describe,
+)

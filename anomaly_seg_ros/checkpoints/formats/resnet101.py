@@ -1,0 +1,48 @@
+"""DeepLabV3+ with ResNet101, in its two public shapes.
+
+- deep stem (SML, RobustNet: ``r101_os8_base_cty.pth``): three 3x3 convolutions ``layer0.{0,3,6}``,
+  ``final1`` and ``final2``, and an auxiliary classifier ``dsn`` that only training uses;
+- plain 7x7 stem (NVIDIA): ``layer0.0``, ``final.*``.
+"""
+
+from __future__ import annotations
+
+from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
+from anomaly_seg_ros.checkpoints.class_labels import Labels
+from anomaly_seg_ros.checkpoints.formats.base import (
+    Description,
+    Layout,
+    classes_of,
+    metadata_of,
+    width,
+)
+from anomaly_seg_ros.checkpoints.scaling import CITYSCAPES_SIZE, IMAGENET
+
+
+def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+    tensors = checkpoint.tensors
+    deep = "layer0.3.weight" in tensors or "final1.0.weight" in tensors
+    outputs = width(checkpoint, "final2.0.weight" if deep else "final.6.weight", 19)
+    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    outlier_head = "logits_ood.conv.weight" in tensors
+    metadata = metadata_of(
+        f"resnet101_{'deep' if deep else 'plain'}_stem",
+        "resnet101",
+        labels,
+        IMAGENET,
+        CITYSCAPES_SIZE,
+        outlier_head,
+        stem="deep" if deep else "plain",
+        auxiliary=any(key.startswith("dsn.") for key in tensors),
+        abstention=abstention,
+    )
+    release = "SML / RobustNet, deep stem" if deep else "NVIDIA DeepLabV3+, plain stem"
+    return Description(release, metadata, remarks)
+
+
+RESNET101 = Layout(
+    name="resnet101",
+    title="DeepLabV3+ with ResNet101 (SML and RobustNet: deep stem; NVIDIA: plain stem)",
+    landmarks=("layer0.0.weight", "layer3.22.conv3.weight", "aspp.features.0.0.weight"),
+    describe=_describe,
+)

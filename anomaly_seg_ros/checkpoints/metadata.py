@@ -1,0 +1,236 @@
+"""Everything that travels with weights: classes, input scaling, calibration, provenance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.io.safe_yaml_json import parse_json, shown
+from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
+
+FORMAT = 1
+# Raw score called unknown, and scale, by score: orders of magnitude of a Cityscapes model, for
+# models that were never calibrated. The map keeps the order of scores, so AP and AUROC do not
+# depend on it; a threshold means nothing until the model is calibrated.
+_PROVISIONAL = {
+    "msp": (0.5, 0.25),
+    "entropy": (1.0, 0.5),
+    "max_logit": (-8.0, 4.0),
+    "energy": (-8.0, 4.0),
+    "max_min_logit": (-14.0, 6.0),
+    "sml": (3.0, 3.0),
+    "dense_hybrid": (-8.0, 4.0),
+    "outlier_head": (-0.7, 1.0),
+    "outlier_head_msp": (0.5, 0.25),
+}
+# Under which the JSON stands in the header of a safetensors file.
+METADATA_KEY = "anomaly_seg_ros"
+_LONGEST_SIDE = 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Describes a model; stored as JSON in the safetensors header.
+
+    Attributes:
+        name: For people, diagnostics and reports.
+        architecture: Key of the network registry.
+        arguments: The network's constructor arguments.
+        classes: Names in trainId order.
+        palette: (K, 3) uint8 RGB.
+        mean, std: Input scaling per RGB channel, on [0, 1]: ``(x / 255 - mean) / std``.
+        inference_size: Default (height, width) of the network input.
+        output_stride: Rows of the input for each row of the logits; None in files written before
+            it was recorded.
+        default_score: Used for ``score_method: auto``.
+        calibration: By score name.
+        statistics: Of the maximum logit by class, for ``sml``.
+        provenance: Free-form: data, commands, figures, licence.
+    """
+
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    inference_size: tuple[int, int]
+    output_stride: int | None = None
+    default_score: str = "max_logit"
+    calibration: dict[str, ScoreCalibration] = field(default_factory=dict)
+    statistics: ClassStatistics | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def calibration_of(self, score: str) -> ScoreCalibration:
+        """The constants of a score; provisional ones where the model was not calibrated.
+
+        Provisional constants have no rates: only ``threshold`` and ``scale`` are there.
+        """
+        if score in self.calibration:
+            return self.calibration[score]
+        threshold, scale = _PROVISIONAL[score]
+        return ScoreCalibration(threshold, scale, RateTable((), ()))
+
+    def to_json(self) -> str:
+        """Serialises; :meth:`from_json` restores an equal object."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "architecture": self.architecture,
+                "arguments": self.arguments,
+                "classes": list(self.classes),
+                "palette": self.palette.tolist(),
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "inference_size": list(self.inference_size),
+                "output_stride": self.output_stride,
+                "default_score": self.default_score,
+                "calibration": {k: _calibration_json(v) for k, v in self.calibration.items()},
+                "statistics": None
+                if self.statistics is None
+                else {
+                    "mean": self.statistics.mean.tolist(),
+                    "std": self.statistics.std.tolist(),
+                },
+                "provenance": self.provenance,
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "metadata") -> ModelMetadata:
+        """Parses and checks.
+
+        Args:
+            text: JSON.
+            source: File name for errors.
+
+        Raises:
+            CheckpointError: Not our JSON, of another format version, or inconsistent.
+        """
+        raw = parse_json(text, f"{source}: model metadata", CheckpointError)
+        try:
+            if (version := raw["format"]) != FORMAT:
+                raise CheckpointError(
+                    f"{source}: metadata format {shown(version)}, this version reads {FORMAT}"
+                )
+            statistics = raw["statistics"]
+            metadata = cls(
+                name=_text(raw["name"]),
+                architecture=_text(raw["architecture"]),
+                arguments=dict(raw["arguments"]),
+                classes=tuple(_text(c) for c in raw["classes"]),
+                palette=_palette(raw["palette"]),
+                mean=_triple(raw["mean"]),
+                std=_triple(raw["std"], positive=True),
+                inference_size=(_side(raw["inference_size"][0]), _side(raw["inference_size"][1])),
+                output_stride=_optional_side(raw.get("output_stride")),
+                default_score=_score(raw["default_score"]),
+                calibration={
+                    _text(k): _parse_calibration(v) for k, v in raw["calibration"].items()
+                },
+                statistics=None
+                if statistics is None
+                else ClassStatistics(
+                    torch.tensor(_floats(statistics["mean"]), dtype=torch.float32),
+                    torch.tensor(_floats(statistics["std"]), dtype=torch.float32),
+                ),
+                provenance=dict(raw["provenance"]),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"{source}: unreadable model metadata: {error!r}") from error
+        if len(metadata.classes) != len(metadata.palette):
+            raise CheckpointError(
+                f"{source}: {len(metadata.classes)} classes but {len(metadata.palette)} colours"
+            )
+        if metadata.statistics is not None:
+            for name in ("mean", "std"):
+                if len(getattr(metadata.statistics, name)) != len(metadata.classes):
+                    raise CheckpointError(f"{source}: statistics.{name} has the wrong length")
+        return metadata
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {shown(value)}")
+    return value
+
+
+def _score(value: Any) -> str:
+    if value not in SCORE_NAMES:
+        raise ValueError(f"unknown score {shown(value)}")
+    return value
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    """Finite numbers of a list."""
+    numbers = tuple(float(v) for v in values if isinstance(v, int | float))
+    if len(numbers) != len(values) or not np.isfinite(numbers).all():
+        raise ValueError(f"expected finite numbers, got {shown(values)}")
+    return numbers
+
+
+def _triple(values: Any, positive: bool = False) -> tuple[float, float, float]:
+    red, green, blue = _floats(values)
+    if positive and min(red, green, blue) <= 0:
+        raise ValueError(f"expected positive numbers, got {shown(values)}")
+    return red, green, blue
+
+
+def _side(value: Any) -> int:
+    """A number of rows or columns."""
+    if type(value) is not int or not 1 <= value <= _LONGEST_SIDE:
+        raise ValueError(f"expected 1 to {_LONGEST_SIDE} pixels, got {shown(value)}")
+    return value
+
+
+def _optional_side(value: Any) -> int | None:
+    return None if value is None else _side(value)
+
+
+def _palette(values: Any) -> np.ndarray:
+    colours = np.array(values)
+    if colours.ndim != 2 or colours.shape[1] != 3 or colours.dtype.kind not in "iu":
+        raise ValueError("the palette must be a list of [red, green, blue]")
+    if colours.min() < 0 or colours.max() > 255:
+        raise ValueError("a colour outside 0 to 255")
+    return colours.astype(np.uint8)
+
+
+def _calibration_json(calibration: ScoreCalibration) -> dict[str, Any]:
+    def table(rates: RateTable | None) -> dict[str, list[float]] | None:
+        if rates is None:
+            return None
+        return {"thresholds": list(rates.thresholds), "rates": list(rates.rates)}
+
+    return {
+        "threshold": calibration.threshold,
+        "scale": calibration.scale,
+        "inlier_rates": table(calibration.inlier_rates),
+        "outlier_rates": table(calibration.outlier_rates),
+    }
+
+
+def _parse_calibration(raw: dict[str, Any]) -> ScoreCalibration:
+    def table(rates: dict[str, list[float]] | None) -> RateTable | None:
+        if rates is None:
+            return None
+        thresholds, shares = _floats(rates["thresholds"]), _floats(rates["rates"])
+        if len(thresholds) != len(shares) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("a table of rates is damaged")
+        return RateTable(thresholds, shares)
+
+    inlier_rates = table(raw["inlier_rates"])
+    if inlier_rates is None:
+        raise KeyError("inlier_rates")
+    return ScoreCalibration(
+        float(raw["threshold"]), float(raw["scale"]), inlier_rates, table(raw["outlier_rates"])
+    )

@@ -1,0 +1,124 @@
+"""A network among the tensors of a file that all begin with a wrapper's name, whatever that is.
+
+A whole set of a network's tensors may lie under ``student.``, ``module.segmentor.`` or any other
+prefix, beside tensors of something else, and there may be several sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anomaly_seg_ros.checkpoints.content import LEFTOVERS, is_leftover
+
+# Parts of a prefix by which copies of the trained network are known. Where a file holds the
+# network and copies, the network is read, as it is where they lie in state dicts of their own.
+_COPIES = ("ema", "teacher", "averag", "momentum", "target", "swa", "old", "shadow")
+
+
+def prefixes_before(landmarks: Iterable[str], keys: Collection[str]) -> list[str]:
+    """Every prefix, none included, under which all landmarks lie, in the order of the keys."""
+    first, *others = landmarks
+    found = [key.removesuffix(first) for key in keys if key.endswith(first)]
+    return [
+        prefix
+        for prefix in found
+        if (not prefix or prefix.endswith(".")) and all(prefix + key in keys for key in others)
+    ]
+
+
+def preferred(prefixes: Iterable[str]) -> str:
+    """The set to read: no copy before copies, then without a prefix, then the first."""
+    return min(prefixes, key=lambda prefix: (_is_copy(prefix), prefix != ""))
+
+
+def _is_copy(prefix: str) -> bool:
+    return any(part.startswith(_COPIES) or part.endswith("_ema") for part in prefix.split("."))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What lies under one prefix, and what does not.
+
+    Attributes:
+        prefix: Ends in a dot, or is empty.
+        tensors: Without the prefix; with the leftovers of training scripts, wherever they lie.
+        others: Prefixes of other sets -> number of tensors.
+        outside: The rest of the file.
+    """
+
+    prefix: str
+    tensors: dict[str, Tensor]
+    others: dict[str, int]
+    outside: dict[str, Tensor]
+
+    def conflicts(self, expected: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """What lies outside and may yet be a parameter of the network, with another value.
+
+        Args:
+            expected: State dict of the network.
+        """
+        return tuple(
+            f"{key} (outside of '{self.prefix}'; --prefix {self.prefix} leaves it out)"
+            for key, tensor in self.outside.items()
+            if any(self._differs(own, tensor, expected) for own in _endings(key))
+        )
+
+    def _differs(self, own: str, tensor: Tensor, expected: Mapping[str, Tensor]) -> bool:
+        if own not in expected or expected[own].shape != tensor.shape or not tensor.ndim:
+            return False
+        inside = self.tensors.get(own)
+        return inside is None or not torch.equal(inside, tensor)
+
+    def account(self) -> list[str]:
+        """What is not read, a sentence each."""
+        words = []
+        if self.others:
+            told = ", ".join(f"'{name}' ({count} tensors)" for name, count in self.others.items())
+            words.append(f"'{self.prefix}' is read, and not {told}: --prefix chooses another")
+        if self.outside:
+            keys = list(self.outside)
+            shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+            words.append(
+                f"left out, not under the network's prefix '{self.prefix}' "
+                f"({len(keys)} tensors): {shown}"
+            )
+        return words
+
+
+def branch(tensors: Mapping[str, Tensor], prefix: str, prefixes: Iterable[str]) -> Branch:
+    """Takes one set of tensors out of a file.
+
+    Args:
+        tensors: Of the file.
+        prefix: Of the set.
+        prefixes: Of all sets in the file.
+    """
+    # "ema.module." may stand beside "ema.": the longer one is asked first.
+    others = sorted((other for other in prefixes if other != prefix), key=len, reverse=True)
+    inside: dict[str, Tensor] = {}
+    outside: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for key, tensor in tensors.items():
+        mine = key.startswith(prefix)
+        other = next(
+            (o for o in others if key.startswith(o) and (not mine or len(o) > len(prefix))), None
+        )
+        if other is not None:
+            counts[other] = counts.get(other, 0) + 1
+        elif mine:
+            inside[key.removeprefix(prefix)] = tensor
+        elif any(is_leftover(key, name) for name in LEFTOVERS):
+            inside[key] = tensor
+        else:
+            outside[key] = tensor
+    return Branch(prefix, inside, counts, outside)
+
+
+def _endings(key: str) -> Iterable[str]:
+    """The key, and what is left when its first parts are taken away."""
+    parts = key.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts)))

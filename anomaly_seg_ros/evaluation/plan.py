@@ -1,0 +1,193 @@
+"""What to evaluate: models, scores, data sets and how, as given on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomaly_seg_ros.datasets import DATASETS
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference.backends.selection import TORCH
+from anomaly_seg_ros.inference.preprocessing import RESIZED, TILE_OVERLAP, TILE_SIZE
+from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK, MinimumSizes
+from anomaly_seg_ros.scores import SCORE_NAMES
+
+IN_PROCESS, NODE, DUMPED = "in-process", "node", "dumped"
+VIAS = (IN_PROCESS, NODE)
+BAG = "bag"
+COMPONENT_SIZES: dict[str, MinimumSizes] = {
+    "obstacle_track": OBSTACLE_TRACK,
+    "anomaly_track": ANOMALY_TRACK,
+}
+AUTO, NONE, ALL = "auto", "none", "all"
+COMPONENTS = (AUTO, *COMPONENT_SIZES, NONE)
+# Memory for the counts of all scores of a run together.
+MEMORY_LIMIT = 2 << 30
+
+_LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.-]+)=(?P<rest>.+)", re.DOTALL)
+# Names become names of files and folders.
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
+_SMALL_OBJECTS = re.compile(r"obstacle|lost.?and.?found", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NamedPath:
+    """A model, or a folder of scores, and its name in tables.
+
+    Attributes:
+        name: Unique among the models.
+        source: Name of a shipped model, file or folder.
+    """
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set or bag to open.
+
+    Attributes:
+        adapter: Key of ``DATASETS``, ``auto`` or ``bag``.
+        folder: Where it is.
+        options: Of the adapter.
+        label: Its name in tables, unique.
+    """
+
+    adapter: str
+    folder: Path
+    options: dict[str, str | bool] = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that one call evaluates.
+
+    Attributes:
+        models: To run; empty where ``dumped`` is not.
+        data: On what.
+        out: Folder for the results.
+        scores: Names, or ``("all",)``.
+        dumped: Folders of scores to evaluate instead of models.
+        via: ``node``: also through a detector node, in lock-step.
+        components: One of :data:`COMPONENTS`.
+        dump: ``(kind, folder)`` to also write the scores to.
+        device, precision, inference_size, inference_mode, tile_size, tile_overlap, backend: See
+            :meth:`Segmenter.load`.
+        limit: Only the first so many frames of each data set.
+        memory_limit: Bytes for counts before they go to temporary files.
+        save_every: Seconds between two states on disk; a killed run loses no more.
+        fresh: Start anew where there are results or states already.
+    """
+
+    models: tuple[NamedPath, ...]
+    data: tuple[DataSpec, ...]
+    out: Path
+    scores: tuple[str, ...] = (ALL,)
+    dumped: tuple[NamedPath, ...] = ()
+    via: str = IN_PROCESS
+    components: str = AUTO
+    dump: tuple[str, Path] | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    inference_size: tuple[int, int] | None = None
+    inference_mode: str = RESIZED
+    tile_size: tuple[int, int] = TILE_SIZE
+    tile_overlap: int = TILE_OVERLAP
+    backend: str = TORCH
+    limit: int | None = None
+    memory_limit: int = MEMORY_LIMIT
+    save_every: float = 60.0
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        for score in self.scores:
+            if score != ALL and score not in SCORE_NAMES:
+                raise ParameterError(
+                    f"unknown score {score!r}, expected {ALL} or of {', '.join(SCORE_NAMES)}"
+                )
+        if self.limit is not None and self.limit < 1:
+            raise ParameterError(f"limit must be at least 1, got {self.limit}")
+        for what, labels in (
+            ("models", [model.name for model in (*self.models, *self.dumped)]),
+            ("data sets", [data.label for data in self.data]),
+        ):
+            if unsafe := [label for label in labels if not label or _UNSAFE.search(label)]:
+                raise ParameterError(
+                    f"{unsafe[0]!r}: names of {what} consist of letters, digits and _ . = + -"
+                )
+            if twice := sorted({label for label in labels if labels.count(label) > 1}):
+                raise ParameterError(
+                    f"two {what} are called {twice[0]!r}: name them, as in NAME={twice[0]}"
+                )
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
+
+
+def parse_named(text: str) -> NamedPath:
+    """Reads ``[NAME=]MODEL`` or ``[NAME=]FOLDER``; the name is the file's stem by default."""
+    found = None if _exists(text) else _LABELLED.fullmatch(text)
+    if found:
+        return NamedPath(found["label"], found["rest"])
+    return NamedPath(_UNSAFE.sub("_", Path(text).stem), text)
+
+
+def parse_data(text: str) -> DataSpec:
+    """Reads ``[LABEL=][ADAPTER:]FOLDER[?option=value&...]``.
+
+    The label is the folder's name by default, with the options, if there are any.
+
+    Raises:
+        ParameterError: An unknown adapter, or an option without a value.
+    """
+    rest, label = text, ""
+    if "\0" in text:
+        raise ParameterError(f"data {text!r}: no path has a zero byte")
+    if not _exists(text) and (found := _LABELLED.fullmatch(text.partition("?")[0])):
+        label, rest = found["label"], text[len(found["label"]) + 1 :]
+    rest, _, query = (rest, "", "") if _exists(rest) else rest.partition("?")
+    adapter, colon, folder = rest.partition(":")
+    if not colon or _exists(rest):
+        adapter, folder = AUTO, rest
+    if adapter not in (AUTO, BAG, *DATASETS):
+        raise ParameterError(
+            f"data {text!r}: unknown data set {adapter!r}, expected auto, bag, "
+            f"{', '.join(DATASETS)}"
+        )
+    options: dict[str, str | bool] = {}
+    for item in filter(None, query.split("&")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ParameterError(f"data {text!r}: option {item!r} has no value (option=value)")
+        options[key] = {"true": True, "false": False}.get(value, value)
+    path = Path(folder)
+    name = path.resolve().name or "root"
+    label = label or _UNSAFE.sub("_", f"{name}-{query}" if query else name)
+    return DataSpec(adapter, path, options, label)
+
+
+def chosen_scores(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
+    """The available ones among the wanted scores; all of them for ``all``."""
+    return tuple(name for name in available if ALL in wanted or name in wanted)
+
+
+def component_sizes(choice: str, adapter: str, label: str) -> str | None:
+    """Name of the smallest component sizes for a data set; None without components.
+
+    ``auto`` takes SegmentMeIfYouCan's for obstacles where the data set is one of small objects on
+    the road, by its name, and those of the anomaly track elsewhere.
+    """
+    if choice == NONE:
+        return None
+    if choice != AUTO:
+        return choice
+    small = adapter == "fishyscapes" or _SMALL_OBJECTS.search(f"{adapter} {label}")
+    return "obstacle_track" if small else "anomaly_track"

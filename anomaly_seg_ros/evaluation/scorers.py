@@ -1,0 +1,150 @@
+"""Where scores come from: a model in this process, or files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from anomaly_seg_ros.calibration import ScoreCalibration
+from anomaly_seg_ros.checkpoints.inspection import file_sha256
+from anomaly_seg_ros.checkpoints.loading import resolve_model
+from anomaly_seg_ros.datasets import LoadedSample
+from anomaly_seg_ros.errors import DatasetError, ParameterError
+from anomaly_seg_ros.evaluation import fingerprints
+from anomaly_seg_ros.evaluation.dumps import find_dump, read_dump
+from anomaly_seg_ros.evaluation.plan import ALL, DUMPED, IN_PROCESS, NamedPath, Plan, chosen_scores
+from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.inference.segmenter import Segmenter
+
+# Of a score that comes from files: there is nothing that says what it is.
+DUMPED_SCORE = "dumped"
+
+
+class Scorer(Protocol):
+    """Anything that has scores for frames.
+
+    Attributes:
+        name: In tables.
+        via: How the scores come about.
+        scores: Their names.
+        default_score: The one that pictures show, where it is among the scores.
+        classes: Of the predicted labels; None if it predicts none.
+        palette: (K, 3) uint8 RGB colours of the classes; None likewise.
+        calibration: By score; those that were never calibrated are missing.
+        configuration: JSON-like; what the scores depend on.
+        notes: Sentences for the reader of the figures.
+    """
+
+    name: str
+    via: str
+    scores: tuple[str, ...]
+    default_score: str
+    classes: tuple[str, ...] | None
+    palette: np.ndarray | None
+    calibration: dict[str, ScoreCalibration]
+    configuration: dict[str, Any]
+    notes: list[str]
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """All scores of a frame, and its labels where asked for; one forward pass."""
+
+    def fingerprint(self) -> str:
+        """Another one when files have changed of which the configuration says nothing."""
+
+
+class ModelScorer:
+    """A model in this process; see :class:`Scorer`.
+
+    Raises:
+        CheckpointError, DeviceError, ParameterError: See :meth:`Segmenter.load`; or the model has
+            none of the wanted scores.
+    """
+
+    via = IN_PROCESS
+
+    def __init__(self, model: NamedPath, plan: Plan, device: str) -> None:
+        self.name = model.name
+        self.segmenter = Segmenter.load(
+            model.source,
+            device,
+            plan.precision,
+            plan.inference_size,
+            plan.inference_mode,
+            plan.tile_size,
+            plan.tile_overlap,
+            plan.backend,
+        )
+        metadata, framing = self.segmenter.metadata, self.segmenter.framing
+        available = self.segmenter.available_scores
+        self.scores = chosen_scores(plan.scores, available)
+        if not self.scores:
+            raise ParameterError(
+                f"model {model.name!r} has none of the scores {', '.join(plan.scores)}; it "
+                f"offers {', '.join(available)}"
+            )
+        self.default_score = metadata.default_score
+        self.classes, self.palette = metadata.classes, metadata.palette
+        self.calibration = metadata.calibration
+        self.notes = [
+            f"the model has no score {name}"
+            for name in plan.scores
+            if name not in (*self.scores, ALL)
+        ]
+        uncalibrated = [name for name in self.scores if name not in self.calibration]
+        if uncalibrated:
+            self.notes.append(f"not calibrated: {', '.join(uncalibrated)}")
+        self.configuration = {
+            "name": metadata.name,
+            "architecture": metadata.architecture,
+            "sha256": file_sha256(resolve_model(model.source)),
+            "device": self.segmenter.device.type,
+            "threads": torch.get_num_threads() if self.segmenter.device.type == "cpu" else None,
+            "backend": self.segmenter.backend,
+            "precision": self.segmenter.precision,
+            "inference_mode": framing.mode,
+            "inference_size": framing.size and list(framing.size),
+            "tile_size": framing.tile and list(framing.tile),
+            "tile_overlap": framing.overlap,
+        }
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """See :class:`Scorer`."""
+        return self.segmenter.predict(sample.image, self.scores, labels, confidence=False)
+
+    def fingerprint(self) -> str:
+        """See :class:`Scorer`; the configuration has the weights' digest."""
+        return ""
+
+
+class DumpedScorer:
+    """Scores from files, see :mod:`.dumps`; see :class:`Scorer`.
+
+    Raises:
+        DatasetError: There is no such folder.
+    """
+
+    via = DUMPED
+    default_score = DUMPED_SCORE
+    classes = palette = None
+
+    def __init__(self, dumped: NamedPath) -> None:
+        self._folder = Path(dumped.source)
+        if not self._folder.is_dir():
+            raise DatasetError(f"{self._folder}: no such folder of scores")
+        self.name = dumped.name
+        self.scores = (DUMPED_SCORE,)
+        self.calibration: dict[str, ScoreCalibration] = {}
+        self.configuration = {"name": dumped.name, "folder": str(self._folder.resolve())}
+        self.notes = ["scores from files: no labels and no calibration"]
+
+    def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
+        """See :class:`Scorer`."""
+        path = find_dump(self._folder, data, sample.name)
+        return Prediction(scores={DUMPED_SCORE: read_dump(path, sample.image.shape[:2])})
+
+    def fingerprint(self) -> str:
+        """See :class:`Scorer`."""
+        return fingerprints.of_folder(self._folder)

@@ -1,0 +1,166 @@
+"""States of unfinished runs on disk.
+
+A run keeps its states in a folder: ``configuration.json`` says what it evaluates, ``files.json``
+has the fingerprint of the files that it began with, and for each pass ``PASS-RANK-NUMBER/`` holds
+what a process had counted. A state is written under another name and renamed, so each that is
+there is complete; the newest of each process counts. When all is counted and published,
+``finished.json`` takes the place of the states.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from anomaly_seg_ros.errors import OutputError, ParameterError
+from anomaly_seg_ros.evaluation.accumulate import FramePass
+from anomaly_seg_ros.evaluation.results import write_atomically
+from anomaly_seg_ros.io.safe_yaml_json import read_json, shown
+
+# Of the states' files; a state of another version is not read.
+VERSION = 1
+_CONFIGURATION = "configuration.json"
+_FILES = "files.json"
+_FINISHED = "finished.json"
+
+
+class Snapshots:
+    """The states of one run.
+
+    Args:
+        folder: Where they are; made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def check_configuration(self, configuration: dict[str, Any]) -> bool:
+        """Whether the folder was begun, with the same configuration.
+
+        Raises:
+            ParameterError: With another one; names what differs.
+            OutputError: It cannot be read.
+        """
+        path = self.folder / _CONFIGURATION
+        if not path.is_file():
+            return False
+        try:
+            old = read_json(path, OutputError)
+        except OutputError as error:
+            raise OutputError(f"cannot read {error}; use --fresh") from error
+        new = json.loads(json.dumps({"version": VERSION, **configuration}))
+        if changed := _differences(old, new):
+            raise ParameterError(
+                f"{self.folder}: was begun with another configuration ({'; '.join(changed)}); "
+                "--fresh starts anew, another --out keeps both"
+            )
+        return True
+
+    def begin(self, configuration: dict[str, Any], fingerprint: str) -> None:
+        """Writes what the run evaluates; from now on it is not finished.
+
+        Args:
+            configuration: JSON-like.
+            fingerprint: Of the files, before any of them is read.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self._end.unlink(missing_ok=True)
+        write_atomically(self.folder / _FILES, json.dumps(fingerprint).encode())
+        text = json.dumps({"version": VERSION, **configuration}, indent=1)
+        write_atomically(self.folder / _CONFIGURATION, text.encode())
+
+    def finish(self) -> None:
+        """Removes all states: what they counted is published.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        write_atomically(self._end, b"true")
+        self.clear()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether :meth:`finish` was the last."""
+        return self._end.is_file()
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether it was begun with files of this fingerprint."""
+        try:
+            return read_json(self.folder / _FILES, OutputError) == fingerprint
+        except OutputError:
+            return False
+
+    def start_over(self) -> None:
+        """Forgets all that was counted, and that it was finished."""
+        self._end.unlink(missing_ok=True)
+        self.clear()
+
+    @property
+    def _end(self) -> Path:
+        return self.folder / _FINISHED
+
+    def clear(self, configuration: bool = False) -> None:
+        """Removes all states, and the configuration where asked for."""
+        if configuration:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    # Other processes remove temporary files of their own at the same time.
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def newest(self, name: str) -> list[Path]:
+        """The newest state of each process, of a pass."""
+        newest: dict[str, tuple[int, Path]] = {}
+        for path in self.folder.glob(f"{name}-*"):
+            if found := re.fullmatch(rf"{name}-(\d+)-(\d+)", path.name):
+                number = int(found[2])
+                if number > newest.get(found[1], (-1, path))[0]:
+                    newest[found[1]] = number, path
+        return sorted(path for _, path in newest.values())
+
+    def save(self, name: str, rank: int, frames: FramePass, only: bool = False) -> None:
+        """Writes a process's state and removes its older ones.
+
+        Args:
+            name: Of the pass.
+            rank: Of the process.
+            frames: The state.
+            only: Remove those of all processes: this one holds their frames.
+
+        Raises:
+            OutputError: It cannot be written; the older one stays.
+        """
+        old = list(self.folder.glob(f"{name}-{'*' if only else rank}-*"))
+        numbers = [int(path.name.rpartition("-")[2]) for path in old]
+        path = self.folder / f"{name}-{rank}-{max(numbers, default=0) + 1}"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.mkdir(parents=True)
+            try:
+                frames.save(partial)
+                partial.rename(path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            for stale in old:
+                shutil.rmtree(stale)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What two JSON values do not share, as sentences."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            line
+            for key in keys
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{where}: {shown(old)} before, {shown(new)} now"]

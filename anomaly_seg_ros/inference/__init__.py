@@ -1,0 +1,1 @@
+"""From an RGB image to labels, anomaly scores and masks."""

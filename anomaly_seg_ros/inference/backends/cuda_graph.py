@@ -1,0 +1,140 @@
+"""A network on a GPU replayed as one graph: one launch a frame instead of hundreds.
+
+Light networks spend more time in launching kernels than in running them. What the host does is
+written for torch's CUDA graphs as its documentation describes them: a warm-up on a side stream,
+then a capture on that stream; inputs and outputs keep their addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from anomaly_seg_ros.errors import first_line
+from anomaly_seg_ros.inference.backends.compiled_sizes import CompiledSizes
+
+Network = Callable[[Tensor], tuple[Tensor, ...]]
+
+# cuDNN and cuBLAS choose algorithms and allocate workspaces at the first calls, which a capture
+# forbids; torch.compile compiles at the first.
+_WARM_UP_RUNS = 2
+# Every number of cameras that may come together is a size of its own. A graph holds its input and
+# outputs; what is computed in between lies in the pool that all share.
+_KEPT = 16
+
+
+class _Graph:
+    """One captured size.
+
+    Args:
+        network: On the device.
+        shape: Of its input.
+        stream: A side stream of the device, for warm-up and capture.
+        pool: The memory that all graphs share.
+
+    Attributes:
+        frames: The input that a replay reads.
+        outputs: What a replay writes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        shape: tuple[int, ...],
+        stream: torch.cuda.Stream,
+        pool: tuple[int, int],
+    ) -> None:
+        self.frames = torch.zeros(shape, dtype=torch.uint8, device=stream.device)
+        current = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_RUNS):
+                network(self.frames)
+        current.wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # The outer context: where a capture is refused, torch's own does not get to the line that
+        # leaves the side stream. Other threads may use the GPU meanwhile, hence "thread_local".
+        with (
+            torch.cuda.stream(current),
+            torch.cuda.graph(
+                self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ),
+        ):
+            self.outputs = network(self.frames)
+
+    def replay(self) -> tuple[Tensor, ...]:
+        self._graph.replay()
+        return self.outputs
+
+
+class GraphedNetwork:
+    """Runs a network as one graph per size of input, on the device's current stream.
+
+    All graphs share one pool of memory. That is safe because no replay reads what another wrote:
+    outputs are good until the next call, of whatever size.
+
+    Calls must run in inference mode, all of them: the buffers are made in it.
+
+    Args:
+        network: On the device, in eval mode.
+        device: CUDA.
+        announce: Told once, in a sentence, when a capture is refused; from then on the network
+            runs operator by operator.
+    """
+
+    def __init__(
+        self, network: Network, device: torch.device, announce: Callable[[str], None]
+    ) -> None:
+        self._network = network
+        self._device = device
+        self._announce = announce
+        self._refused = False
+        self._stream = torch.cuda.Stream(device)
+        self._begin()
+
+    def upload(self, frames: Tensor) -> Tensor:
+        """Frames in (pinned) host memory -> on the device, where :meth:`__call__` wants them."""
+        graph = None if self._refused else self._graph_for(tuple(frames.shape))
+        if graph is None:
+            return frames.to(self._device, non_blocking=True)
+        return graph.frames.copy_(frames, non_blocking=True)
+
+    def __call__(self, uploaded: Tensor) -> tuple[Tensor, ...]:
+        """Outputs for what :meth:`upload` returned, good until the next call."""
+        shape = tuple(uploaded.shape)
+        if shape in self._graphs and self._graphs[shape].frames is uploaded:
+            return self._graphs[shape].replay()
+        return self._network(uploaded)
+
+    def forget(self) -> None:
+        """Drops all graphs and, with their pool, the memory of what they compute in between."""
+        torch.cuda.synchronize(self._device)  # one may still be running
+        self._begin()
+
+    def _graph_for(self, shape: tuple[int, ...]) -> _Graph | None:
+        if shape in self._graphs:
+            return self._graphs[shape]
+        torch.cuda.synchronize(self._device)  # the one that makes room may still be running
+        try:
+            with torch.cuda.device(self._device):
+                return self._graphs[shape]
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            reason = first_line(error)
+        # Not within the except: there the traceback still holds the tensors of the pass.
+        self._refused = True
+        self.forget()
+        torch.cuda.empty_cache()
+        self._announce(
+            f"cuda_graphs: no graph at {shape[1]} x {shape[2]} ({reason}); the network runs "
+            "operator by operator"
+        )
+        return None
+
+    def _begin(self) -> None:
+        # Not by way of self: with a cycle the memory would stay taken until the next collection.
+        network, stream, pool = self._network, self._stream, torch.cuda.graph_pool_handle()
+        self._graphs: CompiledSizes[_Graph] = CompiledSizes(
+            lambda shape: _Graph(network, shape, stream, pool), _KEPT
+        )

@@ -1,0 +1,141 @@
+"""torch.compile: operators fused into C++ on the CPU and into Triton kernels on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference.backends.contract import as_batch
+from anomaly_seg_ros.inference.backends.cuda_graph import Network
+from anomaly_seg_ros.inference.backends.failures import while_converting
+from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
+from anomaly_seg_ros.system.stopwatch import Stopwatch
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# Beyond this many sizes torch runs further ones operator by operator, with a warning. Its own
+# default is 8, which a batch and the tiles at a frame's edges may reach.
+_MOST_SIZES = 64
+
+
+class TorchCompileBackend(TorchBackend):
+    """Runs the network with torch.compile, compiled anew for each size of frame.
+
+    The first frame of a size takes up to a minute; what was compiled is kept in a folder, and the
+    next process is ready several times sooner.
+
+    Arguments and attributes are those of :class:`TorchBackend`.
+
+    Raises:
+        ParameterError: There is no compiler on this machine, or the device does not have the
+            precision.
+    """
+
+    name = "torch_compile"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        metadata: ModelMetadata,
+        device: torch.device,
+        precision: str,
+        cuda_graphs: bool = False,
+    ) -> None:
+        check_compiler(device)
+        note = keep_compiled()
+        self._compiled: Network | None = None
+        self._shapes: set[tuple[int, ...]] = set()
+        super().__init__(network, metadata, device, precision, cuda_graphs)
+        if note:
+            self.notes.append(note)
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray, watch: Stopwatch) -> NetworkOutput:
+        """See :class:`~anomaly_seg_ros.inference.backends.contract.Backend`."""
+        if self._device.type == "cpu" and len(frames) > 1:
+            # Each size of batch would be compiled anew, and a CPU gains nothing from batches.
+            return as_batch([self(frame[None], watch) for frame in frames])
+        if frames.shape in self._shapes:
+            return super().__call__(frames, watch)
+        errors = (torch._dynamo.exc.TorchDynamoException,)
+        with (
+            while_converting(self.name, frames.shape, errors),
+            torch._dynamo.config.patch(recompile_limit=_MOST_SIZES),
+        ):
+            output = super().__call__(frames, watch)
+        self._shapes.add(frames.shape)
+        return output
+
+    def _runnable(self) -> Network:
+        if self._compiled is None:
+            self._compiled = torch.compile(self._network, dynamic=False)
+        return self._compiled
+
+
+def check_compiler(device: torch.device) -> None:
+    """Looks for what torch.compile calls.
+
+    Raises:
+        ParameterError: Something is missing; says what to install.
+    """
+    cpu = device.type == "cpu"
+    if not cpu and importlib.util.find_spec("triton") is None:
+        raise ParameterError("backend 'torch_compile' needs Triton on a GPU: pip install triton")
+    variable, usual = ("CXX", ("g++", "clang++")) if cpu else ("CC", ("gcc", "clang"))
+    # Of the usual ones torch looks for the first on Linux, for the second on macOS.
+    wanted = os.environ.get(variable) or usual[cpu and sys.platform == "darwin"]
+    candidates = (wanted,) if cpu else (wanted, *usual)
+    if not any(shutil.which(name.split()[0]) for name in candidates):
+        language = "C++" if cpu else "C"
+        raise ParameterError(
+            f"backend 'torch_compile' needs a {language} compiler, and '{wanted}' is not there: "
+            f"sudo apt install g++, or set {variable}"
+        )
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        raise ParameterError(
+            f"backend 'torch_compile' needs the headers of Python, and {headers} is not there: "
+            "sudo apt install python3-dev"
+        )
+
+
+def keep_compiled() -> str | None:
+    """Lets torch keep what it compiles where a restart of the machine leaves it.
+
+    That is ``$TORCHINDUCTOR_CACHE_DIR`` where it is set, else ``anomaly_seg_ros/inductor`` in
+    ``$XDG_CACHE_HOME`` or ``~/.cache``. What lies there is run as code: no other user may write
+    to it, which torch's own default in the temporary folder cannot promise.
+
+    Returns:
+        A sentence, where the folder cannot be made.
+    """
+    given = os.environ.get(_CACHE)
+    if given and not _is_torchs_own(Path(given)):
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = home / "anomaly_seg_ros" / "inductor"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writeable")
+    except OSError as error:
+        return f"backend 'torch_compile': it compiles anew at every start ({error})"
+    os.environ[_CACHE] = str(folder)
+    return None
+
+
+def _is_torchs_own(folder: Path) -> bool:
+    """Whether nobody asked for this folder: torch writes its default into the variable, too."""
+    temporary = Path(tempfile.gettempdir())
+    return folder.parent == temporary and folder.name.startswith("torchinductor_")

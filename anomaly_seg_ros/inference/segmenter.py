@@ -1,0 +1,337 @@
+"""From an RGB image to labels, anomaly scores, confidence and what is unknown.
+
+segmenter = Segmenter.load("default", device="auto")
+prediction = segmenter.predict(image, scores=("max_logit", "energy"))
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
+from anomaly_seg_ros.inference.backends.contract import as_batch
+from anomaly_seg_ros.inference.backends.selection import TORCH, select_backend
+from anomaly_seg_ros.inference.postprocessing import Geometry, MapMaker, downloaded
+from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule, Wanted
+from anomaly_seg_ros.inference.preprocessing import (
+    FULL,
+    RESIZED,
+    TILE_OVERLAP,
+    TILE_SIZE,
+    TILED,
+    Framing,
+)
+from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
+from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.system.devices import select_device, select_precision
+from anomaly_seg_ros.system.memory import out_of_memory_as_device_error
+from anomaly_seg_ros.system.stopwatch import Stopwatch
+
+# In float32 2 MiB: a core's second-level cache.
+_CACHED_VALUES = 1 << 19
+# What needs less memory, by inference mode.
+_LESS_MEMORY = {
+    RESIZED: "take inference mode 'tiled' or a smaller inference size",
+    FULL: "take inference mode 'tiled'",
+    TILED: "take smaller tiles",
+}
+
+
+class Segmenter:
+    """A network with its metadata on a device, ready for images of any size.
+
+    Several threads may share one: they take turns.
+
+    Args:
+        network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; taken over and
+            changed (BatchNorm is folded).
+        metadata: Of the network.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        inference_size, inference_mode, tile_size, tile_overlap: How frames reach the network; see
+            :meth:`Framing.choose <anomaly_seg_ros.inference.preprocessing.Framing.choose>`.
+        backend: What runs the network; see
+            :func:`~anomaly_seg_ros.inference.backends.selection.select_backend`.
+        threads: Of the network on the CPU, for backends other than torch's; 0 decides.
+        cuda_graphs: Whether a GPU replays the network as one graph.
+
+    Attributes:
+        framing: How frames reach the network; may be replaced between two frames.
+        available_scores: Names of the scores that the model can compute.
+        backend: Name of what runs the network.
+        precision: Of the network's arithmetic.
+
+    Raises:
+        DeviceError, ExportError, ParameterError: What was asked for does not exist or does not
+            fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        metadata: ModelMetadata,
+        device: str = "auto",
+        precision: str = "auto",
+        inference_size: tuple[int, int] | None = None,
+        inference_mode: str = RESIZED,
+        tile_size: tuple[int, int] | None = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
+        backend: str = TORCH,
+        threads: int = 0,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.metadata = metadata
+        self.device = select_device(device)
+        self.framing = Framing.choose(
+            inference_mode,
+            inference_size,
+            tile_size,
+            tile_overlap,
+            metadata.inference_size,
+            network.size_multiple,
+        )
+        has_head = getattr(network, "outlier_head", None) is not None
+        align_corners = getattr(network, "align_corners", False)
+        self._runner, self._notes = select_backend(
+            fold_batchnorm(network.eval()),
+            metadata,
+            backend,
+            self.device,
+            precision,
+            self.framing.tile or self.framing.usual_size,
+            threads,
+            cuda_graphs,
+        )
+        self.backend, self.precision = self._runner.name, self._runner.precision
+        self._turn = threading.Lock()
+        self._maps = MapMaker(metadata, self.device, align_corners)
+        self.available_scores = tuple(
+            name
+            for name in score_functions.SCORE_NAMES
+            if not score_functions.missing_for(name, metadata.statistics is not None, has_head)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "default",
+        device: str = "auto",
+        precision: str = "auto",
+        inference_size: tuple[int, int] | None = None,
+        inference_mode: str = RESIZED,
+        tile_size: tuple[int, int] | None = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
+        backend: str = TORCH,
+        threads: int = 0,
+        cuda_graphs: bool = False,
+    ) -> Segmenter:
+        """Loads a model by name or file; see ``checkpoints.loading.load_model``.
+
+        Raises:
+            CheckpointError, DeviceError, ExportError, ParameterError: See there and the class.
+        """
+        select_precision(precision, select_device(device))  # refuse before the slow part
+        network, metadata = load_model(model)
+        return cls(
+            network,
+            metadata,
+            device,
+            precision,
+            inference_size,
+            inference_mode,
+            tile_size,
+            tile_overlap,
+            backend,
+            threads,
+            cuda_graphs,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the backend, a sentence each.
+
+        Some are known only after the first frame.
+        """
+        return (*self._notes, *self._runner.notes)
+
+    @property
+    def inference_size(self) -> tuple[int, int] | None:
+        """(height, width) to which frames are resized; None if they keep their own."""
+        return self.framing.size
+
+    def predict(
+        self,
+        image: np.ndarray,
+        scores: Sequence[str] = ("max_logit",),
+        labels: bool = True,
+        confidence: bool = True,
+        unknown: UnknownRule | None = None,
+    ) -> Prediction:
+        """Segments one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any strides.
+            scores: Names of the anomaly scores to compute, in raw units.
+            labels: Whether to compute labels.
+            confidence: Whether to compute class confidence.
+            unknown: Whether, and how, to say which pixels are unknown.
+
+        Raises:
+            ImageError: The image has another shape or dtype.
+            ParameterError: A score that this model cannot compute.
+            DeviceError: Out of memory; the next, smaller image may do. Or logits that are NaN or
+                infinite, of which nothing can be said.
+            ExportError: The backend cannot take the network at this size.
+        """
+        return self.predict_batch([image], scores, labels, confidence, unknown)[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[np.ndarray],
+        scores: Sequence[str] = ("max_logit",),
+        labels: bool = True,
+        confidence: bool = True,
+        unknown: UnknownRule | None = None,
+    ) -> list[Prediction]:
+        """Segments several images, those that reach the network at the same size in one pass.
+
+        Arguments and errors are those of :meth:`predict`. No images give no predictions.
+        """
+        names = tuple(scores) if unknown is None else (*scores, unknown.score)
+        self._check(images, names)
+        if not images:
+            return []
+        wanted = Wanted(tuple(scores), labels, confidence, unknown)
+        started = time.perf_counter()
+        situation = "on {} for {} of {} x {}, {}: {}".format(
+            self.device,
+            "a frame" if len(images) == 1 else f"{len(images)} frames",
+            *images[0].shape[:2],
+            self.framing.describe(),
+            _LESS_MEMORY[self.framing.mode],
+        )
+        with self._turn, torch.inference_mode():
+            try:
+                with out_of_memory_as_device_error(situation):
+                    predictions = self._predict(images, wanted)
+            except DeviceMemoryError:
+                self._runner.forget()
+                raise
+        for prediction in predictions:
+            prediction.inference_ms = 1e3 * (time.perf_counter() - started)
+        return predictions
+
+    def run_network(self, frames: np.ndarray) -> NetworkOutput:
+        """The network alone, with its input scaling, on frames that have its size already.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB.
+
+        Returns:
+            Logits and outlier logits on the device, good until the next call.
+        """
+        with self._turn:
+            return self._runner(frames, Stopwatch(self.device))
+
+    def _check(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ImageError(
+                    f"expected a non-empty (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
+                )
+        for name in names:
+            if name not in self.available_scores:
+                raise ParameterError(
+                    f"score {name!r}: model {self.metadata.name!r} offers "
+                    f"{', '.join(self.available_scores)}"
+                )
+
+    def _predict(self, images: Sequence[np.ndarray], wanted: Wanted) -> list[Prediction]:
+        watch = Stopwatch(self.device)
+        groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for index, image in enumerate(images):
+            frame = self.framing.fit(image)
+            groups.setdefault(frame.shape, []).append((index, frame))
+        watch.lap("resize")
+        predictions: dict[int, Prediction] = {}
+        extremes: list[Tensor] = []
+        for shape, members in groups.items():
+            indices, frames = zip(*members, strict=True)
+            batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
+            output, band = self._run(batch, watch)
+            for tensor in (output.logits, output.ood_logits):
+                extremes += () if tensor is None else tensor.aminmax()
+            maps = []
+            for place, index in enumerate(indices):
+                frame, seen = images[index].shape[:2], shape[:2]
+                geometry = Geometry(frame, seen, frame if self.framing.size else seen, band)
+                maps.append(self._maps.make(_of_batch(output, place), geometry, wanted))
+            watch.lap("score")
+            for index, made in zip(indices, maps, strict=True):
+                predictions[index] = downloaded(made)
+            if self.device.type == "cuda":
+                watch.lap("download")
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        self._require_finite(extremes)
+        stages = watch.milliseconds()
+        for prediction in predictions.values():
+            prediction.stages_ms = stages
+        return [predictions[index] for index in range(len(images))]
+
+    def _require_finite(self, extremes: Sequence[Tensor]) -> None:
+        """Refuses outputs whose minimum or maximum is NaN or infinite.
+
+        A score that is NaN reaches no threshold: the mask would call its pixel known.
+        """
+        if all(map(math.isfinite, extremes)):
+            return
+        advice = "look at its weights and at the mean and std of its metadata"
+        if self.precision == "fp16":
+            advice = "fp16 ends at 65504: take precision 'bf16' or 'fp32'"
+        raise DeviceError(
+            f"model {self.metadata.name!r}: its logits are not finite on {self.device} in "
+            f"{self.precision} (backend '{self.backend}'); {advice}"
+        )
+
+    def _run(self, frames: np.ndarray, watch: Stopwatch) -> tuple[NetworkOutput, int | None]:
+        """The outputs of frames of one size, and the rows of logits to score at once."""
+        if self.framing.tile is None:
+            output = self._runner(frames, watch)
+            return output, _cached_rows(output.logits)
+
+        def tiled(frame: np.ndarray) -> NetworkOutput:
+            def run(rows: slice, columns: slice) -> NetworkOutput:
+                return self._runner(frame[None, rows, columns], watch)
+
+            return run_in_tiles(run, frame.shape[:2], self.framing)
+
+        outputs = [tiled(frame) for frame in frames]
+        output = as_batch(outputs)
+        return output, band_height(output.logits, frames.shape[2], self.framing.tile)
+
+
+def _cached_rows(logits: Tensor) -> int | None:
+    """Rows whose logits stay in a processor's cache over all steps of a score; None on a GPU."""
+    if logits.device.type != "cpu":
+        return None
+    return max(1, _CACHED_VALUES // (logits.shape[1] * logits.shape[3]))
+
+
+def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
+    """One frame's outputs, still with a batch axis."""
+    parts = (output.logits, output.ood_logits)
+    logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
+    return NetworkOutput(output.pre_logits, logits, ood_logits)

@@ -1,1 +1,0 @@
-"""The fault-injection replay: its node, its peers, its books, around a running detector."""

@@ -1,1 +1,0 @@
-"""The benchmark suite: many models x scores x data sets, all metrics, one run."""

@@ -1,0 +1,34 @@
+"""How every command-line tool ends: an exit code, and one line for an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from anomaly_seg_ros.errors import AnomalySegError
+from anomaly_seg_ros.system.crash_log import report_crash
+
+
+def run_tool(tool: str, body: Callable[[], None]) -> int:
+    """Runs a tool's body and turns its end into an exit code.
+
+    Args:
+        tool: Name for the error line.
+        body: Does the work; cleans up after itself when an exception passes through.
+
+    Returns:
+        0 done; 1 an error, printed as ``tool: error: ...`` (with the file that holds the
+        traceback where it is not a user's error); 130 interrupted by Ctrl-C.
+    """
+    try:
+        body()
+    except AnomalySegError as error:
+        print(f"{tool}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 - a tool ends here: nothing is hidden, all is told
+        report_crash(tool, error)
+        return 1
+    return 0

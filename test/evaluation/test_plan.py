@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.evaluation.plan import (
+    DataSpec,
+    NamedPath,
+    Plan,
+    chosen_scores,
+    component_sizes,
+    parse_data,
+    parse_named,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data/val", DataSpec("auto", Path("data/val"), {}, "val")),
+        ("folder:data/val/", DataSpec("folder", Path("data/val"), {}, "val")),
+        ("bag:drive.mcap", DataSpec("bag", Path("drive.mcap"), {}, "drive.mcap")),
+        (
+            "mine=street_hazards:/x/sh?split=test&other=known",
+            DataSpec("street_hazards", Path("/x/sh"), {"split": "test", "other": "known"}, "mine"),
+        ),
+        (
+            "lost_and_found:laf?no_known=true",
+            DataSpec("lost_and_found", Path("laf"), {"no_known": True}, "laf-no_known=true"),
+        ),
+        (
+            "folder:a b?label_map=maps/x.yaml",
+            DataSpec(
+                "folder", Path("a b"), {"label_map": "maps/x.yaml"}, "a_b-label_map=maps_x.yaml"
+            ),
+        ),
+    ],
+)
+def test_data(text: str, expected: DataSpec) -> None:
+    assert parse_data(text) == expected
+
+
+@pytest.mark.parametrize("name", ["odd=name", "what?x=1", "folder:odd"])
+def test_a_folder_that_exists_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = parse_data(name)
+    assert (spec.adapter, spec.folder, spec.options) == ("auto", Path(name), {})
+
+
+def test_models_are_called_by_their_stem() -> None:
+    assert parse_named("erfnet") == NamedPath("erfnet", "erfnet")
+    assert parse_named("runs/my best.pth") == NamedPath("my_best", "runs/my best.pth")
+    assert parse_named("ours=runs/best.pth") == NamedPath("ours", "runs/best.pth")
+
+
+def test_scores_keep_the_models_order() -> None:
+    available = ("msp", "entropy", "energy")
+    assert chosen_scores(("energy", "sml", "msp"), available) == ("msp", "energy")
+    assert chosen_scores(("all",), available) == available
+
+
+@pytest.mark.parametrize(
+    ("choice", "adapter", "label", "expected"),
+    [
+        ("auto", "fishyscapes", "x", "obstacle_track"),
+        ("auto", "lost_and_found", "x", "obstacle_track"),
+        ("auto", "segment_me_if_you_can", "dataset_ObstacleTrack", "obstacle_track"),
+        ("auto", "segment_me_if_you_can", "dataset_AnomalyTrack", "anomaly_track"),
+        ("auto", "folder", "fishyscapes_lostandfound", "obstacle_track"),
+        ("auto", "road_anomaly", "x", "anomaly_track"),
+        ("obstacle_track", "road_anomaly", "x", "obstacle_track"),
+        ("none", "road_anomaly", "x", None),
+    ],
+)
+def test_component_sizes(choice: str, adapter: str, label: str, expected: str | None) -> None:
+    assert component_sizes(choice, adapter, label) == expected
+
+
+def test_names_must_fit_into_paths() -> None:
+    with pytest.raises(ParameterError, match=r"'a/b': names of models consist of"):
+        Plan((NamedPath("a/b", "x"),), (), Path("out"))

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.data.mixing.mixer import OUTLIER, RIM, Mixer, MixOptions
+from training.data.mixing.paint import PaintOptions
+from training.data.mixing.placement import PlacementOptions
+from training.data.negatives.objects import NegativeObject
+
+ROAD, PERSON = 0, 11
+
+
+class Discs:
+    """Two bright discs of one category."""
+
+    def __init__(self, category: str) -> None:
+        y, x = np.mgrid[:40, :40] - 20
+        self.mask = x**2 + y**2 < 18**2
+        self.category = category
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> NegativeObject:
+        image = np.full((40, 40, 3), 250 - index, np.uint8)
+        return NegativeObject(image, self.mask, self.category, f"disc {index}")
+
+
+@pytest.fixture
+def street() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(60, 90, (120, 160, 3)).astype(np.uint8)
+    labels = np.full((120, 160), 10, np.uint8)
+    labels[50:] = ROAD
+    return frame, labels
+
+
+def options(**changes: object) -> MixOptions:
+    return MixOptions(**{"probability": 1.0, "scene_texture": 0.0, "shadow": 0.0, **changes})
+
+
+def test_outliers_are_labelled_and_the_rest_is_untouched(street: tuple) -> None:
+    frame, labels = street
+    mixed, target = Mixer(Discs("ball"), options(decoys=(0, 0)))(
+        frame, labels, np.random.default_rng(1)
+    )
+    touched = (target == OUTLIER) | (target == RIM)
+    assert (target == OUTLIER).sum() > 0
+    assert mixed[target == OUTLIER].mean() > 150
+    assert np.array_equal(target[~touched], labels[~touched])
+    # A soft edge blends at most a tenth beyond the rim.
+    assert np.abs(mixed.astype(int) - frame)[~touched].max() <= 20
+
+
+def test_the_frame_itself_is_not_changed(street: tuple) -> None:
+    frame, labels = street
+    before = frame.copy(), labels.copy()
+    Mixer(Discs("ball"), options())(frame, labels, np.random.default_rng(1))
+    assert np.array_equal(frame, before[0])
+    assert np.array_equal(labels, before[1])
+
+
+def test_decoys_carry_their_class(street: tuple) -> None:
+    mixer = Mixer(
+        Discs("ball"),
+        options(probability=0.0, decoys=(2, 2)),
+        decoys=Discs("person"),
+        train_ids={"person": PERSON},
+    )
+    mixed, target = mixer(*street, np.random.default_rng(2))
+    assert mixed[target == PERSON].mean() > 150
+    assert not np.isin(target, (OUTLIER, RIM)).any()
+
+
+def test_scene_textures_fill_the_outline(street: tuple) -> None:
+    scene = np.zeros((50, 50, 3), np.uint8)
+    scene[..., 1] = 255
+    mixer = Mixer(
+        Discs("ball"), options(scene_texture=1.0, soft_edges=0.0, decoys=(0, 0)), textures=[scene]
+    )
+    mixed, target = mixer(*street, np.random.default_rng(3))
+    assert (mixed[target == OUTLIER] == (0, 255, 0)).all()
+
+
+def test_textures_need_frames() -> None:
+    with pytest.raises(ValueError, match="scene_texture"):
+        Mixer(Discs("ball"), MixOptions(scene_texture=0.5))
+
+
+def test_share_of_mixed_frames_is_the_probability(street: tuple) -> None:
+    mixer = Mixer(Discs("ball"), options(probability=0.3))
+    rng = np.random.default_rng(4)
+    mixed = [(mixer(*street, rng)[1] == OUTLIER).any() for _ in range(400)]
+    assert np.mean(mixed) == pytest.approx(0.3, abs=0.07)
+
+
+def test_paint_changes_the_ground_and_no_label(street: tuple) -> None:
+    frame, labels = street
+    paint = PaintOptions(probability=1.0, patches=(3, 3), dark=1.0, opacity=(0.7, 0.7))
+    mixer = Mixer(Discs("ball"), options(probability=0.0, paint=paint))
+    mixed, target = mixer(frame, labels, np.random.default_rng(8))
+    assert np.array_equal(target, labels)
+    changed = (mixed != frame).any(2)
+    assert changed.any()
+    assert (labels[changed] == ROAD).all()
+
+
+def test_style_sees_the_object_its_mask_and_the_frame(street: tuple) -> None:
+    seen = []
+
+    def paint_black(image, mask, exemplar, rng):
+        seen.append((image.shape, mask.shape, exemplar.shape))
+        return np.zeros_like(image)
+
+    mixer = Mixer(
+        Discs("ball"),
+        options(objects=(1, 1), soft_edges=0.0, decoys=(0, 0)),
+        style=paint_black,
+    )
+    mixed, target = mixer(*street, np.random.default_rng(5))
+    assert (mixed[target == OUTLIER] == 0).all()
+    image, mask, exemplar = seen[0]
+    assert image[:2] == mask
+    assert exemplar == street[0].shape
+
+
+def test_same_generator_same_result(street: tuple) -> None:
+    mixer = Mixer(Discs("ball"), options(placement=PlacementOptions(on_ground=0.5)))
+    first = mixer(*street, np.random.default_rng(6))
+    again = mixer(*street, np.random.default_rng(6))
+    other = mixer(*street, np.random.default_rng(7))
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])

@@ -1,1 +1,0 @@
-"""The pieces of the street that ``tools/render_clip.py`` films; all geometry is made here."""

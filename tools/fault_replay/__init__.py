@@ -1,0 +1,1 @@
+"""Fires a seeded plan of good and bad frames and other faults at a running detector."""

@@ -1,0 +1,181 @@
+"""A network that fails on demand, as devices do: torch's own exceptions, from where they arise.
+
+The replay registers it beside the package's networks and has the detector load it like any other
+model: nothing in the detector knows of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
+
+SMALLEST, BRITTLE = "smallest", "brittle"
+CALIBRATED = ("msp", "entropy", "max_logit", "energy")
+INFERENCE_SIZE = (32, 48)
+_CLASSES = ("road", "building", "vegetation", "sky", "car")
+_LOST = "CUDA error: unspecified launch failure"
+
+
+class Switch:
+    """What the networks of this process do next. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._out_of_memory = 0
+        self._stall_s = 0.0
+        self._losses = 0
+        self.fired: dict[str, int] = {"out of memory": 0, "device lost": 0, "inference slow": 0}
+
+    def out_of_memory(self, times: int) -> None:
+        """Lets the next ``times`` frames run out of memory."""
+        with self._lock:
+            self._out_of_memory = times
+
+    def stall(self, seconds: float) -> None:
+        """Holds the next frame up."""
+        with self._lock:
+            self._stall_s = seconds
+
+    def lose_device(self) -> None:
+        """Lets every network that exists now fail for ever; those built later work."""
+        with self._lock:
+            self._losses += 1
+
+    @property
+    def losses(self) -> int:
+        """How often the device was lost."""
+        return self._losses
+
+    def strike(self, losses_at_birth: int) -> None:
+        """Called at each frame: fails or waits, if told to.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: As torch would.
+        """
+        with self._lock:
+            lost = self._losses > losses_at_birth
+            starved = not lost and self._out_of_memory > 0
+            self._out_of_memory -= starved
+            seconds, self._stall_s = self._stall_s, 0.0
+            for name, happens in (
+                ("device lost", lost),
+                ("out of memory", starved),
+                ("inference slow", seconds > 0),
+            ):
+                self.fired[name] += happens
+        if seconds:
+            time.sleep(seconds)
+        if lost:
+            # RuntimeError before torch 2.8.
+            raise getattr(torch, "AcceleratorError", RuntimeError)(_LOST)
+        if starved:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+SWITCH = Switch()
+
+
+class SmallestNetwork(nn.Module):
+    """Two convolutions: everything around the network shall be what takes time."""
+
+    output_stride = size_multiple = 8
+    align_corners = False
+    pre_logits_channels = 8
+    outlier_head = None
+
+    def __init__(self, num_classes: int = len(_CLASSES)) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.features = nn.Conv2d(3, self.pre_logits_channels, 8, stride=8)
+        self.classifier = nn.Conv2d(self.pre_logits_channels, num_classes, 1)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Maps (N, 3, H, W) to logits of an eighth of the size."""
+        pre_logits = self.features(images).relu()
+        return NetworkOutput(pre_logits, self.classify(pre_logits))
+
+    def classify(self, pre_logits: Tensor) -> Tensor:
+        """Maps pre-logits to logits."""
+        return self.classifier(pre_logits)
+
+
+class BrittleNetwork(nn.Module):
+    """Any network, failing when :data:`SWITCH` says so.
+
+    Args:
+        architecture: Of the network inside.
+        arguments: Of the network inside.
+    """
+
+    def __init__(self, architecture: str, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.inner = build_network(architecture, arguments)
+        for name in ("num_classes", "output_stride", "size_multiple", "align_corners",
+                     "pre_logits_channels"):  # fmt: skip
+            setattr(self, name, getattr(self.inner, name))
+        self._losses_at_birth = SWITCH.losses
+
+    @property
+    def outlier_head(self) -> nn.Module | None:
+        """The inner network's."""
+        return self.inner.outlier_head
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Runs the inner network, or fails."""
+        SWITCH.strike(self._losses_at_birth)
+        return self.inner(images)
+
+    def classify(self, pre_logits: Tensor) -> Tensor:
+        """The inner network's."""
+        return self.inner.classify(pre_logits)
+
+
+def register() -> None:
+    """Makes both networks known to this process's model registry."""
+    ARCHITECTURES[SMALLEST] = (__name__, "SmallestNetwork")
+    ARCHITECTURES[BRITTLE] = (__name__, "BrittleNetwork")
+
+
+def save_smallest_model(path: Path) -> None:
+    """Writes a brittle :class:`SmallestNetwork`; only processes that register it can load it."""
+    register()
+    inner = {"architecture": SMALLEST, "arguments": {"num_classes": len(_CLASSES)}}
+    _save(path, BRITTLE, inner, INFERENCE_SIZE)
+
+
+def save_small_model(path: Path) -> None:
+    """Writes a small model of the package's own, for detectors that know nothing of this."""
+    arguments = {"num_classes": len(_CLASSES), "num_outputs": len(_CLASSES)}
+    _save(path, "erfnet", arguments, (64, 96))
+
+
+def _save(
+    path: Path, architecture: str, arguments: dict[str, Any], inference_size: tuple[int, int]
+) -> None:
+    """Writes a calibrated model with fixed random weights."""
+    torch.manual_seed(0)
+    table = RateTable((-5.0, 0.0, 1.0, 2.0), (0.9, 0.1, 0.05, 0.01))
+    metadata = ModelMetadata(
+        name="small",
+        architecture=architecture,
+        arguments=arguments,
+        classes=_CLASSES,
+        palette=np.arange(15, dtype=np.uint8).reshape(5, 3) * 17,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        inference_size=inference_size,
+        calibration={name: ScoreCalibration(0.0, 1.0, table, table) for name in CALIBRATED},
+    )
+    save_model(path, build_network(architecture, arguments), metadata)

@@ -1,0 +1,1 @@
+"""What training sees: road scenes, foreign objects, mixing and style."""

@@ -1,0 +1,129 @@
+"""The full ADE20K (Zhou et al., IJCV 2019), release 2021, https://ade20k.csail.mit.edu.
+
+Not the scene parsing subset of 150 classes (ADEChallengeData2016): its labels hold no instances,
+so two chairs side by side would be one object.
+
+Every object has an amodal mask: 255 where it is seen, 128 where something else hides it. So what
+is hidden is known, and need not be guessed from the neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.io.images import read_label
+from training.data.negatives.annotation_files import read_annotations
+from training.data.negatives.coco_masks import ABSENT, DAMAGED, OTHER_SIZE
+from training.data.negatives.indexed import AnnotatedImage, IndexedObjects, Unusable
+from training.data.negatives.known_classes import KnownClasses
+from training.data.negatives.quality import Instance, Quality
+
+_TREE = (
+    "ROOT/images/ADE/SPLIT/SCENE/.../NAME.jpg with NAME.json and NAME/instance_*.png "
+    "(ROOT is ADE20K_2021_17_01)"
+)
+_SEEN, _HIDDEN = 255, 128
+
+
+class Ade20kObjects(IndexedObjects):
+    """The whole, non-occluded objects of one split; parts of objects are no objects.
+
+    An object that cannot be used (without a mask, or with one of another size or other values) is
+    left out and counted by its fault.
+
+    Args:
+        root: Folder ``ADE20K_2021_17_01``.
+        split: "training" or "validation".
+        known: "exclude" or "only", see :class:`IndexedObjects`.
+        taxonomy: Whose classes are known.
+        overrides: Changes to the table of known classes, see :class:`KnownClasses`.
+        quality: What counts as a whole object.
+        cache_mib: Decoded objects to keep, in MiB for each process.
+        index_file: Keeps the selection for the next run, see :class:`IndexedObjects`.
+
+    Raises:
+        DatasetError: Files are missing or damaged, or no object is left.
+        ImageError: A mask or image is missing or damaged.
+        ParameterError: A bad override.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "training",
+        known: str = "exclude",
+        taxonomy: str = "cityscapes",
+        overrides: Mapping[str, str] | None = None,
+        quality: Quality | None = None,
+        cache_mib: float = 64.0,
+        index_file: str | Path | None = None,
+    ) -> None:
+        folder = Path(root) / "images" / "ADE" / split
+        annotations = sorted(folder.rglob("*.json"))
+        if not annotations:
+            raise DatasetError(f"{folder}: no annotations; expected {_TREE}")
+        # 3,000 names: a misspelt override cannot be told from one that this split does not show.
+        classes = KnownClasses.load(taxonomy, "ade20k", overrides)
+        newest = max(path.stat().st_mtime_ns for path in annotations)
+        super().__init__(
+            name="ade20k",
+            folder=folder,
+            images=(x for path in annotations for x in _annotated_image(path, folder)),
+            classes=classes,
+            known=known,
+            quality=quality,
+            cache_mib=cache_mib,
+            index_file=index_file,
+            stamp=f"{len(annotations)} {newest}",
+        )
+
+
+def _annotated_image(path: Path, folder: Path) -> Iterator[AnnotatedImage | Unusable]:
+    # Some raw names are not UTF-8; they are not used.
+    content = read_annotations(path, lenient=True)
+    try:
+        content = content["annotation"]
+        size = (int(content["imsize"][0]), int(content["imsize"][1]))
+        entries = list(content["object"])
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise DatasetError(f"{path}: not in ADE20K's format ({error!r})") from error
+    objects = []
+    for k, entry in enumerate(entries):
+        try:
+            level, _ = int(entry["parts"]["part_level"]), entry["name"]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            yield Unusable("incomplete", f"{path.name} #{k}")
+            continue
+        if level == 0:
+            objects.append(entry)
+    yield AnnotatedImage(
+        path=str(path.with_suffix(".jpg").relative_to(folder)),
+        size=size,
+        categories=tuple(str(x["name"]) for x in objects),
+        instance=partial(_instance, path, objects, size),
+    )
+
+
+def _instance(
+    path: Path, objects: list[dict[str, Any]], size: tuple[int, int], k: int
+) -> Instance:
+    entry = objects[k]
+    category, identity = str(entry["name"]), str(entry.get("id", k))
+    relative = entry.get("instance_mask")
+    if not relative or not isinstance(relative, str):
+        return Instance.unusable(category, identity, ABSENT)
+    mask = read_label(path.parent / relative)
+    if mask.shape != size:
+        return Instance.unusable(category, identity, OTHER_SIZE)
+    seen, hidden = np.count_nonzero(mask == _SEEN), np.count_nonzero(mask == _HIDDEN)
+    if np.count_nonzero(mask) > seen + hidden:
+        return Instance.unusable(category, identity, DAMAGED)
+    # "yes" also stands where what hides the object was not annotated itself.
+    share = 1.0 if entry.get("occluded") == "yes" else hidden / max(1, seen + hidden)
+    return Instance.from_mask(mask == _SEEN, category, identity, hidden=share)

@@ -1,0 +1,92 @@
+"""Any folder of images with instance masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_seg_ros.datasets import open_dataset
+from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.io.images import check_same_size, read_annotated_image, read_label
+from anomaly_seg_ros.labels import IGNORE, check_mask_255
+from training.data.negatives.indexed import AnnotatedImage, IndexedObjects
+from training.data.negatives.known_classes import KnownClasses
+from training.data.negatives.quality import Instance, Quality
+
+
+class FolderObjects(IndexedObjects):
+    """``ROOT/images/NAME.{jpg,png,...}`` with ``ROOT/masks/NAME.png``.
+
+    A mask is 8-bit grey: 0 background, every other value one object; a binary mask is one object.
+    Beside other objects 255 may be one more, or a border to ignore: ``mask_255`` has to say.
+    All files are read at the start, so a bad pair shows before the training.
+
+    Args:
+        root: The folder.
+        category: Of all its objects.
+        known: "exclude" or "only", see :class:`IndexedObjects`.
+        taxonomy: Whose classes are known.
+        overrides: Meaning of the category, see :class:`KnownClasses`; without it the category is
+            unknown unless it is the name of a class of the taxonomy.
+        quality: What counts as a whole object.
+        cache_mib: Decoded objects to keep, in MiB for each process.
+        mask_255: "anomaly" takes 255 as an object, "ignore" never does; None takes it as the only
+            object of a binary mask, and refuses it beside others.
+
+    Raises:
+        DatasetError: The folder has another shape or no usable object, or a mask holds 255 beside
+            other objects and ``mask_255`` is not given.
+        ImageError: An unreadable file, or an image and mask of different size.
+        ParameterError: A bad override or value of ``mask_255``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str = "object",
+        known: str = "exclude",
+        taxonomy: str = "cityscapes",
+        overrides: Mapping[str, str] | None = None,
+        quality: Quality | None = None,
+        cache_mib: float = 64.0,
+        mask_255: str | None = None,
+    ) -> None:
+        root = Path(root)
+        overrides = overrides or {}
+        classes = KnownClasses.load(taxonomy, "folder", overrides)
+        classes.check_names([category], overrides)
+        images = _annotated_images(root, category, check_mask_255(mask_255))
+        super().__init__("folder", root, images, classes, known, quality, cache_mib)
+
+
+def _annotated_images(root: Path, category: str, mask_255: str | None) -> Iterator[AnnotatedImage]:
+    for sample in open_dataset("folder", root):
+        path, mask_path = sample.image_path, sample.anomaly_mask_path
+        if mask_path is None:
+            raise DatasetError(f"{root}: no folder masks beside images")
+        mask = read_label(mask_path)
+        check_same_size(read_annotated_image(path, mask.shape), mask, path, mask_path)
+        values = np.unique(mask[mask > 0])
+        if values.size and values[-1] == IGNORE_INDEX:
+            if mask_255 is None and values.size > 1:
+                raise DatasetError(
+                    f"{mask_path}: holds 255 beside other objects, so it may be an object or a "
+                    "border to ignore; say which with mixing.mask_255=anomaly or "
+                    "mixing.mask_255=ignore"
+                )
+            if mask_255 == IGNORE:
+                values = values[:-1]
+        yield AnnotatedImage(
+            path=str(path.relative_to(root)),
+            size=(mask.shape[0], mask.shape[1]),
+            categories=(category,) * len(values),
+            instance=partial(_instance, mask, values, category),
+        )
+
+
+def _instance(mask: np.ndarray, values: np.ndarray, category: str, k: int) -> Instance:
+    return Instance.from_mask(mask == values[k], category, str(values[k]))

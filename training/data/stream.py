@@ -1,0 +1,175 @@
+"""From a dataset to the micro-batches of each optimizer step, on every rank.
+
+Batch ``s`` holds the samples ``s * batch_size`` to ``(s + 1) * batch_size - 1`` of the stream,
+whatever the number of processes, workers and micro-batches: they only share it out. So a run
+resumes with exactly the batch it would have drawn, and a batch can be named by its step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError, TrainingError
+from training.data.sampling import StepSampler
+from training.engine.distributed import Distributed
+from training.engine.steps import Batch
+from training.engine.storage import tensor_bytes
+
+_PREFETCH = 2
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's workers put their batches
+
+
+class SampleStream:
+    """Micro-batches from a dataset of which sample ``i`` is a function of ``i`` alone.
+
+    Args:
+        dataset: Yields tuples of tensors; ``describe(i)``, where it has one, names sample ``i``
+            in errors.
+        batch_size: Samples of one optimizer step, over all processes and micro-batches.
+        steps: Of the whole run.
+        distributed: This process's share.
+        workers: Loader processes of this rank.
+        accumulate: Micro-batches of one step.
+
+    Raises:
+        ParameterError: ``batch_size`` does not split evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        steps: int,
+        distributed: Distributed,
+        workers: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        self.micro_size = micro_batch_size(batch_size, distributed.world_size, accumulate)
+        self.dataset = dataset
+        self.steps = steps
+        self.workers = workers
+        self._local_size = batch_size // distributed.world_size
+        self._distributed = distributed
+
+    @classmethod
+    def configured(
+        cls, dataset: Dataset, config: Mapping[str, Any], distributed: Distributed
+    ) -> SampleStream:
+        """With ``batch_size``, ``steps``, ``workers`` and ``accumulate`` of a configuration."""
+        return cls(
+            dataset,
+            config["batch_size"],
+            config["steps"],
+            distributed,
+            config["workers"],
+            config.get("accumulate", 1),
+        )
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """This rank's micro-batches from step ``start`` on.
+
+        Raises:
+            ParameterError: The loader would need more memory than there is.
+            TrainingError: A worker died.
+            AnomalySegError: What reading a sample raised, in this process or a worker.
+        """
+        sampler = self._sampler(start, self.steps)
+        if not len(sampler):
+            return
+        self._check_memory(next(iter(sampler)))
+        if self.workers:
+            # Workers share the cores already; and a forked child waits forever for the threads
+            # of a pool that OpenCV had in its parent.
+            cv2.setNumThreads(0)
+        loader = DataLoader(
+            self.dataset,
+            batch_size=self.micro_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            prefetch_factor=_PREFETCH if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=True,
+        )
+        try:
+            yield from loader
+        except AnomalySegError as error:
+            # torch puts the worker's traceback in front of the message.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            raise type(error)(message) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a loader process died, most likely for want of memory: {error}; "
+                f"use fewer workers than {self.workers} or a smaller batch_size"
+            ) from error
+
+    def describe(self, step: int) -> str:
+        """Names the samples of this rank's batch at a step."""
+        indices = list(self._sampler(step, step + 1))
+        name = getattr(self.dataset, "describe", None)
+        if name is None:
+            return f"samples {indices[0]} to {indices[-1]}"
+        return "samples " + ", ".join(f"{i} ({name(i)})" for i in indices)
+
+    def _sampler(self, start: int, stop: int) -> StepSampler:
+        ranks = self._distributed
+        return StepSampler(self._local_size, start, stop, ranks.rank, ranks.world_size)
+
+    def _check_memory(self, index: int) -> None:
+        sample: Any = self.dataset[index]
+        batches_held = max(1, self.workers * _PREFETCH) + 1
+        needed = tensor_bytes(sample) * self.micro_size * batches_held
+        limits = {"memory": available_memory()}
+        if self.workers and _SHARED_MEMORY.is_dir():
+            limits[str(_SHARED_MEMORY)] = shutil.disk_usage(_SHARED_MEMORY).free
+        for name, free in limits.items():
+            if free is not None and needed > free:
+                raise ParameterError(
+                    f"the loader holds {batches_held} batches of {self.micro_size} samples, "
+                    f"{needed / 1e6:.0f} MB, but {name} has {free / 1e6:.0f} MB free; use fewer "
+                    f"workers than {self.workers}, a smaller batch_size or a larger accumulate"
+                )
+
+
+def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
+    """Samples that go through the network at once.
+
+    Raises:
+        ParameterError: ``batch_size`` does not split evenly.
+    """
+    if accumulate < 1:
+        raise ParameterError(f"accumulate must be at least 1, got {accumulate}")
+    parts = processes * accumulate
+    if batch_size < 1 or batch_size % parts:
+        raise ParameterError(
+            f"batch_size {batch_size} does not split evenly over {processes} processes x "
+            f"{accumulate} micro-batches (accumulate)"
+        )
+    return batch_size // parts
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still allocate, or None where the system does not say.
+
+    The smaller of what Linux calls available and what the control group allows.
+    """
+    free: list[int] = []
+    group = Path("/sys/fs/cgroup")
+    # Either is absent where the system is not Linux or the group has no such file.
+    with contextlib.suppress(OSError):
+        fields = Path("/proc/meminfo").read_text(encoding="ascii").split()
+        free.append(1024 * int(fields[fields.index("MemAvailable:") + 1]))
+    with contextlib.suppress(OSError):
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            free.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+    return min(free, default=None)

@@ -1,0 +1,116 @@
+"""Style alignment: an object takes on the look of the frame before it is pasted there.
+
+Otherwise the network learns the other camera (its white balance, contrast and noise) instead of
+the unknown object.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+
+from anomaly_seg_ros.errors import ParameterError
+
+# Module and callable; imported when built, because only the learned one needs torch and weights.
+_BUILDERS = {
+    "lab_moments": ("training.data.style.lab", "LabMoments"),
+    "lab_histogram": ("training.data.style.lab", "LabHistogram"),
+    "fourier": ("training.data.style.fourier", "FourierAmplitude"),
+    "learned": ("training.data.style.learned", "LearnedStyle.load"),
+}
+STYLES = ("none", *_BUILDERS)
+
+
+class StyleAlignment(Protocol):
+    """Makes an object look like an exemplar; a pure function of its arguments."""
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        exemplar: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Aligns one object.
+
+        Args:
+            image: (h, w, 3) uint8 RGB crop of the object. The pixels around it are changed alike,
+                because resampling at its edge mixes them in.
+            mask: (h, w) bool, True on the object.
+            exemplar: (H, W, 3) uint8 RGB, the frame or the region of it where the object lands.
+            rng: Source of all randomness.
+
+        Returns:
+            (h, w, 3) uint8 RGB, a new array.
+        """
+        ...
+
+
+def build_style(name: str, options: Mapping[str, Any] | None = None) -> StyleAlignment | None:
+    """Builds a style alignment by its name.
+
+    Args:
+        name: One of ``STYLES``; "none" gives None.
+        options: Arguments of its class; "learned" takes those of ``LearnedStyle.load``.
+
+    Raises:
+        ParameterError: An unknown name or option.
+        CheckpointError: The learned style's weights cannot be loaded.
+    """
+    if name not in STYLES:
+        raise ParameterError(f"style: expected one of {', '.join(STYLES)}, got {name!r}")
+    options = dict(options or {})
+    if name == "none":
+        if options:
+            raise ParameterError(f"style 'none' has no option {next(iter(options))!r}")
+        return None
+    module, attribute = _BUILDERS[name]
+    make = attrgetter(attribute)(import_module(module))
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ParameterError(f"style {name!r}: {error}") from error
+    return make(**options)
+
+
+class RandomStyle:
+    """One of several styles for each object, drawn uniformly.
+
+    Args:
+        styles: None leaves the object as it is.
+    """
+
+    def __init__(self, styles: Sequence[StyleAlignment | None]) -> None:
+        self.styles = list(styles)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        exemplar: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """See :class:`StyleAlignment`."""
+        style = self.styles[int(rng.integers(len(self.styles)))]
+        return image if style is None else style(image, mask, exemplar, rng)
+
+
+def build_styles(names: str | Sequence[str]) -> StyleAlignment | None:
+    """Builds one style, or a random choice among several.
+
+    Args:
+        names: One of ``STYLES``, or a list of them.
+
+    Raises:
+        ParameterError: An unknown name, or an empty list.
+    """
+    if isinstance(names, str):
+        return build_style(names)
+    if not names:
+        raise ParameterError("style: expected at least one name, 'none' for no alignment")
+    return build_style(names[0]) if len(names) == 1 else RandomStyle(list(map(build_style, names)))

@@ -1,0 +1,138 @@
+"""What the learned style transfer is trained for.
+
+The terms are ISSA's, with its weights (perceptual 10, adversarial .1, feature .2, noise .1, w .1)
+but for mse, 20 in place of 1: here the colours are nearly right from the start. Differences:
+
+* mse and perceptual compare with the target of a supervised pair
+  (``style.cameras``); where both cameras are the same this is ISSA's reconstruction.
+* The perceptual distance has LPIPS's form on the first stages of EfficientNet-Lite0, whose
+  ImageNet weights this project uses anyway; the published LPIPS weights are one more download.
+* "adversarial" judges crops of other frames, which stand for foreign objects.
+* "feature" matches the discriminator's features of output and target (pix2pixHD, Wang 2018).
+* "noise" asks for the same content map of one crop under two cameras, relative to the map's
+  variance; "w" for the exemplar's style code from the output rendered in its style, likewise.
+* "feature", "noise", "w" and "adversarial" are evaluated every few steps only, as StyleGAN2 does
+  with its regularisers: they double the cost of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
+from training.data.style.cameras import PairedCrops
+from training.data.style.network import StyleTransfer, mask_with_noise, to_unit
+from training.data.style.opponent import Opponent
+from training.losses.base import LossTerms
+
+TERMS = ("mse", "perceptual", "adversarial", "feature", "noise", "w")
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of unit-length features, summed over channels (Zhang et al. 2018, LPIPS).
+
+    Without learned weights per channel; the layers (both of stride 2) count alike. Deeper ones
+    see what is shown, which does not change here.
+
+    Args:
+        backbone: With ImageNet weights; it is frozen and stays in evaluation mode.
+    """
+
+    def __init__(self, backbone: EfficientNetLite) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([backbone.stem, backbone.stages[0]])
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Returns the mean distance, a scalar.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1], which is the backbone's input range.
+            targets: Likewise.
+        """
+        # In float32: the CPU's bfloat16 depthwise convolutions are slower (training/depthwise.py).
+        with torch.autocast(images.device.type, enabled=False):
+            x, y = images.float(), targets.float()
+            total = torch.zeros((), device=images.device)
+            for layer in self.layers:
+                x, y = layer(x), layer(y)
+                total = total + (_unit(x) - _unit(y)).square().sum(1).mean()
+        return total / len(self.layers)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+class StyleObjective:
+    """The loss of encoder and generator.
+
+    Args:
+        weights: One per name in :data:`TERMS`.
+        perceptual: See :class:`PerceptualDistance`.
+        opponent: Judges the output, and says in which steps it does.
+        mask_probability: Share of the crops whose content map is masked with noise. ISSA masks
+            all; here the others teach the detail that the transfer is to keep.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        perceptual: PerceptualDistance,
+        opponent: Opponent,
+        mask_probability: float,
+    ) -> None:
+        self.weights = {name: float(weights[name]) for name in TERMS}
+        self.perceptual = perceptual
+        self.opponent = opponent
+        self.mask_probability = mask_probability
+
+    def __call__(self, network: StyleTransfer, batch: PairedCrops) -> LossTerms:
+        """Evaluates a batch; draws the masks from torch's global generator.
+
+        Args:
+            network: Is trained.
+            batch: (N, 3, H, W) uint8 each.
+        """
+        content, exemplar, target, foreign = (to_unit(x) for x in batch)
+        encoded = network.encoder(content)
+        style = network.encoder.style(exemplar)
+        masked = torch.rand(len(content)) < self.mask_probability
+        hidden = encoded._replace(content=mask_with_noise(encoded.content, masked))
+        rendered = network.generator(content, hidden, style)
+        terms = {
+            "mse": F.mse_loss(rendered, target),
+            "perceptual": self.perceptual(rendered, target),
+        }
+        if self.opponent.due:
+            mixed = network.generator(foreign, network.encoder(foreign), style)
+            terms |= self._judge(rendered, mixed, target)
+            terms["noise"] = _relative(network.encoder(target).content, encoded.content)
+            terms["w"] = _relative(network.encoder.style(mixed), style.detach())
+        total = sum(self.weights[name] * term for name, term in terms.items())
+        return LossTerms(total, {name: term.detach() for name, term in terms.items()})
+
+    def _judge(self, rendered: Tensor, mixed: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The discriminator's terms."""
+        judged = self.opponent.discriminator(torch.cat([rendered, mixed]))
+        with torch.no_grad():
+            wanted = self.opponent.discriminator(target)
+        return {
+            "adversarial": -judged[-1].chunk(2)[1].float().mean(),
+            "feature": sum(
+                F.l1_loss(found.chunk(2)[0].float(), feature.float())
+                for found, feature in zip(judged[:-1], wanted[:-1], strict=True)
+            ),
+        }
+
+
+def _relative(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error over the variance across the batch: no gain in shrinking the codes."""
+    found, wanted = found.float(), wanted.float()
+    variance = wanted.var(dim=[i for i in range(wanted.ndim) if i != 1]).mean()
+    return F.mse_loss(found, wanted) / (variance + 1e-6)

@@ -1,0 +1,213 @@
+"""One configuration mechanism for every entry: YAML, and ``--set key=value`` on top.
+
+The entry's default file under ``training/configs/`` is the schema: it names every key and, by its
+values, their types. A user's file may set any part of it. Nested keys are written with dots:
+``--set mixing.objects=[1,6]``. An empty mapping as default takes any keys (options that another
+module checks), ``null`` takes any value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.io import safe_yaml_json
+from anomaly_seg_ros.io.safe_yaml_json import shown
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config`` and ``--set`` to an entry's parser."""
+    parser.add_argument(
+        "--config", type=Path, help="YAML that overrides any part of the entry's default"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override values, nested keys with dots; stronger than --config",
+    )
+
+
+def load_config(
+    defaults: Path, path: Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reads the defaults, then a file, then the overrides.
+
+    Args:
+        defaults: The schema; see the module.
+        path: The user's file.
+        overrides: ``key=value`` with a value in YAML.
+
+    Returns:
+        A new nested dict with every key of ``defaults``.
+
+    Raises:
+        ParameterError: A file that is missing or not YAML, a key that does not exist, or a value
+            of another type; the message names the file and the key.
+    """
+    schema = read_yaml(defaults)
+    config = copy.deepcopy(schema)
+    if path is not None:
+        _merge(config, read_yaml(path), schema, str(path))
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ParameterError(f"--set {item}: expected KEY=VALUE")
+        value = safe_yaml_json.parse_yaml(text, f"--set {key}", ParameterError)
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _merge(config, nested, schema, f"--set {key}")
+    return config
+
+
+def to_dataclass(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """Builds a dataclass of options from its part of the configuration.
+
+    Args:
+        cls: Frozen options; fields whose default is itself a dataclass are built from theirs.
+        values: By field name; what is left out keeps its default. Lists become tuples.
+
+    Raises:
+        ParameterError: A key that the options do not have.
+    """
+    defaults = cls()
+    names = {f.name for f in dataclasses.fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ParameterError(f"{cls.__name__} has no option {key!r}: {', '.join(names)}")
+        default = getattr(defaults, key)
+        if dataclasses.is_dataclass(default):
+            value = to_dataclass(type(default), value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[key] = value
+    return cls(**arguments)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every value with its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, sorted; an empty mapping is no value."""
+    before, after = ({k: v for k, v in flatten(x) if v != {}} for x in (old, new))
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if key not in before or key not in after or before[key] != after[key]
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a mapping.
+
+    Raises:
+        ParameterError: Missing, not YAML, or no mapping.
+    """
+    content = safe_yaml_json.read_yaml(path, ParameterError)
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ParameterError(f"{path}: expected a mapping of keys to values")
+    return content
+
+
+def _merge(
+    level: dict[str, Any],
+    changes: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    source: str,
+    prefix: str = "",
+    root: Mapping[str, Any] | None = None,
+) -> None:
+    """Puts ``changes`` into ``level`` in place, key by key.
+
+    Args:
+        level: Part of the configuration.
+        changes: New values.
+        schema: The same part of the defaults.
+        source: File or option for errors.
+        prefix: Dotted keys above this part.
+        root: The whole of the defaults, to suggest keys from.
+    """
+    root = schema if root is None else root
+    for key, value in changes.items():
+        dotted = f"{prefix}{key}"
+        if key not in schema:
+            raise ParameterError(f"{source}: {_unknown(dotted, root)}")
+        expected = schema[key]
+        if isinstance(expected, Mapping) and isinstance(value, Mapping):
+            if expected:
+                _merge(level[key], value, expected, source, f"{dotted}.", root)
+            else:
+                level[key] = {**level[key], **value}
+        else:
+            level[key] = _checked(value, expected, dotted, source)
+
+
+def _unknown(dotted: str, root: Mapping[str, Any]) -> str:
+    known = [key for key, _ in flatten(root)]
+    # A last part alone is often meant: "probability" for "mixing.probability".
+    tails = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    near = tails or difflib.get_close_matches(dotted, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"unknown configuration key {dotted!r}; {hint}"
+
+
+def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
+    """Returns ``value`` in the type of ``old``, or raises ParameterError."""
+    if old is None:
+        return value
+    if isinstance(old, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-5 (without a dot) as a string.
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    elif isinstance(value, type(old)) and isinstance(value, bool) == isinstance(old, bool):
+        if isinstance(old, list):
+            return _checked_list(value, old, dotted, source)
+        return value
+    raise ParameterError(
+        f"{source}: {dotted} must be {_TYPE_NAMES.get(type(old), type(old).__name__)} "
+        f"like {old!r}, got {shown(value)}"
+    )
+
+
+def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) -> list[Any]:
+    if not old:
+        return value
+    if len({type(item) for item in old}) == 1 and isinstance(old[0], (int, float)):
+        if len(value) != len(old):
+            raise ParameterError(
+                f"{source}: {dotted} must have {len(old)} values like {old!r}, got {shown(value)}"
+            )
+        return [_checked(item, old[0], dotted, source) for item in value]
+    return value
+
+
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+}

@@ -1,0 +1,104 @@
+"""What the training entries share: command line, device, processes, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly_seg_ros.system.tool import run_tool
+from training.engine.config import CONFIGS, add_config_options, load_config
+from training.engine.distributed import Distributed, training_device
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an entry.
+
+    Attributes:
+        config: See :mod:`training.engine.config`.
+        folder: Receives everything that the run writes.
+        data: Folder of the data sets.
+        device: Of this process.
+        distributed: This process among the others.
+    """
+
+    config: dict[str, Any]
+    folder: Path
+    data: Path
+    device: torch.device
+    distributed: Distributed
+
+    def say(self, text: str) -> None:
+        """Prints on the main process only."""
+        if self.distributed.is_main:
+            print(text, flush=True)
+
+
+def data_folder() -> Path:
+    """``$ANOMALY_SEG_DATA``, or ``../shared/data``."""
+    return Path(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
+
+
+def use_exact_float32() -> None:
+    """Lets convolutions in float32 round as float32 in this process, and not as TF32.
+
+    TF32 keeps 10 bits of the mantissa, and is cuDNN's default on GPUs that have it. It would spoil
+    the inverse of a flow and its likelihood, and ``precision: fp32`` would not mean what it says.
+    Convolutions under bf16 or fp16 autocast do not change.
+    """
+    # For the whole process: backward passes, and steps of a flow that are computed again for
+    # them, run outside of any context around the forward pass.
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def run_entry(
+    tool: str,
+    description: str,
+    defaults: str,
+    body: Callable[[Run], None],
+    arguments: Sequence[str] | None = None,
+    shorthands: Sequence[str] = (),
+) -> int:
+    """Parses the command line, sets the process up, runs ``body``, and cleans up.
+
+    TF32 stays off in the process, see :func:`use_exact_float32`.
+
+    Args:
+        tool: Name for errors.
+        description: For ``--help``.
+        defaults: File under ``training/configs/``.
+        body: The training.
+        arguments: Command line; None takes ``sys.argv``.
+        shorthands: Configuration keys that have an option of their own, such as ``--model``.
+
+    Returns:
+        The exit code, see :func:`~anomaly_seg_ros.system.tool.run_tool`.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m training.{tool}", description=description)
+    parser.add_argument("--run-dir", type=Path, required=True, help="resumed if it has a last.pt")
+    parser.add_argument("--data", type=Path, default=data_folder())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for key in shorthands:
+        parser.add_argument(f"--{key}", help=f"short for --set {key}=...")
+    add_config_options(parser)
+    parsed = parser.parse_args(arguments)
+
+    def start() -> None:
+        given = [f"{k}={v}" for k in shorthands if (v := getattr(parsed, k)) is not None]
+        config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given])
+        torch.manual_seed(config["seed"])
+        use_exact_float32()
+        device = training_device(parsed.device)
+        distributed = Distributed(device)
+        try:
+            body(Run(config, parsed.run_dir, parsed.data, device, distributed))
+        finally:
+            distributed.close()
+
+    return run_tool(tool, start)

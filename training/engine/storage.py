@@ -1,0 +1,121 @@
+"""Writing run files: whole or not at all, and never silently out of space.
+
+A full disk is found before the first byte where its size tells, and leaves the previous file
+untouched in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from anomaly_seg_ros.checkpoints.pickles import DAMAGED
+from anomaly_seg_ros.errors import CheckpointError, OutputError
+
+# Beside the tensors: keys, pickle structure, zip entries.
+_OVERHEAD_BYTES = 1 << 20
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder and those above it.
+
+    Raises:
+        OutputError: It cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot create the folder: {error}") from error
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(tensor_bytes(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(tensor_bytes(item) for item in value)
+    return 0
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """Refuses a write that the disk has no room for.
+
+    Args:
+        path: The file that is about to be written.
+        needed: Its size in bytes.
+
+    Raises:
+        OutputError: Names the file, what it needs and what is free; or its folder is missing.
+    """
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+    if free < needed:
+        raise OutputError(
+            f"{path}: not written, it needs {needed / 1e6:.1f} MB and the disk has "
+            f"{free / 1e6:.1f} MB free; what was there before is untouched"
+        )
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], needed: int = 0) -> None:
+    """Writes a file so that a kill or a full disk leaves either the old file or the new one.
+
+    Args:
+        path: The file.
+        write: Writes the content into an open file.
+        needed: Its expected size in bytes.
+
+    Raises:
+        OutputError: It cannot be written; the old file is untouched, nothing partial remains.
+    """
+    check_free_space(path, needed)
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    # torch.save wraps a failed write into a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: cannot be written: {error}; what was there before is untouched"
+        ) from error
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint with :func:`write_atomically`.
+
+    Args:
+        state: Tensors and plain values, nested.
+        path: ``*.pt``.
+
+    Raises:
+        OutputError: See there.
+    """
+    needed = tensor_bytes(state) + _OVERHEAD_BYTES
+    write_atomically(path, lambda file: torch.save(state, file), needed)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads what :func:`save_atomically` wrote.
+
+    Raises:
+        CheckpointError: Missing, damaged, or with more in it than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except DAMAGED as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error

@@ -1,0 +1,44 @@
+"""A logit score with Gaussian smoothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.scores import OF_LOGITS
+from training.posthoc.smoothing import full_size_logits, gaussian_smooth
+
+
+class Smoothed:
+    """A score of the upsampled logits, blurred on the grid of the input.
+
+    The public code of PEBAL (ECCV 2022) scores with the blurred energy (7 taps, sigma 1, reflected
+    at the border); its figures are not comparable with those of the plain energy.
+
+    Args:
+        score: Name of a score of the logits.
+        size: Taps, odd.
+        sigma: In pixels.
+
+    Raises:
+        ParameterError: An option out of range.
+    """
+
+    def __init__(self, score: str = "energy", size: int = 7, sigma: float = 1.0) -> None:
+        if score not in OF_LOGITS:
+            raise ParameterError(
+                f"option 'score' is {score!r}, expected one of {', '.join(OF_LOGITS)}"
+            )
+        if size < 1 or size % 2 == 0 or sigma <= 0:
+            raise ParameterError(f"options size {size}, sigma {sigma}: expected odd and positive")
+        self.score = score
+        self.size = size
+        self.sigma = sigma
+
+    @torch.inference_mode()
+    def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Returns (N, H, W) float32."""
+        logits = full_size_logits(network, inputs)
+        score = OF_LOGITS[self.score](logits)
+        return gaussian_smooth(score, self.size, self.sigma, padding="reflect")

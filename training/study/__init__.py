@@ -1,0 +1,1 @@
+"""Many fine-tunings, measured and written as tables."""

@@ -1,0 +1,135 @@
+"""What a study measures on one model: AP, AUROC and FPR95 of its scores, and its mIoU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.datasets import Sample, open_dataset
+from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.networks import InputScaling
+from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
+from training.validation import Viewer, closed_set_matrix, upsampled_outputs
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How a study measures.
+
+    Attributes:
+        miou_every: Takes every n-th of the 500 Cityscapes-256 validation frames.
+        training_frames: Of each corpus, for the scores that are fitted to training frames.
+        scores: See :class:`~training.study.scores.ScoreOptions`.
+    """
+
+    miou_every: int = 5
+    training_frames: int = 20
+    scores: ScoreOptions = field(default_factory=ScoreOptions)
+
+
+def measure(
+    model: str | Path,
+    scores: Sequence[str],
+    sets: Mapping[str, Mapping[str, str]],
+    data: Path,
+    device: torch.device,
+    options: MeasureOptions,
+    size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Measures a model as the Segmenter runs it, against masks of full size.
+
+    Args:
+        model: For :func:`~anomaly_seg_ros.checkpoints.loading.load_model`.
+        scores: Of :data:`~training.study.scores.STUDY_SCORES`; those that need what the model
+            lacks are left out.
+        sets: Name -> ``adapter`` and ``root`` (relative to ``data``).
+        data: The shared data folder.
+        device: To run on, in float32.
+        options: See :class:`MeasureOptions`.
+        size: (height, width) that frames are resized to; None takes the model's own.
+
+    Returns:
+        ``sets`` (set -> score -> ``AP``, ``AUROC``, ``FPR95``) and ``mIoU``, fractions.
+    """
+    network, metadata = load_model(model)
+    network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    viewer = Viewer(
+        InputScaling.of(metadata),
+        device,
+        size or metadata.inference_size,
+        len(metadata.classes),
+        multiple=network.size_multiple,
+    )
+    builder = ScoreBuilder(
+        network,
+        metadata,
+        viewer,
+        lambda: training_frames(data, options.training_frames),
+        options.scores,
+    )
+    built = {name: builder(name) for name in scores if is_offered(name, network, metadata)}
+    return {
+        "sets": {
+            name: set_figures(
+                network, open_dataset(where["adapter"], data / where["root"]), viewer, built
+            )
+            for name, where in sets.items()
+        },
+        "mIoU": closed_set_matrix(
+            network, cityscapes256_val(data, options.miou_every), viewer
+        ).mean_iou(),
+    }
+
+
+def training_frames(data: Path, count: int) -> list[np.ndarray]:
+    """About ``count`` frames of every training corpus, evenly spread over it."""
+    return [
+        image
+        for corpus in training_corpora(data)
+        for image in corpus.images[:: -(-len(corpus) // count)]
+    ]
+
+
+def set_figures(
+    network: nn.Module,
+    samples: Iterable[Sample],
+    viewer: Viewer,
+    scores: Mapping[str, FrameScore],
+) -> dict[str, dict[str, float]]:
+    """AP, AUROC and FPR95 of each score over the pixels of all frames.
+
+    Args:
+        network: In eval mode.
+        samples: With anomaly masks.
+        viewer: How they are looked at.
+        scores: By name. Their maps are upsampled to the masks (bilinear), as in the node.
+    """
+    pooled = {name: PixelScores() for name in scores}
+    for sample in samples:
+        frame = sample.load()
+        inputs = viewer.to_input(frame.image)
+        output = viewer.output(network, frame.image)
+        for name, pixels in pooled.items():
+            raw = scores[name](inputs, output)[None]
+            size = frame.anomaly_mask.shape
+            if raw.shape[-2:] == output.logits.shape[-2:]:
+                full = upsampled_outputs(raw, size, network)
+            else:
+                # A smoothed score lies on the input's grid, to which the frame was resized by
+                # pixel centres, whatever the network's own grid.
+                full = F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
+            pixels.update(full[0, 0].cpu().numpy(), frame.anomaly_mask, sample.name)
+    figures = {}
+    for name, pixels in pooled.items():
+        metrics = pixels.compute()
+        figures[name] = {"AP": metrics.AP, "AUROC": metrics.AUROC, "FPR95": metrics.FPR95}
+    return figures

@@ -1,0 +1,118 @@
+"""Every score of a study by name: those of the node, the post-hoc ones, the point-wise flow's.
+
+All take one frame's network input and outputs, so a frame passes through the network once for
+all scores but those that need passes of their own (ODIN, ReAct, MC dropout, smoothed SML).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.contract import NetworkOutput
+from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
+from training.flow.pointwise_flow import PointwiseFlow, flow_density, flow_hybrid
+from training.freezing import DROPOUT
+from training.posthoc import POSTHOC, activation_percentile, build_posthoc
+from training.validation import Viewer
+
+_FLOW = {"flow_density": flow_density, "flow_hybrid": flow_hybrid}
+STUDY_SCORES: tuple[str, ...] = (*score_functions.SCORE_NAMES, *POSTHOC, *_FLOW)
+
+# (input (1, 3, H, W), the network's outputs) -> (1, h, w) float32, higher = more anomalous.
+FrameScore = Callable[[Tensor, NetworkOutput], Tensor]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What the scores beyond the node's are made with.
+
+    Attributes:
+        dropout_passes: T of MC dropout.
+        react_percentile: Of the pre-logits of the training frames; ReAct clips there.
+        flow_pixels: Of each training frame, for the point-wise flow.
+        flow_steps: Of its fit.
+    """
+
+    dropout_passes: int = 4
+    react_percentile: float = 99.0
+    flow_pixels: int = 400
+    flow_steps: int = 500
+
+
+def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
+    """Whether a model has what a score of :data:`STUDY_SCORES` needs."""
+    has_statistics = metadata.statistics is not None
+    has_head = getattr(network, "outlier_head", None) is not None
+    if name in score_functions.SCORE_NAMES:
+        return score_functions.missing_for(name, has_statistics, has_head) is None
+    if name == "mc_dropout":
+        return any(isinstance(m, DROPOUT) and m.p > 0 for m in network.modules())
+    return {"sml_smoothed": has_statistics, "flow_hybrid": has_head}.get(name, True)
+
+
+class ScoreBuilder:
+    """Makes the scores of one network; what is fitted to training frames is fitted once.
+
+    Args:
+        network: In eval mode; not changed.
+        metadata: Of the network.
+        viewer: How frames are looked at.
+        frames: Gives (H, W, 3) uint8 RGB training frames; called if a score needs any.
+        options: See :class:`ScoreOptions`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        metadata: ModelMetadata,
+        viewer: Viewer,
+        frames: Callable[[], Sequence[np.ndarray]],
+        options: ScoreOptions,
+    ) -> None:
+        self.network = network
+        self.metadata = metadata
+        self.viewer = viewer
+        self.frames = frames
+        self.options = options
+
+    def __call__(self, name: str) -> FrameScore:
+        """Makes a score that :func:`is_offered`."""
+        if name in _FLOW:
+            flow = self._flow
+            return lambda inputs, output: _FLOW[name](output, flow)
+        if name in POSTHOC:
+            posthoc = build_posthoc(name, **self._arguments(name))
+            return lambda inputs, output: posthoc(self.network, inputs)
+        statistics = self.metadata.statistics
+        return lambda inputs, output: score_functions.compute(name, output, statistics)
+
+    def _arguments(self, name: str) -> dict[str, object]:
+        """Constructor arguments of a post-hoc score."""
+        if name == "odin":
+            return {"std": self.metadata.std}
+        if name == "sml_smoothed":
+            return {"statistics": self.metadata.statistics}
+        if name == "mc_dropout":
+            return {"passes": self.options.dropout_passes}
+        if name == "react":
+            inputs = (self.viewer.to_input(frame) for frame in self.frames())
+            percentile = self.options.react_percentile
+            return {"threshold": activation_percentile(self.network, inputs, percentile)}
+        return {}
+
+    @functools.cached_property
+    def _flow(self) -> PointwiseFlow:
+        """The point-wise flow, fitted to the pre-logits of training frames."""
+        pixels = pixels_of(self.network, self.frames(), self.viewer, self.options.flow_pixels)
+        torch.manual_seed(0)
+        flow = PointwiseFlow(pixels.shape[1]).to(self.viewer.device)
+        fit_pointwise(flow, pixels, options=FitOptions(steps=self.options.flow_steps))
+        return flow.eval().requires_grad_(False)
