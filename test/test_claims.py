@@ -18,7 +18,12 @@ from training.study.tables import Line, read_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs" / "results.md"
-CITING = [REPOSITORY / "README.md", *sorted((REPOSITORY / "anomaly_seg_ros/weights").glob("*.md"))]
+EVALUATION = REPOSITORY / "docs" / "evaluation.md"
+CITING = [
+    REPOSITORY / "README.md",
+    EVALUATION,
+    *sorted((REPOSITORY / "anomaly_seg_ros/weights").glob("*.md")),
+]
 STUDY = yaml.safe_load((REPOSITORY / "training" / "configs" / "study.yaml").read_text())
 SETS = [where["title"] for where in STUDY["sets"].values()]
 METRICS = ("AP", "AUROC", "FPR95", "mIoU")
@@ -136,13 +141,15 @@ def test_a_figure_of_another_row_score_set_or_metric_is_found(sentence: str, wro
     assert bool(list(unsupported(RESULTS, sentence, everything=True))) is wrong
 
 
-# Heading in the README -> set.
-README_SETS = {
+# Heading in docs/evaluation.md -> set.
+MEASURED_SETS = {
     "RoadAnomaly": "RoadAnomaly",
     "SegmentMeIfYouCan ObstacleTrack": "ObstacleTrack",
     "Fishyscapes Lost & Found": "Lost & Found",
     "Fishyscapes Static": "Static",
 }
+# Columns of the small table in the README.
+SMALL_TABLE = ("Lost & Found", "Static", "RoadAnomaly", "ObstacleTrack")
 # Model -> its rows without training.
 UNTRAINED = {
     "default": ["shipped default model"],
@@ -152,9 +159,9 @@ UNTRAINED = {
 }
 
 
-def readme_figures() -> dict[tuple[str, str, str], list[float]]:
-    """(set, score, model) -> AP, AUROC, FPR95 of the README's table of measurements."""
-    text = sections(REPOSITORY / "README.md")["measured"]
+def measured_figures() -> dict[tuple[str, str, str], list[float]]:
+    """(set, score, model) -> AP, AUROC, FPR95 of the table of measurements."""
+    text = sections(EVALUATION)["measured"]
     rows = [
         [cell.strip(" `*") for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -163,7 +170,7 @@ def readme_figures() -> dict[tuple[str, str, str], list[float]]:
     models = rows[0][1:]
     title, found = "", {}
     for first, *cells in rows[2:]:
-        named = [name for heading, name in README_SETS.items() if first.startswith(heading)]
+        named = [name for heading, name in MEASURED_SETS.items() if first.startswith(heading)]
         title = named[0] if named else title
         for model, cell in zip(models, cells, strict=True):
             if " / " in cell:
@@ -171,22 +178,34 @@ def readme_figures() -> dict[tuple[str, str, str], list[float]]:
     return found
 
 
-def test_the_readme_and_the_results_agree_on_the_models_that_both_measure() -> None:
-    """The node in lock-step there, the study here; the README has one digit more."""
-    readme = readme_figures()
+def test_the_measurements_and_the_results_agree_on_the_models_that_both_measure() -> None:
+    """The node in lock-step there, the study here; the measurements have one digit more."""
+    measured = measured_figures()
     compared = 0
     for heading, text in sections(RESULTS).items():
         models = ["erfnet"] if heading.startswith("erfnet") else list(UNTRAINED)
         for line in read_table(text) if "| score |" in text else ():
             for model in [m for m in models if line.row in UNTRAINED[m]][:1]:
                 for title, cell in line.cells.items():
-                    expected = readme.get((title, line.score, model))
+                    expected = measured.get((title, line.score, model))
                     for metric, figure in zip(METRICS, expected or (), strict=False):
                         if metric in cell:
                             where = f"{heading}, {line.row}, {line.score}, {title}, {metric}"
                             assert float(cell[metric]) == pytest.approx(figure, abs=0.0551), where
                             compared += 1
     assert compared > 300
+
+
+def test_the_small_table_of_the_readme_stands_in_the_measurements() -> None:
+    measured = measured_figures()
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [re.match(r"\| `(\w+)`, `(\w+)` \| (.*) \|$", line) for line in lines]
+    found = [row.groups() for row in rows if row]
+    assert {model for model, _, _ in found} == {model for *_, model in measured}
+    for model, score, cells in found:
+        for title, cell in zip(SMALL_TABLE, cells.split(" | "), strict=True):
+            ap, _, fpr95 = measured[title, score, model]
+            assert cell == f"{ap:.2f} / {fpr95:.2f}", (model, title)
 
 
 def figures(table: str, row: str, score: str, metric: str) -> list[float]:
