@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check-packages evaluate fuzz lint format train fine-tune study \
+.PHONY: help demo test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics
 
 help: ## This list
@@ -65,9 +65,17 @@ evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL
 fuzz: $(VENV)/.dev ## Attack everything that reads files and messages [ARGS="decoder --seconds 600"]
 	@$(PY) -m tools.fuzz $(ARGS)
 
-lint: $(VENV)/.dev ## Check style and formatting
+# Folders of tests that take seconds.
+CORE := test/test_*.py test/io test/system test/metrics test/models test/checkpoints test/training/losses
+
+check: lint $(VENV)/.dev ## Run what every commit needs, in under two minutes: lint and the core's tests
+	@$(PY) -m pytest $(FAST) --deselect test/test_golden.py $(CORE)
+
+lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
+	@$(PY) -m mypy
 
 format: $(VENV)/.dev ## Put the code into the project's format
 	@$(PY) -m ruff check --fix .
