@@ -1,20 +1,27 @@
 """Anomaly scores: pure functions of a network's outputs, higher = more anomalous.
 
 Every function takes logits (N, K, h, w) of any float dtype and returns (N, h, w) float32 on the
-same device. They are evaluated on the network's output grid and upsampled afterwards: one map
+same device. Scores are computed on the network's output grid and upsampled afterwards: one map
 instead of K. That is not the same as scoring upsampled logits (a maximum does not commute with
 interpolation), and it is this package's definition everywhere, in the node and in evaluation.
+
+To add a score, write its function here and register it with :func:`_score`; nothing else changes.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.contract import NetworkOutput
+
+ScoreInput = Literal["logits", "ood_logits", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,79 @@ class ClassStatistics:
     std: Tensor
 
 
+@dataclass(frozen=True)
+class Score:
+    """One anomaly score and everything the package knows about it.
+
+    Attributes:
+        name: Key of :data:`SCORES`.
+        formula: Pure function of ``inputs``, in their order; returns (N, h, w) float32.
+        inputs: What the formula reads.
+        provisional: Constants for models that were never calibrated, of the order of magnitude of
+            a Cityscapes model, without rates. The map to [0, 1] keeps the order of scores, so AP
+            and AUROC do not depend on them; a threshold means nothing until the model is
+            calibrated.
+    """
+
+    name: str
+    formula: Callable[..., Tensor]
+    inputs: tuple[ScoreInput, ...]
+    provisional: ScoreCalibration
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it needs :class:`ClassStatistics`."""
+        return "statistics" in self.inputs
+
+    @property
+    def needs_outlier_head(self) -> bool:
+        """Whether the network must have an outlier head."""
+        return "ood_logits" in self.inputs
+
+    @property
+    def needs_logits_only(self) -> bool:
+        """Whether every model offers it."""
+        return self.inputs == ("logits",)
+
+    @property
+    def description(self) -> str:
+        """One line: the first of the formula's docstring."""
+        return (inspect.getdoc(self.formula) or "").partition("\n")[0]
+
+    @property
+    def source(self) -> str:
+        """The paper: the paragraph after ``Source:`` in the formula's docstring."""
+        paragraph = (inspect.getdoc(self.formula) or "").partition("Source: ")[2]
+        return " ".join(paragraph.partition("\n\n")[0].split())
+
+
+# By name, in the order of this file.
+SCORES: dict[str, Score] = {}
+_Formula = TypeVar("_Formula", bound=Callable[..., Tensor])
+
+
+def _score(
+    name: str,
+    provisional: tuple[float, float],
+    inputs: tuple[ScoreInput, ...] = ("logits",),
+) -> Callable[[_Formula], _Formula]:
+    """Registers a function as a score.
+
+    Args:
+        name: Key of :data:`SCORES`.
+        provisional: Raw score called unknown, and scale, see :attr:`Score.provisional`.
+        inputs: The function's arguments.
+    """
+
+    def register(formula: _Formula) -> _Formula:
+        constants = ScoreCalibration(*provisional, RateTable((), ()))
+        SCORES[name] = Score(name, formula, inputs, constants)
+        return formula
+
+    return register
+
+
+@_score("msp", provisional=(0.5, 0.25))
 def msp(logits: Tensor) -> Tensor:
     r"""One minus the maximum softmax probability, :math:`1 - \max_c p_c`.
 
@@ -44,6 +124,7 @@ def msp(logits: Tensor) -> Tensor:
     return others / (1 + others)
 
 
+@_score("entropy", provisional=(1.0, 0.5))
 def entropy(logits: Tensor) -> Tensor:
     r"""Shannon entropy of the softmax, :math:`-\sum_c p_c \ln p_c`, in nats.
 
@@ -54,6 +135,7 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
+@_score("max_logit", provisional=(-8.0, 4.0))
 def max_logit(logits: Tensor) -> Tensor:
     r"""Negative maximum logit, :math:`-\max_c l_c`.
 
@@ -63,6 +145,7 @@ def max_logit(logits: Tensor) -> Tensor:
     return -logits.amax(1).float()
 
 
+@_score("energy", provisional=(-8.0, 4.0))
 def energy(logits: Tensor) -> Tensor:
     r"""Free energy at temperature 1, :math:`-\ln \sum_c \exp l_c`.
 
@@ -71,6 +154,7 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.float().logsumexp(1)
 
 
+@_score("max_min_logit", provisional=(-14.0, 6.0))
 def max_min_logit(logits: Tensor) -> Tensor:
     r"""Negative logit range, :math:`-(\max_c l_c - \min_c l_c)`.
 
@@ -81,6 +165,7 @@ def max_min_logit(logits: Tensor) -> Tensor:
     return smallest.float() - largest.float()
 
 
+@_score("sml", provisional=(3.0, 3.0), inputs=("logits", "statistics"))
 def standardized_max_logit(logits: Tensor, statistics: ClassStatistics) -> Tensor:
     r"""Negative standardized max logit, :math:`-(l_{\hat c} - \mu_{\hat c}) / \sigma_{\hat c}`.
 
@@ -89,7 +174,7 @@ def standardized_max_logit(logits: Tensor, statistics: ClassStatistics) -> Tenso
 
     Args:
         logits: (N, K, h, w).
-        statistics: Of the maximum logit by predicted class, on in-distribution images.
+        statistics: The maximum logit by predicted class, on in-distribution images.
     """
     largest, predicted = logits.max(1)
     mean = statistics.mean.to(logits.device)[predicted]
@@ -97,6 +182,7 @@ def standardized_max_logit(logits: Tensor, statistics: ClassStatistics) -> Tenso
     return (mean - largest.float()) / std
 
 
+@_score("dense_hybrid", provisional=(-8.0, 4.0), inputs=("logits", "ood_logits"))
 def dense_hybrid(logits: Tensor, ood_logits: Tensor) -> Tensor:
     r"""Hybrid score :math:`\ln P(d_{out} | x) - \ln \hat p(x)`.
 
@@ -107,11 +193,12 @@ def dense_hybrid(logits: Tensor, ood_logits: Tensor) -> Tensor:
 
     Args:
         logits: (N, K, h, w).
-        ood_logits: (N, 2, h, w) of the outlier head; channel 1 is "outlier".
+        ood_logits: (N, 2, h, w), outputs of the outlier head; channel 1 is "outlier".
     """
     return ood_logits.float().log_softmax(1)[:, 1] - logits.float().logsumexp(1)
 
 
+@_score("outlier_head", provisional=(-0.7, 1.0), inputs=("ood_logits",))
 def outlier_head(ood_logits: Tensor) -> Tensor:
     r"""Log posterior of the outlier head, :math:`\ln P(d_{out} | x)`.
 
@@ -121,11 +208,12 @@ def outlier_head(ood_logits: Tensor) -> Tensor:
     eq. 6 and Table 5.
 
     Args:
-        ood_logits: (N, 2, h, w) of the outlier head; channel 1 is "outlier".
+        ood_logits: (N, 2, h, w), outputs of the outlier head; channel 1 is "outlier".
     """
     return ood_logits.float().log_softmax(1)[:, 1]
 
 
+@_score("outlier_head_msp", provisional=(0.5, 0.25), inputs=("logits", "ood_logits"))
 def outlier_head_msp(logits: Tensor, ood_logits: Tensor) -> Tensor:
     r"""One minus the probability of a known class, :math:`1 - P(d_{in} | x) \max_c p_c`.
 
@@ -137,35 +225,19 @@ def outlier_head_msp(logits: Tensor, ood_logits: Tensor) -> Tensor:
 
     Args:
         logits: (N, K, h, w).
-        ood_logits: (N, 2, h, w) of the outlier head; channel 1 is "outlier".
+        ood_logits: (N, 2, h, w), outputs of the outlier head; channel 1 is "outlier".
     """
     p_in, p_out = ood_logits.float().softmax(1).unbind(1)
     return p_out + p_in * msp(logits)
 
 
-OF_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
-    "msp": msp,
-    "entropy": entropy,
-    "max_logit": max_logit,
-    "energy": energy,
-    "max_min_logit": max_min_logit,
-}
-# Of (logits, logits of the outlier head).
-OF_OUTLIER_HEAD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "dense_hybrid": dense_hybrid,
-    "outlier_head": lambda _logits, ood_logits: outlier_head(ood_logits),
-    "outlier_head_msp": outlier_head_msp,
-}
-SCORE_NAMES: tuple[str, ...] = (*OF_LOGITS, "sml", *OF_OUTLIER_HEAD)
-
-
 def missing_for(name: str, has_statistics: bool, has_outlier_head: bool) -> str | None:
     """Why a model cannot compute a score, or None if it can."""
-    if name not in SCORE_NAMES:
-        return f"unknown score {name!r}, expected one of {', '.join(SCORE_NAMES)}"
-    if name == "sml" and not has_statistics:
-        return "score 'sml' needs class statistics, which the model's metadata lacks"
-    if name in OF_OUTLIER_HEAD and not has_outlier_head:
+    if name not in SCORES:
+        return f"unknown score {name!r}, expected one of {', '.join(SCORES)}"
+    if SCORES[name].needs_statistics and not has_statistics:
+        return f"score {name!r} needs class statistics, which the model's metadata lacks"
+    if SCORES[name].needs_outlier_head and not has_outlier_head:
         return f"score {name!r} needs an outlier head, which the model lacks"
     return None
 
@@ -175,9 +247,9 @@ def compute(name: str, output: NetworkOutput, statistics: ClassStatistics | None
     """Computes a score by name.
 
     Args:
-        name: One of :data:`SCORE_NAMES`.
-        output: Of a network.
-        statistics: For ``sml``.
+        name: Key of :data:`SCORES`.
+        output: A network's outputs.
+        statistics: For scores that need them (``sml``).
 
     Returns:
         (N, h, w) float32.
@@ -188,8 +260,10 @@ def compute(name: str, output: NetworkOutput, statistics: ClassStatistics | None
     reason = missing_for(name, statistics is not None, output.ood_logits is not None)
     if reason:
         raise ValueError(reason)
-    if name == "sml":
-        return standardized_max_logit(output.logits, statistics)
-    if name in OF_OUTLIER_HEAD:
-        return OF_OUTLIER_HEAD[name](output.logits, output.ood_logits)
-    return OF_LOGITS[name](output.logits)
+    given = {
+        "logits": output.logits,
+        "ood_logits": output.ood_logits,
+        "statistics": statistics,
+    }
+    score = SCORES[name]
+    return score.formula(*(given[name] for name in score.inputs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -101,7 +103,7 @@ def test_outlier_head_msp_keeps_the_order_of_confident_pixels() -> None:
     assert 0 < most < middle < least  # 1 - p q would be 0 for all in float32
 
 
-@pytest.mark.parametrize("name", scores.SCORE_NAMES)
+@pytest.mark.parametrize("name", scores.SCORES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_higher_is_more_anomalous(name: str, dtype: torch.dtype) -> None:
     """A confident pixel scores below an undecided one, in every precision."""
@@ -113,6 +115,13 @@ def test_higher_is_more_anomalous(name: str, dtype: torch.dtype) -> None:
     assert score.shape == (1, 1, 2)
     assert score.dtype == torch.float32
     assert score[0, 0, 0] < score[0, 0, 1]
+
+
+@pytest.mark.parametrize("score", scores.SCORES.values(), ids=scores.SCORES)
+def test_every_score_is_documented(score: scores.Score) -> None:
+    assert score.description.endswith(".")
+    assert re.search(r"\((.* )?20\d\d\)|paper", score.source), score.source
+    assert scores.SCORES[score.name] is score
 
 
 @pytest.mark.parametrize(

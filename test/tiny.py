@@ -11,7 +11,7 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
+from anomaly_seg_ros.scores import SCORES, ClassStatistics
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 ARGUMENTS = {"num_classes": 19, "decoder_channels": 16, "skip_channels": 8}
@@ -31,8 +31,7 @@ def tiny_metadata(outlier_head: bool = False, **changes: object) -> ModelMetadat
         "std": (0.5, 0.5, 0.5),
         "inference_size": (64, 96),
         "calibration": {
-            name: ScoreCalibration(0.1 * i, 1.0 + i, rates, rates)
-            for i, name in enumerate(SCORE_NAMES)
+            name: ScoreCalibration(0.1 * i, 1.0 + i, rates, rates) for i, name in enumerate(SCORES)
         },
         "statistics": ClassStatistics(torch.full((19,), 0.2), torch.full((19,), 0.4)),
         "provenance": {"weights": "random"},

@@ -41,7 +41,7 @@ from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics, missing_for
+from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.closed_set import SCALING
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--device", default="auto")
     parser.add_argument("--target-fpr", type=float, default=0.01)
-    parser.add_argument("--default-score", choices=SCORE_NAMES, help="default: the model's own")
+    parser.add_argument("--default-score", choices=SCORES, help="default: the model's own")
     parser.add_argument(
         "--mixed", type=int, default=0, metavar="N", help="also N frames with pasted objects"
     )

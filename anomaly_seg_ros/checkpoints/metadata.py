@@ -12,23 +12,9 @@ import torch
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.io.safe_yaml_json import parse_json, shown
-from anomaly_seg_ros.scores import SCORE_NAMES, ClassStatistics
+from anomaly_seg_ros.scores import SCORES, ClassStatistics
 
 FORMAT = 1
-# Raw score called unknown, and scale, by score: orders of magnitude of a Cityscapes model, for
-# models that were never calibrated. The map keeps the order of scores, so AP and AUROC do not
-# depend on it; a threshold means nothing until the model is calibrated.
-_PROVISIONAL = {
-    "msp": (0.5, 0.25),
-    "entropy": (1.0, 0.5),
-    "max_logit": (-8.0, 4.0),
-    "energy": (-8.0, 4.0),
-    "max_min_logit": (-14.0, 6.0),
-    "sml": (3.0, 3.0),
-    "dense_hybrid": (-8.0, 4.0),
-    "outlier_head": (-0.7, 1.0),
-    "outlier_head_msp": (0.5, 0.25),
-}
 # Under which the JSON stands in the header of a safetensors file.
 METADATA_KEY = "anomaly_seg_ros"
 _LONGEST_SIDE = 1 << 16
@@ -73,10 +59,7 @@ class ModelMetadata:
 
         Provisional constants have no rates: only ``threshold`` and ``scale`` are there.
         """
-        if score in self.calibration:
-            return self.calibration[score]
-        threshold, scale = _PROVISIONAL[score]
-        return ScoreCalibration(threshold, scale, RateTable((), ()))
+        return self.calibration.get(score, SCORES[score].provisional)
 
     def to_json(self) -> str:
         """Serialises; :meth:`from_json` restores an equal object."""
@@ -165,7 +148,7 @@ def _text(value: Any) -> str:
 
 
 def _score(value: Any) -> str:
-    if value not in SCORE_NAMES:
+    if not isinstance(value, str) or value not in SCORES:
         raise ValueError(f"unknown score {shown(value)}")
     return value
 

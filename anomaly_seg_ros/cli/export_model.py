@@ -22,7 +22,7 @@ from anomaly_seg_ros.export.files import (
     export_program,
     require_onnx,
 )
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "export_model"
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--score",
         default="auto",
-        choices=("auto", *SCORE_NAMES),
+        choices=("auto", *SCORES),
         help="computed in the file (default: the model's own)",
     )
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 
 from anomaly_seg_ros.cli.network_options import add_network_options, network_options
 from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--model", default=default.model, help="default, erfnet, or a weights file"
     )
     add_network_options(parser, default)
-    parser.add_argument("--score", default=default.score, choices=("auto", *SCORE_NAMES))
+    parser.add_argument("--score", default=default.score, choices=("auto", *SCORES))
     parser.add_argument("--mode", default=default.mode, choices=MODES)
     parser.add_argument(
         "--timeout", type=float, default=default.timeout, help="seconds to wait for one frame"

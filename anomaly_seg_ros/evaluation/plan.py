@@ -12,7 +12,7 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.backends.selection import TORCH
 from anomaly_seg_ros.inference.preprocessing import RESIZED, TILE_OVERLAP, TILE_SIZE
 from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK, MinimumSizes
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 
 IN_PROCESS, NODE, DUMPED = "in-process", "node", "dumped"
 VIAS = (IN_PROCESS, NODE)
@@ -105,9 +105,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         for score in self.scores:
-            if score != ALL and score not in SCORE_NAMES:
+            if score != ALL and score not in SCORES:
                 raise ParameterError(
-                    f"unknown score {score!r}, expected {ALL} or of {', '.join(SCORE_NAMES)}"
+                    f"unknown score {score!r}, expected {ALL} or of {', '.join(SCORES)}"
                 )
         if self.limit is not None and self.limit < 1:
             raise ParameterError(f"limit must be at least 1, got {self.limit}")

@@ -119,7 +119,7 @@ class Segmenter:
         self._maps = MapMaker(metadata, self.device, align_corners)
         self.available_scores = tuple(
             name
-            for name in score_functions.SCORE_NAMES
+            for name in score_functions.SCORES
             if not score_functions.missing_for(name, metadata.statistics is not None, has_head)
         )
 

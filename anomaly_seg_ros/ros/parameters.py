@@ -22,7 +22,7 @@ from anomaly_seg_ros.inference.preprocessing import INFERENCE_MODES
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.devices import PRECISIONS
 from anomaly_seg_ros.system.resources import config_path
 
@@ -138,7 +138,7 @@ PARAMETERS: dict[str, ParameterSpec] = {
         int, "CPU threads of the network, 0 = as many as are good", UNCONFIGURED, 0, 1024
     ),
     "score_method": ParameterSpec(
-        str, "anomaly score, auto = the model's own", ALWAYS, choices=("auto", *SCORE_NAMES)
+        str, "anomaly score, auto = the model's own", ALWAYS, choices=("auto", *SCORES)
     ),
     "threshold": ParameterSpec(
         float, "a pixel is unknown from this score on, on the 0..1 scale", ALWAYS, 0.0, 1.0

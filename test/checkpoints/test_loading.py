@@ -17,7 +17,7 @@ from anomaly_seg_ros.checkpoints.loading import load_model, resolve_model, save_
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 from anomaly_seg_ros.models.erfnet import ERFNet
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 
@@ -46,7 +46,7 @@ def test_metadata_round_trip() -> None:
 def test_uncalibrated_scores_keep_their_order_on_the_unit_scale() -> None:
     metadata = tiny_metadata(calibration={})
     raw = np.linspace(-40, 40, 1001, dtype=np.float32)
-    for name in SCORE_NAMES:
+    for name in SCORES:
         unit = metadata.calibration_of(name).to_unit(raw)
         assert (np.diff(unit) > 0).all(), name
         assert 0 < unit[0] < 0.5 < unit[-1] < 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.evaluation import plots
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 
 AXES = plots.Axes((0, 1), (0, 1), "recall", "precision", percent=(True, True))
 
@@ -93,7 +93,7 @@ def test_tick_labels_have_the_decimals_they_need() -> None:
 
 def test_every_score_has_a_colour_of_its_own() -> None:
     css = Path(plots.__file__).with_name("report.css").read_text(encoding="utf-8")
-    assert len(SCORE_NAMES) <= plots.COLOURS
+    assert len(SCORES) <= plots.COLOURS
     themes = re.findall(r"--s1:.*?(?=\n\s*}|\n\s*--[a-rt-z])", css, re.DOTALL)
     assert len(themes) == 2  # light and dark
     for theme in themes:

@@ -16,7 +16,7 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.export.deployment import Deployment
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
-from anomaly_seg_ros.scores import SCORE_NAMES
+from anomaly_seg_ros.scores import SCORES
 from benchmarks.variants import settle
 
 
@@ -28,7 +28,7 @@ def _network(align_corners: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("score", SCORE_NAMES)
+@pytest.mark.parametrize("score", SCORES)
 def test_gives_what_the_segmenter_gives(score: str, align_corners: bool) -> None:
     """The score and the labels of the logits, upsampled as the description says."""
     size = (64, 96)

@@ -32,11 +32,11 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(64, 96), (200, 301), (33, 500), (1, 1), (48, 48)])
 def test_outputs_have_the_size_of_the_image(segmenter: Segmenter, size: tuple[int, int]) -> None:
-    prediction = segmenter.predict(random_image(*size), scores.SCORE_NAMES)
+    prediction = segmenter.predict(random_image(*size), scores.SCORES)
     assert prediction.labels.shape == prediction.confidence.shape == size
     assert prediction.labels.dtype == prediction.confidence.dtype == np.uint8
     assert prediction.labels.max() < 19
-    assert tuple(prediction.scores) == scores.SCORE_NAMES
+    assert list(prediction.scores) == list(scores.SCORES)
     for name, score in prediction.scores.items():
         assert score.shape == size, name
         assert score.dtype == np.float32
@@ -204,7 +204,7 @@ def test_the_resized_path_equals_plain_calls(segmenter: Segmenter, size: tuple[i
 def test_frames_keep_their_size_in_every_mode(mode: str, size: tuple[int, int]) -> None:
     segmenter = in_mode(mode, tile_size=(64, 64), tile_overlap=32)
     for shape in (size, size[::-1]):  # frames may change their size
-        prediction = segmenter.predict(random_image(*shape), scores.SCORE_NAMES)
+        prediction = segmenter.predict(random_image(*shape), scores.SCORES)
         assert prediction.labels.shape == prediction.confidence.shape == shape
         for score in prediction.scores.values():
             assert score.shape == shape

@@ -14,7 +14,7 @@ from training.losses.checks import choice, number
 from training.losses.energy_margin import margins
 from training.losses.grids import Pixels
 from training.losses.reduction import global_count, global_mean, global_sum
-from training.posthoc.smoothing import gaussian_smooth
+from training.posthoc.base import gaussian_smooth
 
 # Keeps the logarithm of the reward finite where the free energy crosses 0.
 _MIN_REWARD = 1e-6

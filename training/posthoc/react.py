@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.scores import OF_LOGITS
+from training.posthoc.base import logit_score
 
 
 class React:
@@ -27,18 +27,14 @@ class React:
     """
 
     def __init__(self, threshold: float, score: str = "energy") -> None:
-        if score not in OF_LOGITS:
-            raise ParameterError(
-                f"option 'score' is {score!r}, expected one of {', '.join(OF_LOGITS)}"
-            )
         self.threshold = float(threshold)
-        self.score = score
+        self._score = logit_score(score)
 
     @torch.inference_mode()
     def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Returns (N, h, w) float32 on the logits' grid."""
         clipped = network(inputs).pre_logits.clamp(max=self.threshold)
-        return OF_LOGITS[self.score](network.classify(clipped))
+        return self._score(network.classify(clipped))
 
 
 @torch.inference_mode()

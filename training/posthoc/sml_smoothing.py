@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.scores import ClassStatistics, standardized_max_logit
-from training.posthoc.smoothing import full_size_logits, gaussian_smooth
+from training.posthoc.base import full_size_logits, gaussian_smooth
 
 
 class SmoothedSml:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.scores import OF_LOGITS
-from training.posthoc.smoothing import full_size_logits, gaussian_smooth
+from training.posthoc.base import full_size_logits, gaussian_smooth, logit_score
 
 
 class Smoothed:
@@ -26,13 +25,9 @@ class Smoothed:
     """
 
     def __init__(self, score: str = "energy", size: int = 7, sigma: float = 1.0) -> None:
-        if score not in OF_LOGITS:
-            raise ParameterError(
-                f"option 'score' is {score!r}, expected one of {', '.join(OF_LOGITS)}"
-            )
+        self._score = logit_score(score)
         if size < 1 or size % 2 == 0 or sigma <= 0:
             raise ParameterError(f"options size {size}, sigma {sigma}: expected odd and positive")
-        self.score = score
         self.size = size
         self.sigma = sigma
 
@@ -40,5 +35,5 @@ class Smoothed:
     def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Returns (N, H, W) float32."""
         logits = full_size_logits(network, inputs)
-        score = OF_LOGITS[self.score](logits)
+        score = self._score(logits)
         return gaussian_smooth(score, self.size, self.sigma, padding="reflect")

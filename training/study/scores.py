@@ -24,7 +24,7 @@ from training.posthoc import POSTHOC, activation_percentile, build_posthoc
 from training.validation import Viewer
 
 _FLOW = {"flow_density": flow_density, "flow_hybrid": flow_hybrid}
-STUDY_SCORES: tuple[str, ...] = (*score_functions.SCORE_NAMES, *POSTHOC, *_FLOW)
+STUDY_SCORES: tuple[str, ...] = (*score_functions.SCORES, *POSTHOC, *_FLOW)
 
 # (input (1, 3, H, W), the network's outputs) -> (1, h, w) float32, higher = more anomalous.
 FrameScore = Callable[[Tensor, NetworkOutput], Tensor]
@@ -51,7 +51,7 @@ def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
     """Whether a model has what a score of :data:`STUDY_SCORES` needs."""
     has_statistics = metadata.statistics is not None
     has_head = getattr(network, "outlier_head", None) is not None
-    if name in score_functions.SCORE_NAMES:
+    if name in score_functions.SCORES:
         return score_functions.missing_for(name, has_statistics, has_head) is None
     if name == "mc_dropout":
         return any(isinstance(m, DROPOUT) and m.p > 0 for m in network.modules())

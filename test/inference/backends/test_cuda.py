@@ -141,7 +141,7 @@ def test_stages_are_measured_on_the_device(graphs: bool) -> None:
     assert 0 < sum(prediction.stages_ms.values()) <= prediction.inference_ms
 
 
-@pytest.mark.parametrize("score", scores.SCORE_NAMES)
+@pytest.mark.parametrize("score", scores.SCORES)
 def test_unit_scores_are_what_the_cpu_makes_of_the_raw_ones(score: str) -> None:
     """To the bit: subscribers threshold the published map and must find the same mask."""
     shared = segmenter()

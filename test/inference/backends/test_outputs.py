@@ -112,9 +112,9 @@ def test_predictions_outlive_the_next_call(name: str, mode: str) -> None:
     shared = segmenter(name, mode)
     for size in [(64, 96), (16, 24)]:
         first, second = (frames(1, *size, seed=seed)[0] for seed in (0, 1))
-        prediction = shared.predict(first, scores.SCORE_NAMES)
+        prediction = shared.predict(first, scores.SCORES)
         kept = copy.deepcopy(prediction)
-        other = shared.predict(second, scores.SCORE_NAMES)
+        other = shared.predict(second, scores.SCORES)
         assert not np.array_equal(other.scores["energy"], kept.scores["energy"])
         np.testing.assert_array_equal(prediction.labels, kept.labels)
         np.testing.assert_array_equal(prediction.confidence, kept.confidence)

@@ -12,8 +12,8 @@ from torch import nn
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.scores import ClassStatistics
 from training.posthoc import build_posthoc
+from training.posthoc.base import gaussian_smooth
 from training.posthoc.sml_smoothing import expand, find_boundaries, suppress_boundaries
-from training.posthoc.smoothing import gaussian_smooth
 
 CROSS = ndimage.generate_binary_structure(2, 1)
 
