@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from anomaly_seg_ros.datasets import Dataset, open_dataset
-from anomaly_seg_ros.inference.backends.selection import TORCH
+from anomaly_seg_ros.inference.options import TORCH
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 

@@ -21,13 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomaly_seg_ros.inference.preprocessing import (
-    FULL,
-    INFERENCE_MODES,
-    RESIZED,
-    TILE_OVERLAP,
-    TILED,
-)
+from anomaly_seg_ros.inference.options import FULL, INFERENCE_MODES, RESIZED, TILE_OVERLAP, TILED
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.memory import MIB, peak_memory, reset_peak
@@ -55,12 +49,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     device = select_device(arguments.device)
     segmenter = Segmenter.load(
         arguments.model,
-        arguments.device,
-        arguments.precision,
-        arguments.inference_size,
-        arguments.mode,
-        (arguments.tile, arguments.tile),
-        min(TILE_OVERLAP, arguments.tile // 2),
+        device=arguments.device,
+        precision=arguments.precision,
+        inference_size=arguments.inference_size,
+        inference_mode=arguments.mode,
+        tile_size=(arguments.tile, arguments.tile),
+        tile_overlap=min(TILE_OVERLAP, arguments.tile // 2),
     )
     height, width = arguments.size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_seg_ros.inference.backends.selection import AUTO
+from anomaly_seg_ros.inference.options import AUTO
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.inference.upsampling import (
     mixed_blocks,
@@ -77,7 +77,7 @@ def milliseconds(call: Callable[[], np.ndarray]) -> float:
 
 def measure(model: str, count: int) -> None:
     """Prints the rows of a model."""
-    segmenter = Segmenter.load(model, "cpu", backend=AUTO)
+    segmenter = Segmenter.load(model, device="cpu", backend=AUTO)
     size = segmenter.inference_size
     images, source = frames.load(size, count)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)

@@ -55,5 +55,5 @@ def in_mode(mode: str, **options: object) -> Segmenter:
     """The tiny network with an outlier head in an inference mode."""
     metadata = tiny_metadata(outlier_head=True)
     return Segmenter(
-        tiny_network(outlier_head=True), metadata, "cpu", inference_mode=mode, **options
+        tiny_network(outlier_head=True), metadata, device="cpu", inference_mode=mode, **options
     )

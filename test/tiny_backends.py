@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.inference.backends.contract import Backend
-from anomaly_seg_ros.inference.backends.selection import select_backend
+from anomaly_seg_ros.inference.backends.selection import Selection, select_backend
+from anomaly_seg_ros.inference.options import SegmenterOptions
 
 CPU = torch.device("cpu")
 METADATA = tiny_metadata(outlier_head=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -74,12 +76,25 @@ class AnySize(nn.Module):
         return NetworkOutput(pre_logits, self.classifier(pre_logits))
 
 
+def select(
+    name: str,
+    precision: str = "auto",
+    network: nn.Module | None = None,
+    device: torch.device = CPU,
+    size: tuple[int, int] = (64, 96),
+    **changes: Any,
+) -> Selection:
+    """The backend for a network, :class:`Strided` where none is given."""
+    network = Strided() if network is None else network
+    options = SegmenterOptions(backend=name, precision=precision, **changes)
+    return select_backend(network, METADATA, options, device, size)
+
+
 @functools.cache
 def build(name: str, precision: str = "fp32", outlier_head: bool = True) -> Backend:
     """A backend around :class:`Strided`, made once: compiling takes a second a size."""
-    return select_backend(
-        Strided(outlier_head), METADATA, name, CPU, precision, (64, 96), threads=1
-    ).backend
+    network = Strided(outlier_head)
+    return select(name, precision, network=network, num_threads=1).backend
 
 
 def frames(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:

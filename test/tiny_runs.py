@@ -39,7 +39,7 @@ def without_seconds(path: Path) -> list[dict]:
 
 def predictions(model: Path, adapter: str, root: Path, **options: object):
     """Everything again, without the suite: samples and what the segmenter says about each."""
-    segmenter = Segmenter.load(model, "cpu")
+    segmenter = Segmenter.load(model, device="cpu")
     for sample in open_dataset(adapter, root, **options):
         loaded = sample.load()
         yield loaded, segmenter.predict(loaded.image, SCORES)

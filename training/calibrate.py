@@ -241,7 +241,7 @@ def calibrate(
 
     def run(statistics: ClassStatistics | None) -> tuple[PixelSample, PixelSample]:
         described = replace(metadata, statistics=statistics, calibration={})
-        segmenter = Segmenter(network, described, device)
+        segmenter = Segmenter(network, described, device=device)
         names = ("sml",) if statistics is not None else segmenter.available_scores
         inliers = sample_pixels(segmenter, inlier_frames, names, pixels_per_frame)
         outliers = sample_pixels(segmenter, outlier_frames, names, pixels_per_frame)

@@ -12,7 +12,7 @@ from anomaly_seg_ros.cli.evaluate_folder import evaluate_dataset
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.evaluation.results import format_table
-from anomaly_seg_ros.inference.backends.selection import AUTO
+from anomaly_seg_ros.inference.options import AUTO
 from anomaly_seg_ros.system.resources import asset_path
 from anomaly_seg_ros.system.tool import run_tool
 

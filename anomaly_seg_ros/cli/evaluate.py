@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli.network_options import add_network_options, network_options
+from anomaly_seg_ros.cli.network_options import add_segmenter_options, network_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.dumps import KINDS, check_kind
 from anomaly_seg_ros.evaluation.figures import FILE_NAME
@@ -33,6 +33,7 @@ from anomaly_seg_ros.evaluation.ranks import torchrun_ranks
 from anomaly_seg_ros.evaluation.run import run_plan
 from anomaly_seg_ros.evaluation.suite_report import write_report
 from anomaly_seg_ros.evaluation.tables import format_text, write_tables
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate"
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for counts of scores, before they go to OUT (default: %(default)s)",
     )
     network = parser.add_argument_group("network")
-    add_network_options(network, Plan)
+    add_segmenter_options(network, SegmenterOptions())
     network.add_argument(
         "--threads",
         type=int,

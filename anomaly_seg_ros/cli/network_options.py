@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
-from anomaly_seg_ros.inference.backends.selection import BACKENDS
-from anomaly_seg_ros.inference.preprocessing import INFERENCE_MODES
+from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
 from anomaly_seg_ros.system.devices import PRECISIONS
 
 BACKEND_HELP = (
@@ -15,21 +15,10 @@ BACKEND_HELP = (
 )
 
 
-class Defaults(Protocol):
-    """Has the attributes that the options set, with their defaults."""
-
-    device: str
-    precision: str
-    backend: str
-    inference_mode: str
-    tile_size: tuple[int, int]
-    tile_overlap: int
-
-
-def add_network_options(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: Defaults | type[Defaults]
+def add_segmenter_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: SegmenterOptions
 ) -> None:
-    """Adds them to a parser or one of its groups."""
+    """Adds an option for each field of :class:`SegmenterOptions` to a parser or a group."""
     parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default=default.precision, choices=PRECISIONS)
     parser.add_argument("--backend", default=default.backend, choices=BACKENDS, help=BACKEND_HELP)
@@ -61,17 +50,39 @@ def add_network_options(
         default=default.tile_overlap,
         help="that neighbouring tiles share at least (default: %(default)s)",
     )
+    parser.add_argument(
+        "--num-threads",
+        type=int,
+        metavar="N",
+        default=default.num_threads,
+        help="CPU threads of openvino and onnxruntime (default: as many as suit the machine)",
+    )
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        default=default.cuda_graphs,
+        help="replay the network on a GPU as one graph per input size",
+    )
+
+
+def segmenter_options(arguments: argparse.Namespace) -> SegmenterOptions:
+    """The options that :func:`add_segmenter_options` parsed."""
+    size = arguments.inference_size
+    return SegmenterOptions(
+        device=arguments.device,
+        precision=arguments.precision,
+        inference_size=None if size is None else tuple(size),
+        inference_mode=arguments.inference_mode,
+        tile_size=tuple(arguments.tile_size),
+        tile_overlap=arguments.tile_overlap,
+        backend=arguments.backend,
+        num_threads=arguments.num_threads,
+        cuda_graphs=arguments.cuda_graphs,
+    )
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was parsed, by the names of :class:`Defaults`, and ``inference_size``."""
-    size = arguments.inference_size
-    return {
-        "device": arguments.device,
-        "precision": arguments.precision,
-        "backend": arguments.backend,
-        "inference_size": None if size is None else tuple(size),
-        "inference_mode": arguments.inference_mode,
-        "tile_size": tuple(arguments.tile_size),
-        "tile_overlap": arguments.tile_overlap,
-    }
+    """The fields that ``Plan`` and ``RunOptions`` still list one by one."""
+    given = asdict(segmenter_options(arguments))
+    del given["num_threads"], given["cuda_graphs"]
+    return given

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from anomaly_seg_ros.cli.network_options import add_network_options, network_options
+from anomaly_seg_ros.cli.network_options import add_segmenter_options, network_options
 from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.scores import SCORES
 
 
@@ -15,7 +16,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=default.model, help="default, erfnet, or a weights file"
     )
-    add_network_options(parser, default)
+    add_segmenter_options(parser, SegmenterOptions())
     parser.add_argument("--score", default=default.score, choices=("auto", *SCORES))
     parser.add_argument("--mode", default=default.mode, choices=MODES)
     parser.add_argument(

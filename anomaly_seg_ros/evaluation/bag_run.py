@@ -22,9 +22,8 @@ from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
 from anomaly_seg_ros.evaluation.results import EvaluationResult
-from anomaly_seg_ros.inference.backends.selection import TORCH
+from anomaly_seg_ros.inference.options import RESIZED, TILE_OVERLAP, TILE_SIZE, TORCH
 from anomaly_seg_ros.inference.prediction import Prediction
-from anomaly_seg_ros.inference.preprocessing import RESIZED, TILE_OVERLAP, TILE_SIZE
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.ros.answer_file import AnswerFile
@@ -104,13 +103,13 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         reset_peak(select_device(options.device))
         segmenter = Segmenter.load(
             options.model,
-            options.device,
-            options.precision,
-            options.inference_size,
-            options.inference_mode,
-            options.tile_size,
-            options.tile_overlap,
-            options.backend,
+            device=options.device,
+            precision=options.precision,
+            inference_size=options.inference_size,
+            inference_mode=options.inference_mode,
+            tile_size=options.tile_size,
+            tile_overlap=options.tile_overlap,
+            backend=options.backend,
         )
         score = _chosen_score(segmenter, options.score)
         frame_rate = reader.frame_rate or 10.0

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.inference.backends.selection import TORCH
-from anomaly_seg_ros.inference.preprocessing import RESIZED, TILE_OVERLAP, TILE_SIZE
+from anomaly_seg_ros.inference.options import RESIZED, TILE_OVERLAP, TILE_SIZE, TORCH
 from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK, MinimumSizes
 from anomaly_seg_ros.scores import SCORES
 

@@ -69,13 +69,13 @@ class ModelScorer:
         self.name = model.name
         self.segmenter = Segmenter.load(
             model.source,
-            device,
-            plan.precision,
-            plan.inference_size,
-            plan.inference_mode,
-            plan.tile_size,
-            plan.tile_overlap,
-            plan.backend,
+            device=device,
+            precision=plan.precision,
+            inference_size=plan.inference_size,
+            inference_mode=plan.inference_mode,
+            tile_size=plan.tile_size,
+            tile_overlap=plan.tile_overlap,
+            backend=plan.backend,
         )
         metadata, framing = self.segmenter.metadata, self.segmenter.framing
         available = self.segmenter.available_scores

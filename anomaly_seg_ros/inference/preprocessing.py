@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference.options import (
+    FULL,
+    INFERENCE_MODES,
+    RESIZED,
+    TILED,
+    SegmenterOptions,
+)
 
-RESIZED, FULL, TILED = "resized", "full", "tiled"
-INFERENCE_MODES = (RESIZED, FULL, TILED)
-# What the public Cityscapes networks are trained on: no tile shows less than they have learnt to
-# read. config/detector.yaml says the same.
-TILE_SIZE = (768, 768)
-TILE_OVERLAP = 128
 # Of small frames on their way to the model's own size: beyond it there is only blur to look at,
 # at full cost.
 MAX_ENLARGEMENT = 2.0
@@ -66,34 +67,24 @@ class Framing:
     usual_size: Size
 
     @classmethod
-    def choose(
-        cls,
-        mode: str,
-        inference_size: Size | None,
-        tile_size: Size | None,
-        tile_overlap: int,
-        model_size: Size,
-        multiple: int,
-    ) -> Framing:
-        """Checks what was asked for.
+    def choose(cls, options: SegmenterOptions, model_size: Size, multiple: int) -> Framing:
+        """Checks the options and fills in what they leave to the model.
 
         Args:
-            mode: One of :data:`INFERENCE_MODES`.
-            inference_size: To which frames are resized. None or zeros: in mode ``resized`` the
-                model's own size, less for small frames; in the others the frame's own.
-            tile_size: None or zeros take the model's own size. Only read in mode ``tiled``.
-            tile_overlap: Only read in mode ``tiled``.
+            options: The inference mode, inference size, tile size and overlap are read, the last
+                two in mode ``tiled`` only. Zeros for a size mean the same as None.
             model_size: The model's own inference size.
             multiple: The network's ``size_multiple``.
 
         Raises:
-            ParameterError: A value that does not exist or does not fit, by name.
+            ParameterError: Names an option with an unknown or unsuitable value.
         """
+        mode, tile_overlap = options.inference_mode, options.tile_overlap
         if mode not in INFERENCE_MODES:
             raise ParameterError(
                 f"inference mode {mode!r}: expected one of {', '.join(INFERENCE_MODES)}"
             )
-        size = _given(inference_size)
+        size = _given(options.inference_size)
         if mode == FULL and size is not None:
             raise ParameterError(
                 f"inference size {size[0]} x {size[1]}: mode 'full' keeps the frame's own size; "
@@ -106,7 +97,7 @@ class Framing:
             size = _checked("inference size", size, multiple)
         if mode != TILED:
             return cls(mode, size, at_most, None, 0, multiple, size or model_size)
-        tile = _checked("tile size", _given(tile_size) or model_size, multiple)
+        tile = _checked("tile size", _given(options.tile_size) or model_size, multiple)
         if not 0 <= tile_overlap <= min(tile) - multiple:
             raise ParameterError(
                 f"tile overlap {tile_overlap}: expected 0 to {min(tile) - multiple} for tiles of "

@@ -10,7 +10,9 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +24,11 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import as_batch
-from anomaly_seg_ros.inference.backends.selection import TORCH, select_backend
+from anomaly_seg_ros.inference.backends.selection import select_backend
+from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
 from anomaly_seg_ros.inference.postprocessing import Geometry, MapMaker, downloaded
 from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule, Wanted
-from anomaly_seg_ros.inference.preprocessing import (
-    FULL,
-    RESIZED,
-    TILE_OVERLAP,
-    TILE_SIZE,
-    TILED,
-    Framing,
-)
+from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
 from anomaly_seg_ros.models.fusion import fold_batchnorm
 from anomaly_seg_ros.system.devices import select_device, select_precision
@@ -57,15 +53,10 @@ class Segmenter:
     Args:
         network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; taken over and
             changed (BatchNorm is folded).
-        metadata: Of the network.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        inference_size, inference_mode, tile_size, tile_overlap: How frames reach the network; see
-            :meth:`Framing.choose <anomaly_seg_ros.inference.preprocessing.Framing.choose>`.
-        backend: What runs the network; see
-            :func:`~anomaly_seg_ros.inference.backends.selection.select_backend`.
-        threads: Of the network on the CPU, for backends other than torch's; 0 decides.
-        cuda_graphs: Whether a GPU replays the network as one graph.
+        metadata: The network's metadata.
+        options: How to run it; None takes the defaults.
+        changes: Fields of :class:`~anomaly_seg_ros.inference.options.SegmenterOptions` that
+            replace those of ``options``.
 
     Attributes:
         framing: How frames reach the network; may be replaced between two frames.
@@ -82,37 +73,21 @@ class Segmenter:
         self,
         network: nn.Module,
         metadata: ModelMetadata,
-        device: str = "auto",
-        precision: str = "auto",
-        inference_size: tuple[int, int] | None = None,
-        inference_mode: str = RESIZED,
-        tile_size: tuple[int, int] | None = TILE_SIZE,
-        tile_overlap: int = TILE_OVERLAP,
-        backend: str = TORCH,
-        threads: int = 0,
-        cuda_graphs: bool = False,
+        options: SegmenterOptions | None = None,
+        **changes: Any,
     ) -> None:
+        options = replace(options or SegmenterOptions(), **changes)
         self.metadata = metadata
-        self.device = select_device(device)
-        self.framing = Framing.choose(
-            inference_mode,
-            inference_size,
-            tile_size,
-            tile_overlap,
-            metadata.inference_size,
-            network.size_multiple,
-        )
+        self.device = select_device(options.device)
+        self.framing = Framing.choose(options, metadata.inference_size, network.size_multiple)
         has_head = getattr(network, "outlier_head", None) is not None
         align_corners = getattr(network, "align_corners", False)
         self._runner, self._notes = select_backend(
             fold_batchnorm(network.eval()),
             metadata,
-            backend,
+            options,
             self.device,
-            precision,
             self.framing.tile or self.framing.usual_size,
-            threads,
-            cuda_graphs,
         )
         self.backend, self.precision = self._runner.name, self._runner.precision
         self._turn = threading.Lock()
@@ -127,36 +102,20 @@ class Segmenter:
     def load(
         cls,
         model: str | Path = "default",
-        device: str = "auto",
-        precision: str = "auto",
-        inference_size: tuple[int, int] | None = None,
-        inference_mode: str = RESIZED,
-        tile_size: tuple[int, int] | None = TILE_SIZE,
-        tile_overlap: int = TILE_OVERLAP,
-        backend: str = TORCH,
-        threads: int = 0,
-        cuda_graphs: bool = False,
+        options: SegmenterOptions | None = None,
+        **changes: Any,
     ) -> Segmenter:
         """Loads a model by name or file; see ``checkpoints.loading.load_model``.
+
+        Options are those of the class.
 
         Raises:
             CheckpointError, DeviceError, ExportError, ParameterError: See there and the class.
         """
-        select_precision(precision, select_device(device))  # refuse before the slow part
-        network, metadata = load_model(model)
-        return cls(
-            network,
-            metadata,
-            device,
-            precision,
-            inference_size,
-            inference_mode,
-            tile_size,
-            tile_overlap,
-            backend,
-            threads,
-            cuda_graphs,
-        )
+        options = replace(options or SegmenterOptions(), **changes)
+        # Refuse a wrong device or precision before the slow part.
+        select_precision(options.precision, select_device(options.device))
+        return cls(*load_model(model), options)
 
     @property
     def notes(self) -> tuple[str, ...]:

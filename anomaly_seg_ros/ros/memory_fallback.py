@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from anomaly_seg_ros.errors import DeviceMemoryError
-from anomaly_seg_ros.inference.backends.selection import TORCH
+from anomaly_seg_ros.inference.options import TILE_OVERLAP, TILED, TORCH
 from anomaly_seg_ros.inference.prediction import Prediction
-from anomaly_seg_ros.inference.preprocessing import TILE_OVERLAP, TILED, Framing, Size
+from anomaly_seg_ros.inference.preprocessing import Framing, Size
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.device_errors import free_cache
 

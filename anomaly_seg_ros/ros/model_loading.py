@@ -34,19 +34,11 @@ def load_model(
             :meth:`MemoryFallback.warm_up` and :func:`~parameters.resolve_settings`.
     """
     started = time.monotonic()
-    framing = parameters.framing_arguments(values)
-    torch.set_num_threads(cpu_threads(values["num_threads"]))
+    options = parameters.segmenter_options(values)
+    torch.set_num_threads(cpu_threads(options.num_threads))
     logger.info(f"loading model '{values['model']}'; this can take a while")
-    memory.reset_peak(select_device(values["device"]))
-    segmenter = Segmenter.load(
-        values["model"],
-        values["device"],
-        values["precision"],
-        **framing,
-        backend=values["backend"],
-        threads=values["num_threads"],
-        cuda_graphs=values["cuda_graphs"],
-    )
+    memory.reset_peak(select_device(options.device))
+    segmenter = Segmenter.load(values["model"], options)
     settings = parameters.resolve_settings(values, segmenter)
     say_if_uncalibrated(values, segmenter, logger)
     model = MemoryFallback(segmenter, logger.warning)

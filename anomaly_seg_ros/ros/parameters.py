@@ -17,8 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.inference.backends.selection import BACKENDS
-from anomaly_seg_ros.inference.preprocessing import INFERENCE_MODES
+from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
 from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
@@ -384,18 +383,23 @@ def missing_calibration(values: Mapping[str, Any], segmenter: Segmenter) -> str:
     )
 
 
-def framing_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """How frames reach the network, as keyword arguments of :meth:`Segmenter.load`.
+def segmenter_options(values: Mapping[str, Any]) -> SegmenterOptions:
+    """How the parameters ask the model to run.
 
     Raises:
-        ParameterError: only one of height and width is set.
+        ParameterError: Only one of a height and a width is set.
     """
-    return {
-        "inference_mode": values["inference_mode"],
-        "inference_size": _size(values, "inference_height", "inference_width"),
-        "tile_size": _size(values, "tile_height", "tile_width"),
-        "tile_overlap": values["tile_overlap"],
-    }
+    return SegmenterOptions(
+        device=values["device"],
+        precision=values["precision"],
+        inference_size=_size(values, "inference_height", "inference_width"),
+        inference_mode=values["inference_mode"],
+        tile_size=_size(values, "tile_height", "tile_width"),
+        tile_overlap=values["tile_overlap"],
+        backend=values["backend"],
+        num_threads=values["num_threads"],
+        cuda_graphs=values["cuda_graphs"],
+    )
 
 
 def _size(values: Mapping[str, Any], height: str, width: str) -> tuple[int, int] | None:

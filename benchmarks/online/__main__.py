@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import rclpy
 
 from anomaly_seg_ros.errors import AnomalySegError
-from anomaly_seg_ros.inference.backends.selection import AUTO, BACKENDS
+from anomaly_seg_ros.inference.options import AUTO, BACKENDS
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device

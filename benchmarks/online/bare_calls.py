@@ -53,13 +53,15 @@ def ours(bare: Bare) -> tuple[dict[str, Call], dict[str, Any]]:
     size, case = bare.case.network_size, bare.case
     segmenter = Segmenter.load(
         bare.model,
-        bare.device,
-        case.precision,
-        size,
+        device=bare.device,
+        precision=case.precision,
+        inference_size=size,
         backend=case.backend,
-        threads=bare.num_threads,
+        num_threads=bare.num_threads,
     )
-    eager = Segmenter.load(bare.model, bare.device, "fp32", size, backend="torch")
+    eager = Segmenter.load(
+        bare.model, device=bare.device, precision="fp32", inference_size=size, backend="torch"
+    )
     score = segmenter.metadata.default_score
     rule = UnknownRule(score, 0.5, mask=True, open_set_labels=False)
 

@@ -451,7 +451,7 @@ def test_a_node_publishes_what_is_computed(tmp_path: Path, model: Path, obstacle
     assert in_process.via == "in-process"
     # On the unit scale float32 rounds some neighbours to one.
     unit = PixelScores()
-    calibration = Segmenter.load(model, "cpu").metadata.calibration[score]
+    calibration = Segmenter.load(model, device="cpu").metadata.calibration[score]
     for sample, prediction in predictions(model, "folder", obstacles):
         unit.update(calibration.to_unit(prediction.scores[score]), sample.anomaly_mask)
     expected = unit.compute()

@@ -77,7 +77,7 @@ def test_calibration_is_measured_at_the_deployed_threshold(
     tmp_path: Path, model: Path, obstacles: Path
 ) -> None:
     run = only_run(a_plan(tmp_path, model, obstacles, scores=("all",)))
-    segmenter = Segmenter.load(model, "cpu")
+    segmenter = Segmenter.load(model, device="cpu")
     assert tuple(run.scores) == segmenter.available_scores
     calibration = segmenter.metadata.calibration["max_logit"]
     truth, raw = labelled(model, obstacles, "max_logit")
@@ -126,7 +126,7 @@ def test_closed_and_open_set_at_the_calibrated_threshold(
     data = f"cityscapes:{void_classes}?void_as_unknown=true"
     run = only_run(a_plan(tmp_path, model, data))
     assert run.data == "cityscapes-void_as_unknown=true"
-    threshold = Segmenter.load(model, "cpu").metadata.calibration["msp"].threshold
+    threshold = Segmenter.load(model, device="cpu").metadata.calibration["msp"].threshold
     closed = np.zeros((20, 20), int)
     opened = np.zeros((20, 20), int)
     for sample, prediction in predictions(model, "cityscapes", void_classes, void_as_unknown=True):

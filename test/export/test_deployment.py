@@ -38,7 +38,13 @@ def test_gives_what_the_segmenter_gives(score: str, align_corners: bool) -> None
     corners = json.loads(deployment.description()["align_corners"])
     with torch.no_grad():
         outputs = deployment(torch.from_numpy(image).permute(2, 0, 1)[None])
-    segmenter = Segmenter(_network(align_corners), tiny_metadata(True), "cpu", "fp32", size)
+    segmenter = Segmenter(
+        _network(align_corners),
+        tiny_metadata(True),
+        device="cpu",
+        precision="fp32",
+        inference_size=size,
+    )
     expected = segmenter.predict(image, (score,), confidence=False)
 
     def upsampled(x: torch.Tensor) -> torch.Tensor:

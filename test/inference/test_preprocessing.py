@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_seg_ros.inference.preprocessing import FULL, RESIZED, TILED, Framing, size_for
+from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
+from anomaly_seg_ros.inference.preprocessing import Framing, size_for
 
 
 def framing(mode: str = RESIZED, size: tuple[int, int] | None = None) -> Framing:
-    return Framing.choose(mode, size, (64, 64), 32, (768, 1536), 32)
+    options = SegmenterOptions(
+        inference_mode=mode, inference_size=size, tile_size=(64, 64), tile_overlap=32
+    )
+    return Framing.choose(options, (768, 1536), 32)
 
 
 def seen(framing: Framing, rows: int, columns: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from tiny import in_mode, tiny_metadata, tiny_network
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import DeviceError, ImageError, ParameterError
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.prediction import UnknownRule
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
@@ -23,7 +24,9 @@ from anomaly_seg_ros.system.memory import peak_memory
 
 @pytest.fixture
 def segmenter() -> Segmenter:
-    return Segmenter(tiny_network(outlier_head=True), tiny_metadata(outlier_head=True), "cpu")
+    return Segmenter(
+        tiny_network(outlier_head=True), tiny_metadata(outlier_head=True), device="cpu"
+    )
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -100,7 +103,7 @@ def test_other_images_are_refused(segmenter: Segmenter, image: np.ndarray) -> No
 
 
 def test_scores_that_the_model_lacks_are_refused() -> None:
-    segmenter = Segmenter(tiny_network(), tiny_metadata(statistics=None), "cpu")
+    segmenter = Segmenter(tiny_network(), tiny_metadata(statistics=None), device="cpu")
     assert "sml" not in segmenter.available_scores
     assert "dense_hybrid" not in segmenter.available_scores
     with pytest.raises(ParameterError, match="dense_hybrid"):
@@ -109,9 +112,9 @@ def test_scores_that_the_model_lacks_are_refused() -> None:
 
 def test_sizes_that_do_not_fit_are_refused_with_the_nearest() -> None:
     with pytest.raises(ParameterError, match="544 x 960"):
-        Segmenter(tiny_network(), tiny_metadata(), "cpu", inference_size=(540, 960))
+        Segmenter(tiny_network(), tiny_metadata(), device="cpu", inference_size=(540, 960))
     with pytest.raises(ParameterError, match="positive multiples"):
-        Segmenter(tiny_network(), tiny_metadata(), "cpu", inference_size=(0, 64))
+        Segmenter(tiny_network(), tiny_metadata(), device="cpu", inference_size=(0, 64))
 
 
 @pytest.mark.parametrize("device", ["cuda:97", "cudo", "mps", ""])
@@ -120,15 +123,28 @@ def test_devices_that_do_not_exist_are_refused(device: str) -> None:
         Segmenter.load("default", device=device)
 
 
+def test_keywords_replace_fields_of_the_options() -> None:
+    options = SegmenterOptions(device="cpu", inference_size=(64, 96))
+    segmenter = Segmenter(tiny_network(), tiny_metadata(), options, inference_size=(32, 64))
+    assert segmenter.device.type == "cpu"
+    assert segmenter.inference_size == (32, 64)
+    with pytest.raises(TypeError, match="threads"):
+        Segmenter(tiny_network(), tiny_metadata(), threads=1)
+
+
 def test_precision_must_fit_the_device() -> None:
     with pytest.raises(ParameterError, match="fp16"):
-        Segmenter(tiny_network(), tiny_metadata(), "cpu", "fp16")
+        Segmenter(tiny_network(), tiny_metadata(), device="cpu", precision="fp16")
 
 
 def test_bfloat16_agrees(shared_data: Path) -> None:
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
-    exact = Segmenter.load("default", "cpu", "fp32", (256, 512)).predict(frame)
-    rough = Segmenter.load("default", "cpu", "bf16", (256, 512)).predict(frame)
+    exact = Segmenter.load(
+        "default", device="cpu", precision="fp32", inference_size=(256, 512)
+    ).predict(frame)
+    rough = Segmenter.load(
+        "default", device="cpu", precision="bf16", inference_size=(256, 512)
+    ).predict(frame)
     assert (exact.labels == rough.labels).mean() > 0.98
 
 
@@ -138,13 +154,13 @@ def test_erfnet_reaches_its_published_accuracy(
 ) -> None:
     """0.70 mIoU or better on full Cityscapes frames, at the size it was made for."""
     monkeypatch.setenv("ANOMALY_SEG_WEIGHTS", str(shared_data.parent / "weights"))
-    segmenter = Segmenter.load("erfnet", "cpu")
+    segmenter = Segmenter.load("erfnet", device="cpu")
     assert _mean_iou(segmenter, shared_data) >= 0.70
 
 
 def test_default_model_reads_full_frames(shared_data: Path) -> None:
     """These ten frames were among the training data: a check of the pipeline, not of quality."""
-    assert _mean_iou(Segmenter.load("default", "cpu"), shared_data) >= 0.5
+    assert _mean_iou(Segmenter.load("default", device="cpu"), shared_data) >= 0.5
 
 
 def _mean_iou(segmenter: Segmenter, shared_data: Path) -> float:
@@ -261,7 +277,7 @@ def test_upsampling_follows_the_network(align_corners: bool) -> None:
     network = tiny_network()
     network.align_corners = align_corners
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
-    segmenter = Segmenter(network, tiny_metadata(), "cpu")
+    segmenter = Segmenter(network, tiny_metadata(), device="cpu")
     prediction = segmenter.predict(image, scores=("max_logit",))
     logits = segmenter.run_network(image[None]).logits
     large = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=align_corners)
@@ -377,14 +393,14 @@ def test_the_score_of_the_rule_may_also_be_asked_for(segmenter: Segmenter) -> No
 
 
 def test_a_rule_with_a_score_that_the_model_lacks() -> None:
-    segmenter = Segmenter(tiny_network(), tiny_metadata(), "cpu")
+    segmenter = Segmenter(tiny_network(), tiny_metadata(), device="cpu")
     with pytest.raises(ParameterError, match="dense_hybrid"):
         segmenter.predict(random_image(8, 8), (), unknown=UnknownRule("dense_hybrid", 0.5))
 
 
 def test_notes_of_the_backend_are_passed_on(segmenter: Segmenter) -> None:
     assert segmenter.notes == ()
-    graphed = Segmenter(tiny_network(), tiny_metadata(), "cpu", cuda_graphs=True)
+    graphed = Segmenter(tiny_network(), tiny_metadata(), device="cpu", cuda_graphs=True)
     assert graphed.notes == ("cuda_graphs: has no effect on the CPU",)
     graphed._runner.notes.append("the capture was refused")  # as at the first frame
     assert graphed.notes[-1] == "the capture was refused"

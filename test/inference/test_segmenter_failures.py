@@ -111,4 +111,4 @@ def biased(part: str, value: float, **options: object) -> Segmenter:
     network = Strided()
     with torch.no_grad():
         getattr(network, part).bias[1 if part == "outlier_head" else 3] = value
-    return Segmenter(network, METADATA, "cpu", "fp32", **options)
+    return Segmenter(network, METADATA, device="cpu", precision="fp32", **options)

@@ -198,9 +198,9 @@ def test_bands_change_nothing(height):
 def test_predictions_equal_those_at_full_resolution(size):
     """Labels, confidence and scores, on frames that need padding and on frames that do not."""
     metadata, image = tiny_metadata(outlier_head=True), frame(*size)
-    full = Segmenter(LocalNetwork(), metadata, "cpu", inference_mode="full")
+    full = Segmenter(LocalNetwork(), metadata, device="cpu", inference_mode="full")
     parts = Segmenter(
-        LocalNetwork(), metadata, "cpu",
+        LocalNetwork(), metadata, device="cpu",
         inference_mode="tiled", tile_size=(96, 96), tile_overlap=2 * RADIUS,
     )  # fmt: skip
     names = full.available_scores
@@ -217,9 +217,9 @@ def test_predictions_equal_those_at_full_resolution(size):
 def test_tiles_over_a_resized_frame():
     """The stitched result is that of one pass at the same inference size."""
     metadata, image = tiny_metadata(outlier_head=True), frame(150, 333)
-    one = Segmenter(LocalNetwork(), metadata, "cpu", inference_size=(128, 256))
+    one = Segmenter(LocalNetwork(), metadata, device="cpu", inference_size=(128, 256))
     parts = Segmenter(
-        LocalNetwork(), metadata, "cpu", inference_size=(128, 256),
+        LocalNetwork(), metadata, device="cpu", inference_size=(128, 256),
         inference_mode="tiled", tile_size=(96, 96), tile_overlap=2 * RADIUS,
     )  # fmt: skip
     a, b = one.predict(image, ("energy",)), parts.predict(image, ("energy",))
@@ -239,4 +239,4 @@ def test_tiles_over_a_resized_frame():
 )
 def test_tiles_that_do_not_fit_are_refused(options, words):
     with pytest.raises(ParameterError, match=words):
-        Segmenter(LocalNetwork(), tiny_metadata(), "cpu", inference_mode="tiled", **options)
+        Segmenter(LocalNetwork(), tiny_metadata(), device="cpu", inference_mode="tiled", **options)

@@ -87,7 +87,9 @@ def test_labels_of_a_real_frame_agree_better_than_by_plain_rounding(shared_data:
 
     def labels(rounding: str) -> Tensor:
         network, metadata = load_model("default")
-        segmenter = Segmenter(network, metadata, "cpu", "fp32", (512, 1024))
+        segmenter = Segmenter(
+            network, metadata, device="cpu", precision="fp32", inference_size=(512, 1024)
+        )
         folded = segmenter._runner._network.network
         if rounding == "diffused":
             round_kernels(folded, torch.bfloat16)

@@ -80,7 +80,7 @@ def test_labels_are_the_networks_own(registered: str, tmp_path: Path, corners: b
     other = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=not corners)
     assert (other.argmax(1)[0].numpy() != labels).mean() > 0.01  # else this would test nothing
     segmenters = [
-        Segmenter(network, metadata, "cpu", "fp32"),
+        Segmenter(network, metadata, device="cpu", precision="fp32"),
         Segmenter.load(path, device="cpu", precision="fp32"),
     ]
     for segmenter in segmenters:

@@ -79,7 +79,7 @@ def test_lock_step_scores_every_frame_once(bag: Path, tiny_model: Path, tmp_path
 
 
 def test_figures_equal_scikit_learn(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    segmenter = Segmenter.load(tiny_model, "cpu")
+    segmenter = Segmenter.load(tiny_model, device="cpu")
     scores, labels = [], []
     for sample in (s.load() for s in open_dataset("folder", folder)):
         score = segmenter.predict(sample.image, ("energy",)).scores["energy"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from detector_harness import DetectorHarness, array_of, street
 
-from anomaly_seg_ros.inference.preprocessing import TILED
+from anomaly_seg_ros.inference.options import TILED
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.frame_counts import OUTCOMES
 

@@ -8,7 +8,8 @@ import torch
 from detector_harness import street
 
 from anomaly_seg_ros.errors import DeviceMemoryError
-from anomaly_seg_ros.inference.preprocessing import FULL, RESIZED, TILED, Framing
+from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
+from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.memory_fallback import (
     FAIL,
@@ -22,7 +23,10 @@ IMAGE = street(256, 384)
 
 
 def framing(mode: str, size=None, tile=None, overlap: int = 128) -> Framing:
-    return Framing.choose(mode, size, tile, overlap, (512, 1024), 8)
+    options = SegmenterOptions(
+        inference_mode=mode, inference_size=size, tile_size=tile, tile_overlap=overlap
+    )
+    return Framing.choose(options, (512, 1024), 8)
 
 
 class Memory:
@@ -68,7 +72,7 @@ def test_what_went_through_at_once_is_halved_along_its_longer_side(now, frame, t
     assert smaller.size == now.size
     # What Framing.choose would accept.
     assert 0 <= smaller.overlap <= min(tile) - 8
-    Framing.choose(TILED, smaller.size, smaller.tile, smaller.overlap, (512, 1024), 8)
+    framing(TILED, smaller.size, smaller.tile, smaller.overlap)
 
 
 def test_halving_ends():

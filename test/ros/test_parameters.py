@@ -12,14 +12,15 @@ import yaml
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.bag_run import RunOptions
+from anomaly_seg_ros.inference.options import AUTO, TORCH, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.parameters import (
     PARAMETERS,
     check_change,
-    framing_arguments,
     missing_calibration,
     read_defaults,
     resolve_settings,
+    segmenter_options,
 )
 from anomaly_seg_ros.system.resources import config_path
 
@@ -177,29 +178,33 @@ def test_what_the_model_lacks_is_named(tiny_model, missing):
 
 def test_sizes_need_both_sides():
     defaults = read_defaults()
-    assert framing_arguments(defaults)["inference_size"] is None
+    assert segmenter_options(defaults).inference_size is None
     both = {"inference_height": 512, "inference_width": 1024, "tile_height": 0, "tile_width": 0}
-    arguments = framing_arguments(defaults | both)
-    assert (arguments["inference_size"], arguments["tile_size"]) == ((512, 1024), None)
+    options = segmenter_options(defaults | both)
+    assert (options.inference_size, options.tile_size) == ((512, 1024), None)
     with pytest.raises(ParameterError, match="inference_width"):
-        framing_arguments(defaults | {"inference_height": 512})
+        segmenter_options(defaults | {"inference_height": 512})
     with pytest.raises(ParameterError, match="'tile_height' and 'tile_width'"):
-        framing_arguments(defaults | {"tile_width": 0})
+        segmenter_options(defaults | {"tile_width": 0})
 
 
-def test_defaults_of_frames_are_those_of_the_segmenter(tiny_model):
-    """The evaluation tools and Python callers begin with what the node begins with."""
-    arguments = framing_arguments(read_defaults())
-    assert Segmenter.load(tiny_model, **arguments).framing == Segmenter.load(tiny_model).framing
-    tiled = arguments | {"inference_mode": "tiled"}
-    of_class = Segmenter.load(tiny_model, inference_mode="tiled").framing
-    assert Segmenter.load(tiny_model, **tiled).framing == of_class
-    options = RunOptions()
-    assert (options.inference_mode, options.tile_size, options.tile_overlap) == (
-        arguments["inference_mode"],
-        arguments["tile_size"],
-        arguments["tile_overlap"],
+def test_the_node_and_the_segmenter_have_the_same_defaults():
+    """Except for the backend: the tools' default gives the same digits on every machine."""
+    node = segmenter_options(read_defaults())
+    assert dataclasses.replace(node, backend=TORCH) == SegmenterOptions()
+    assert node.backend == AUTO
+
+
+def test_every_option_of_the_segmenter_is_a_parameter():
+    values = {
+        "device": "cuda:1", "precision": "bf16", "inference_height": 64, "inference_width": 96,
+        "inference_mode": "tiled", "tile_height": 32, "tile_width": 40, "tile_overlap": 8,
+        "backend": "openvino", "num_threads": 3, "cuda_graphs": True,
+    }  # fmt: skip
+    expected = SegmenterOptions(
+        "cuda:1", "bf16", (64, 96), "tiled", (32, 40), 8, "openvino", 3, True
     )
+    assert segmenter_options(read_defaults() | values) == expected
 
 
 def test_evaluation_tools_have_the_same_options():

@@ -51,7 +51,7 @@ def test_statistics_of_each_predicted_class() -> None:
 
 
 def test_only_chosen_pixels_are_sampled() -> None:
-    segmenter = Segmenter(tiny_network(), tiny_metadata(), "cpu")
+    segmenter = Segmenter(tiny_network(), tiny_metadata(), device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     mask = np.zeros((64, 96), bool)
     mask[10:12, 20:25] = True

@@ -84,7 +84,7 @@ def test_the_result_needs_nothing_else(run: Callable[..., int], tmp_path: Path) 
     best = "best_figure=mixed_dense_hybrid_ap"
     scores = "validation.scores=[energy, dense_hybrid]"
     assert run("loss.name=dense_hybrid", best, scores, "default_score=dense_hybrid") == 0
-    segmenter = Segmenter.load(tmp_path / "run" / "final.safetensors", "cpu")
+    segmenter = Segmenter.load(tmp_path / "run" / "final.safetensors", device="cpu")
     metadata = segmenter.metadata
     assert segmenter.inference_size == (64, 96)
     assert metadata.default_score == "dense_hybrid"

@@ -66,7 +66,7 @@ def test_the_nodes_scores_are_the_nodes(name: str, network: torch.nn.Module) -> 
     image = frame(1)
     ours = torch.from_numpy(score(name, network, image))[None, None]
     ours = F.interpolate(ours, size=image.shape[:2], mode="bilinear")[0, 0].numpy()
-    node = Segmenter(tiny_network(outlier_head=True), METADATA, "cpu", "fp32")
+    node = Segmenter(tiny_network(outlier_head=True), METADATA, device="cpu", precision="fp32")
     theirs = node.predict(image, (name,)).scores[name]
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 

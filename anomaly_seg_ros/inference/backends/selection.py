@@ -17,13 +17,19 @@ from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.inference.backends.contract import Backend
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.inference.backends.torch_compile_backend import TorchCompileBackend
+from anomaly_seg_ros.inference.options import (
+    AUTO,
+    BACKENDS,
+    ONNXRUNTIME,
+    OPENVINO,
+    TORCH,
+    TORCH_COMPILE,
+    SegmenterOptions,
+)
 from anomaly_seg_ros.system.devices import cpu_threads
 from anomaly_seg_ros.system.missing_packages import in_one_line
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
-AUTO, TORCH, TORCH_COMPILE = "auto", "torch", "torch_compile"
-OPENVINO, ONNXRUNTIME = "openvino", "onnxruntime"
-BACKENDS = (AUTO, TORCH, TORCH_COMPILE, OPENVINO, ONNXRUNTIME)
 # Fastest first, as docs/performance.md measures them. torch_compile is left out: it needs a C++
 # compiler on the machine and takes a minute before the first frame.
 CPU_ORDER = (OPENVINO, ONNXRUNTIME, TORCH)
@@ -49,36 +55,29 @@ class _Wish(NamedTuple):
 
     network: nn.Module
     metadata: ModelMetadata
+    options: SegmenterOptions
     device: torch.device
-    precision: str
-    threads: int
-    cuda_graphs: bool
 
 
 def select_backend(
     network: nn.Module,
     metadata: ModelMetadata,
-    name: str,
+    options: SegmenterOptions,
     device: torch.device,
-    precision: str,
     size: tuple[int, int],
-    threads: int = 0,
-    cuda_graphs: bool = False,
 ) -> Selection:
     """Finds the backend; those of several that may fail are run once.
 
     Args:
         network: BatchNorm folded already, float32, on the CPU; taken over.
-        metadata: Of the network.
-        name: One of :data:`BACKENDS`. ``auto``: torch on a GPU; on the CPU the first of
-            :data:`CPU_ORDER` that can be imported, has the precision, takes the network and runs
-            it once. Whatever goes wrong with one, the next is tried.
-        device: CPU or CUDA.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``. ``auto``: fp16 on a GPU; bf16 with
-            OpenVINO on a CPU that multiplies it; fp32 otherwise.
+        metadata: The network's metadata.
+        options: ``backend``: a name, or ``auto``: torch on a GPU; on the CPU the first of
+            :data:`CPU_ORDER` that can be imported, offers the precision, takes the network and
+            runs it once. Whatever goes wrong with one, the next is tried. ``precision``:
+            ``auto`` is fp16 on a GPU, bf16 with OpenVINO on a CPU that multiplies it, and fp32
+            otherwise. Also ``num_threads`` and ``cuda_graphs``.
+        device: The CPU or a GPU.
         size: (height, width) of the frame to try.
-        threads: Of the network on the CPU; 0 decides.
-        cuda_graphs: Whether a GPU replays the network as one graph.
 
     Raises:
         ExportError: The named backend does not take the network, or with ``auto`` none does:
@@ -86,9 +85,10 @@ def select_backend(
         ParameterError: There is no such backend, it is not installed, or it has not this device
             or precision.
     """
+    name = options.backend
     if name not in BACKENDS:
         raise ParameterError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
-    wish = _Wish(network, metadata, device, precision, threads, cuda_graphs)
+    wish = _Wish(network, metadata, options, device)
     if name != AUTO:
         return Selection(_build(name, wish), ())
     if device.type == "cuda":
@@ -142,8 +142,9 @@ def _check_output(name: str, output: NetworkOutput) -> None:
 def _build(name: str, wish: _Wish) -> Backend:
     if name in _NEEDS:
         return _build_runtime(name, wish)
+    options = wish.options
     kind = TorchCompileBackend if name == TORCH_COMPILE else TorchBackend
-    return kind(wish.network, wish.metadata, wish.device, wish.precision, wish.cuda_graphs)
+    return kind(wish.network, wish.metadata, wish.device, options.precision, options.cuda_graphs)
 
 
 def _build_runtime(name: str, wish: _Wish) -> Backend:
@@ -162,7 +163,7 @@ def _import_runtime(name: str, wish: _Wish) -> Backend:
             f"backend '{name}' is not installed: pip install {' '.join(needed)} "
             f"(missing: {', '.join(absent)})"
         )
-    precision, threads = wish.precision, cpu_threads(wish.threads)
+    precision, threads = wish.options.precision, cpu_threads(wish.options.num_threads)
     if name == OPENVINO:
         from anomaly_seg_ros.inference.backends.openvino_backend import (
             OpenVinoBackend,

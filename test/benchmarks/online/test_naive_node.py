@@ -64,7 +64,7 @@ def test_outputs_are_ours(naive: NaiveNode) -> None:
     """On the shipped model: one with random weights knows one class only."""
     # Shrunk to half, where both ways of resizing take the mean of four pixels.
     rgb = cv2.resize(read_image(STREET), (512, 256), interpolation=cv2.INTER_AREA)
-    segmenter = Segmenter.load("default", "cpu", "fp32", SIZE)
+    segmenter = Segmenter.load("default", device="cpu", precision="fp32", inference_size=SIZE)
     rule = UnknownRule(segmenter.metadata.default_score, 0.5)
     ours = segmenter.predict(rgb, (), confidence=False, unknown=rule)
     theirs = _published(naive, rgb)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny_backends import CPU, METADATA, Strided
+from tiny_backends import CPU, METADATA, Strided, select
 
 from anomaly_seg_ros.errors import AnomalySegError, ExportError
 from anomaly_seg_ros.inference.backends import onnxruntime_backend, openvino_backend, selection
 from anomaly_seg_ros.inference.backends.compiled_backend import CompiledBackend
 from anomaly_seg_ros.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
 from anomaly_seg_ros.inference.backends.openvino_backend import OpenVinoBackend
-from anomaly_seg_ros.inference.backends.selection import AUTO, select_backend
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
+from anomaly_seg_ros.inference.options import AUTO
 from anomaly_seg_ros.inference.segmenter import Segmenter
 
 BOTH = (OpenVinoBackend, OnnxRuntimeBackend)
@@ -101,7 +101,7 @@ def test_any_error_at_any_point_passes_a_candidate_over(
     point: Callable, error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point(monkeypatch, error)
-    segmenter = Segmenter(Strided(), METADATA, "cpu", inference_size=(64, 96), backend=AUTO)
+    segmenter = Segmenter(Strided(), METADATA, device="cpu", inference_size=(64, 96), backend=AUTO)
     assert segmenter.backend == "torch"
     first, second, last = segmenter.notes
     for name, note in (("openvino", first), ("onnxruntime", second)):
@@ -119,7 +119,7 @@ def test_an_interruption_is_no_failure(
 ) -> None:
     point(monkeypatch, stop())
     with pytest.raises(stop):
-        select_backend(Strided(), METADATA, AUTO, CPU, "auto", (64, 96))
+        select(AUTO)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -129,7 +129,7 @@ def test_outputs_that_cannot_be_true_pass_a_candidate_over(
     broken = np.full((1, 19, 16, 24), value, np.float32)
     for backend in BOTH:
         monkeypatch.setattr(backend, "_convert", lambda *_: lambda _pixels: [broken])
-    chosen = select_backend(Strided(), METADATA, AUTO, CPU, "fp32", (64, 96))
+    chosen = select(AUTO, "fp32")
     assert chosen.backend.name == "torch"
     assert "backend 'openvino': its logits are not finite" in chosen.notes[0]
 
@@ -138,7 +138,7 @@ def test_outputs_of_another_shape_pass_a_candidate_over(monkeypatch: pytest.Monk
     flat = np.zeros((19, 16, 24), np.float32)
     for backend in BOTH:
         monkeypatch.setattr(backend, "_convert", lambda *_: lambda _pixels: [flat])
-    chosen = select_backend(Strided(), METADATA, AUTO, CPU, "fp32", (64, 96))
+    chosen = select(AUTO, "fp32")
     assert chosen.backend.name == "torch"
     assert "logits of shape (19, 16, 24)" in chosen.notes[0]
 
@@ -147,7 +147,7 @@ def test_only_when_none_works_one_line_says_so(monkeypatch: pytest.MonkeyPatch) 
     fail_conversion(monkeypatch, RuntimeOwnError("no kernel\nmore"))
     monkeypatch.setattr(TorchBackend, "__call__", raising(RuntimeError("no algorithm\nmore")))
     with pytest.raises(ExportError) as caught:
-        select_backend(Strided(), METADATA, AUTO, CPU, "fp32", (64, 96))
+        select(AUTO, "fp32")
     assert str(caught.value) == (
         "backend 'auto': none runs this network (openvino: RuntimeOwnError: no kernel; "
         "onnxruntime: RuntimeOwnError: no kernel; torch: RuntimeError: no algorithm)"
@@ -162,7 +162,7 @@ def test_a_named_backend_says_which_package_is_missing(
     """The fault of openvino 2026.4.1: its convert_model imports what it does not require."""
     point(monkeypatch, ModuleNotFoundError("No module named 'packaging'", name="packaging"))
     with pytest.raises(AnomalySegError) as caught:  # noqa: PT012 - one of the two raises
-        backend = select_backend(Strided(), METADATA, name, CPU, "fp32", (64, 96)).backend
+        backend = select(name, "fp32").backend
         backend(np.zeros((1, 64, 96, 3), np.uint8), selection.Stopwatch(CPU))
     message = str(caught.value)
     assert message.startswith(f"backend '{name}'")
@@ -185,7 +185,7 @@ def test_torch_that_lacks_memory_is_left_to_the_caller(monkeypatch: pytest.Monke
         return run(self, frames, watch)
 
     monkeypatch.setattr(TorchBackend, "__call__", large_frames_fail)
-    chosen = select_backend(Strided(), METADATA, AUTO, CPU, "fp32", (512, 1024))
+    chosen = select(AUTO, "fp32", size=(512, 1024))
     assert chosen.backend.name == "torch"
     assert shapes == [(1, 64, 64, 3)]
     assert not isinstance(chosen.backend, CompiledBackend)

@@ -12,8 +12,8 @@ from tiny_backends import METADATA, Strided, frames
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import DeviceMemoryError, ParameterError
-from anomaly_seg_ros.inference.backends.selection import AUTO, TORCH, TORCH_COMPILE
 from anomaly_seg_ros.inference.backends.torch_compile_backend import check_compiler
+from anomaly_seg_ros.inference.options import AUTO, TORCH, TORCH_COMPILE
 from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.memory import peak_memory, reset_peak
@@ -26,7 +26,7 @@ STAGES = ["resize", "upload", "network", "score", "download"]
 
 def segmenter(precision: str = "fp16", mode: str = "resized", **options: object) -> Segmenter:
     return Segmenter(
-        Strided(), METADATA, "cuda", precision,
+        Strided(), METADATA, device="cuda", precision=precision,
         inference_mode=mode, tile_size=(64, 64), tile_overlap=32, **options,
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_the_cpu_agrees_in_fp32(mode: str) -> None:
     image = frames(1, 128, 192)[0]
     on_gpu = everything(segmenter("fp32", mode), image)
     cpu = Segmenter(
-        Strided(), METADATA, "cpu", "fp32",
+        Strided(), METADATA, device="cpu", precision="fp32",
         inference_mode=mode, tile_size=(64, 64), tile_overlap=32,
     )  # fmt: skip
     on_cpu = everything(cpu, image)
@@ -90,7 +90,7 @@ def test_pinned_memory_is_not_overwritten_while_it_is_copied() -> None:
     image = frames(1, 1024, 2048)[0]
     options = {"mode": "tiled", "cuda_graphs": True}
     graphed, cpu = segmenter("fp32", **options), Segmenter(
-        Strided(), METADATA, "cpu", "fp32",
+        Strided(), METADATA, device="cpu", precision="fp32",
         inference_mode="tiled", tile_size=(64, 64), tile_overlap=32,
     )  # fmt: skip
     expected = cpu.predict(image, ("energy",)).scores["energy"]
@@ -156,8 +156,14 @@ def test_unit_scores_are_what_the_cpu_makes_of_the_raw_ones(score: str) -> None:
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_on_real_frames(precision: str, graphs: bool, shared_data: Path) -> None:
-    exact = Segmenter.load("default", "cuda", "fp32", (512, 1024))
-    rough = Segmenter.load("default", "cuda", precision, (512, 1024), cuda_graphs=graphs)
+    exact = Segmenter.load("default", device="cuda", precision="fp32", inference_size=(512, 1024))
+    rough = Segmenter.load(
+        "default",
+        device="cuda",
+        precision=precision,
+        inference_size=(512, 1024),
+        cuda_graphs=graphs,
+    )
     samples = open_dataset("cityscapes", shared_data / "cityscapes", split="train")
     for index in range(3):
         frame = samples[index].read_image()
@@ -210,7 +216,7 @@ def test_the_second_gpu() -> None:
         pytest.skip("one GPU")
     image = frames(1, 64, 96)[0]
     first, second = (
-        Segmenter(Strided(), METADATA, device, "fp16", cuda_graphs=True)
+        Segmenter(Strided(), METADATA, device=device, precision="fp16", cuda_graphs=True)
         for device in ("cuda:0", "cuda:1")
     )
     assert_same(everything(first, image), everything(second, image))

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_backends import CPU, METADATA, Strided
+from tiny_backends import CPU, select
 from torch import Tensor
 
 from anomaly_seg_ros.inference.backends.cuda_graph import GraphedNetwork
-from anomaly_seg_ros.inference.backends.selection import TORCH, select_backend
+from anomaly_seg_ros.inference.options import TORCH
 
 
 class FakeStream:
@@ -247,7 +247,5 @@ def test_faults_of_the_program_are_not_hidden() -> None:
 
 
 def test_on_the_cpu_there_is_a_note() -> None:
-    backend = select_backend(
-        Strided(), METADATA, TORCH, CPU, "fp32", (64, 96), cuda_graphs=True
-    ).backend
+    backend = select(TORCH, cuda_graphs=True).backend
     assert backend.notes == ["cuda_graphs: has no effect on the CPU"]

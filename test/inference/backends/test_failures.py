@@ -69,7 +69,7 @@ def test_what_the_real_runtime_raises_is_ours(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program of one size, fed with another."""
-    segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend=backend)
+    segmenter = Segmenter(Strided(), METADATA, device="cpu", precision="fp32", backend=backend)
     runner = segmenter._runner
     programs = runner._programs
     monkeypatch.setitem(programs._programs, (1, 32, 32, 3), programs[1, 64, 96, 3])

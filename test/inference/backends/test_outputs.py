@@ -11,17 +11,12 @@ import pytest
 import torch
 from every_network import NETWORKS, SIZE, save_network
 from tiny import tiny_metadata
-from tiny_backends import CPU, METADATA, AnySize, Strided, build, frames, plain
+from tiny_backends import CPU, METADATA, AnySize, Strided, build, frames, plain, select
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.inference.backends.selection import (
-    ONNXRUNTIME,
-    OPENVINO,
-    TORCH,
-    select_backend,
-)
+from anomaly_seg_ros.inference.options import ONNXRUNTIME, OPENVINO, TORCH
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
@@ -32,8 +27,8 @@ QUICK = ("default", "erfnet")
 
 def segmenter(backend: str, mode: str = "resized") -> Segmenter:
     return Segmenter(
-        Strided(), METADATA, "cpu", "fp32",
-        inference_mode=mode, tile_size=(64, 64), tile_overlap=32, backend=backend, threads=1,
+        Strided(), METADATA, device="cpu", precision="fp32",
+        inference_mode=mode, tile_size=(64, 64), tile_overlap=32, backend=backend, num_threads=1,
     )  # fmt: skip
 
 
@@ -81,7 +76,7 @@ def test_any_strides_and_read_only_frames(name: str) -> None:
 def test_the_network_is_left_for_the_next_backend(name: str, precision: str) -> None:
     network = Strided()
     before = copy.deepcopy(network.state_dict())
-    select_backend(network, METADATA, name, CPU, precision, (64, 96))
+    select(name, precision, network)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(value.dtype == before[key].dtype for key, value in network.state_dict().items())
 
@@ -93,8 +88,12 @@ def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
     """The default model as it is shipped: labels agree by 99.5 %, scores stay close."""
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
     names = ("max_logit", "energy", "dense_hybrid")
-    exact = Segmenter.load("default", "cpu", "fp32", (512, 1024)).predict(frame, names)
-    rough = Segmenter.load("default", "cpu", "bf16", (512, 1024), backend=name)
+    exact = Segmenter.load(
+        "default", device="cpu", precision="fp32", inference_size=(512, 1024)
+    ).predict(frame, names)
+    rough = Segmenter.load(
+        "default", device="cpu", precision="bf16", inference_size=(512, 1024), backend=name
+    )
     assert (rough.backend, rough.precision) == (name, "bf16")
     prediction = rough.predict(frame, names)
     assert (prediction.labels == exact.labels).mean() >= 0.995
@@ -125,7 +124,9 @@ def test_predictions_outlive_the_next_call(name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_outputs_at_the_networks_own_size_outlive_the_next_call(name: str) -> None:
     """Logits of the frame's size: no map is interpolated, so none is copied by that."""
-    shared = Segmenter(AnySize(), METADATA, "cpu", "fp32", inference_mode="full", backend=name)
+    shared = Segmenter(
+        AnySize(), METADATA, device="cpu", precision="fp32", inference_mode="full", backend=name
+    )
     names = shared.available_scores
     first, second = (frames(1, 24, 40, seed=seed)[0] for seed in (0, 1))
     prediction = shared.predict(first, names)
@@ -205,7 +206,9 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
 def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
     path, batch = save_network(network, tmp_path / "model.safetensors"), frames(1, *SIZE)
     expected = plain(*load_model(path), batch)
-    given = Segmenter.load(path, "cpu", "fp32", backend=OPENVINO).run_network(batch)
+    given = Segmenter.load(path, device="cpu", precision="fp32", backend=OPENVINO).run_network(
+        batch
+    )
     # Random weights make small logits, and some of these networks hardly look at the image.
     torch.testing.assert_close(given.logits, expected.logits, rtol=1e-3, atol=1e-5)
     assert (given.ood_logits is None) == (expected.ood_logits is None)
@@ -214,7 +217,9 @@ def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_sizes_that_no_stride_divides(name: str) -> None:
     metadata, image = tiny_metadata(), frames(1, 13, 7)[0]
-    shared = Segmenter(AnySize(), metadata, "cpu", "fp32", inference_mode="full", backend=name)
+    shared = Segmenter(
+        AnySize(), metadata, device="cpu", precision="fp32", inference_mode="full", backend=name
+    )
     prediction = shared.predict(image, ("max_logit",))
     logits = plain(AnySize(), metadata, image[None]).logits
     assert (prediction.labels == logits.argmax(1)[0].numpy()).all()

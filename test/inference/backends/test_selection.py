@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_backends import CPU, METADATA, Strided
+from tiny_backends import CPU, METADATA, Strided, select
 
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import DeviceError, ExportError, ParameterError
 from anomaly_seg_ros.inference.backends import openvino_backend, selection
-from anomaly_seg_ros.inference.backends.selection import (
-    AUTO,
-    CPU_ORDER,
-    ONNXRUNTIME,
-    OPENVINO,
-    TORCH,
-    Selection,
-    select_backend,
-)
+from anomaly_seg_ros.inference.backends.selection import CPU_ORDER, Selection
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
+from anomaly_seg_ros.inference.options import AUTO, ONNXRUNTIME, OPENVINO, TORCH
 from anomaly_seg_ros.inference.segmenter import Segmenter
-
-
-def select(name: str, precision: str = AUTO, device: str = "cpu", **options: Any) -> Selection:
-    return select_backend(
-        Strided(), METADATA, name, torch.device(device), precision, (64, 96), **options
-    )
 
 
 @pytest.fixture
@@ -105,10 +91,10 @@ def test_auto_without_the_packages(missing: set[str]) -> None:
 
 def test_auto_reaches_the_segmenter(missing: set[str]) -> None:
     missing |= {"openvino", "onnxscript"}
-    segmenter = Segmenter(Strided(), METADATA, "cpu", backend=AUTO)
+    segmenter = Segmenter(Strided(), METADATA, device="cpu", backend=AUTO)
     assert segmenter.backend == TORCH
     assert "openvino" in segmenter.notes[0]
-    assert Segmenter(Strided(), METADATA, "cpu", backend=TORCH).notes == ()
+    assert Segmenter(Strided(), METADATA, device="cpu", backend=TORCH).notes == ()
 
 
 @pytest.mark.parametrize("name", [OPENVINO, ONNXRUNTIME])
@@ -121,7 +107,7 @@ def test_a_named_backend_that_is_missing_is_refused(name: str, missing: set[str]
 @pytest.mark.parametrize("name", [OPENVINO, ONNXRUNTIME])
 def test_backends_of_the_cpu_are_refused_on_a_gpu(name: str) -> None:
     with pytest.raises(ParameterError, match=f"'{name}' runs on the CPU only, not on cuda:0"):
-        select(name, device="cuda:0")
+        select(name, device=torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +138,7 @@ def test_auto_passes_over_backends_without_the_precision() -> None:
 def test_auto_is_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     monkeypatch.setattr(selection, "_build", lambda name, *_: built.append(name) or Named(name))
-    assert select(AUTO, device="cuda:0").notes == ()
+    assert select(AUTO, device=torch.device("cuda:0")).notes == ()
     assert built == [TORCH]
 
 
@@ -169,11 +155,11 @@ def test_openvino_takes_bf16_where_the_cpu_multiplies_it(
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_reach_the_runtimes(threads: int) -> None:
     frame = np.zeros((1, 64, 96, 3), np.uint8)
-    backend = select(OPENVINO, threads=threads).backend
+    backend = select(OPENVINO, num_threads=threads).backend
     backend(frame, selection.Stopwatch(CPU))
     compiled = backend._programs[frame.shape].args[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
-    options = select(ONNXRUNTIME, threads=threads).backend._options
+    options = select(ONNXRUNTIME, num_threads=threads).backend._options
     assert options.intra_op_num_threads == threads
 
 

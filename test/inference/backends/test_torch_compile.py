@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backends import CPU, METADATA, Strided, frames, plain
+from tiny_backends import CPU, METADATA, Strided, frames, plain, select
 
 from anomaly_seg_ros.errors import ExportError, ParameterError
 from anomaly_seg_ros.inference.backends import torch_compile_backend
-from anomaly_seg_ros.inference.backends.selection import TORCH_COMPILE, select_backend
 from anomaly_seg_ros.inference.backends.torch_compile_backend import check_compiler, keep_compiled
+from anomaly_seg_ros.inference.options import TORCH_COMPILE
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
@@ -55,7 +55,9 @@ def test_outputs_are_those_of_the_plain_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path))
-    segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend=TORCH_COMPILE)
+    segmenter = Segmenter(
+        Strided(), METADATA, device="cpu", precision="fp32", backend=TORCH_COMPILE
+    )
     assert (segmenter.backend, segmenter.precision) == (TORCH_COMPILE, "fp32")
     assert segmenter.notes == ()
     for size in [(64, 96), (32, 64), (64, 96)]:
@@ -76,7 +78,7 @@ def test_outputs_are_those_of_the_plain_network(
 @pytest.mark.usefixtures("needs_a_compiler")
 def test_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path))
-    backend = select_backend(Strided(), METADATA, TORCH_COMPILE, CPU, "bf16", (64, 96)).backend
+    backend = select(TORCH_COMPILE, "bf16").backend
     batch = frames(1, 64, 96)
     logits = backend(batch, Stopwatch(CPU)).logits
     expected = plain(Strided(), METADATA, batch).logits
@@ -94,7 +96,9 @@ from torch._dynamo.utils import counters
 from tiny_backends import METADATA, Strided, frames
 from anomaly_seg_ros.inference.segmenter import Segmenter
 torch.set_num_threads(1)
-segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend="torch_compile")
+segmenter = Segmenter(
+    Strided(), METADATA, device="cpu", precision="fp32", backend="torch_compile"
+)
 logits = segmenter.run_network(frames(1, 64, 96)).logits
 found = counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"]
 print(json.dumps([found, logits.double().sum().item()]))
@@ -150,14 +154,16 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         return run
 
     monkeypatch.setattr(torch, "compile", compile_)
-    segmenter = Segmenter(Strided(), METADATA, "cpu", "fp32", backend=TORCH_COMPILE)
+    segmenter = Segmenter(
+        Strided(), METADATA, device="cpu", precision="fp32", backend=TORCH_COMPILE
+    )
     with pytest.raises(RuntimeError, match="unspecified launch failure"):
         segmenter.predict(np.zeros((64, 96, 3), np.uint8))
 
 
 def test_without_a_compiler(tools: Path) -> None:
     with pytest.raises(ParameterError, match=r"C\+\+ compiler.*apt install g\+\+, or set CXX"):
-        select_backend(Strided(), METADATA, TORCH_COMPILE, CPU, "fp32", (64, 96))
+        select(TORCH_COMPILE, "fp32")
 
 
 @pytest.mark.skipif(
