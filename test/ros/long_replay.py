@@ -14,7 +14,7 @@ _LONGEST_S, _STOP_S = 1100, 60
 
 
 class LongReplay:
-    """``inject_faults`` with its defaults.
+    """``python -m tools.fault_replay`` with its defaults.
 
     It takes five minutes, in which its processes mostly wait for each other.
 
@@ -33,7 +33,7 @@ class LongReplay:
         settings = {"ROS_DOMAIN_ID": str(domain), "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "anomaly_seg_ros.cli.inject_faults", "--out", self.out],
+                [sys.executable, "-m", "tools.fault_replay", "--out", self.out],
                 env=os.environ | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -10,18 +10,22 @@ import pytest
 from long_replay import LongReplay
 
 from anomaly_seg_ros.bags.writer import BagWriter
-from anomaly_seg_ros.cli import inject_faults as tool
+from anomaly_seg_ros.cli import inject_faults as executable
 from anomaly_seg_ros.datasets import LoadedSample
 from tools.fault_replay import replay
 from tools.fault_replay.bench import Bench
 from tools.fault_replay.frames import pictures
-from tools.fault_replay.injector import EVENTS
 from tools.fault_replay.network import save_small_model
+from tools.fault_replay.node_runs import compare_two_runs, kill_and_restart
 from tools.fault_replay.plan import EVENT_INTERVALS, FRAME_SHARES
-from tools.fault_replay.replay import MOST_GROWTH, FaultOptions, inject_faults, memory_growth
-from tools.fault_replay.reproducibility import compare_two_runs
-from tools.fault_replay.restarts import kill_and_restart
-from tools.fault_replay.tables import NOTHING_LEFT, handles_verdict, summary
+from tools.fault_replay.replay import (
+    EVENTS,
+    MOST_GROWTH,
+    FaultOptions,
+    inject_faults,
+    memory_growth,
+)
+from tools.fault_replay.report import NOTHING_LEFT, handles_verdict, summary
 
 # rclpy nodes that talk over DDS; nothing here is timed, the limits are far beyond any machine.
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
@@ -109,8 +113,8 @@ def test_a_detector_that_dies_is_a_violation(tmp_path, monkeypatch):
     killed = []
 
     def kill(bench: Bench, plan: object, progress: object) -> None:
-        killed.append(bench.host.pid)
-        os.kill(bench.host.pid, signal.SIGKILL)
+        killed.append(bench.detector.pid)
+        os.kill(bench.detector.pid, signal.SIGKILL)
         bench.link.spin_until(lambda: False, "the end of the world")
 
     monkeypatch.setattr(replay, "fire", kill)
@@ -134,7 +138,7 @@ def test_memory_growth_looks_behind_the_warm_up():
     [(["--frames", "10"], "too few"), (["/nowhere"], "/nowhere: no such bag")],
 )
 def test_tool_names_what_is_wrong(tmp_path, capsys, arguments, words):
-    assert tool.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert executable.main([*arguments, "--out", str(tmp_path)]) == 1
     assert f"inject_faults: error: {words}" in capsys.readouterr().err.replace(
         "10 frames are ", ""
     )

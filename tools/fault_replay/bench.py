@@ -1,4 +1,4 @@
-"""What all faults are made with, and the book-keeping between them."""
+"""The test bench: what all faults are made with, and the book-keeping between them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sensor_msgs.msg import Image
 
 from anomaly_seg_ros.ros.qos import PublisherEventCallbacks
 from tools.fault_replay import link as graph
-from tools.fault_replay.host_process import HostProcess
+from tools.fault_replay.detector_process import DetectorProcess
 from tools.fault_replay.ledger import Header, Ledger
-from tools.fault_replay.link import DEEP, IMAGE_TOPIC, HungError, Link
+from tools.fault_replay.link import DEEP, IMAGE_TOPIC, REFERENCE, HungError, Link, Viewers
+from tools.fault_replay.messages import MOST_OUTSTANDING, Sender, Template
 from tools.fault_replay.peers import Peers
 from tools.fault_replay.plan import burst_size
-from tools.fault_replay.sender import MOST_OUTSTANDING, Sender, Template
-from tools.fault_replay.viewers import REFERENCE, Viewers
 
+FEW = 10  # frames around an event
 # How long the next frame waits for the answer to the last one, and where there may be none.
 _ANSWER_S, _NO_ANSWER_S = 0.01, 0.001
 _PROBE_S = 0.05
-# Diagnostics without a change, after which nothing is on its way any more.
+# Diagnostics without a change after which no frame is on its way any more.
 _QUIET_REPORTS = 2
 
 
@@ -30,8 +30,8 @@ class Bench:
     """One detector under test, and everything around it.
 
     Args:
-        host: The detector's process.
-        link: To the detector.
+        detector: The detector's process.
+        link: The connection to the detector.
         ledger: The books.
         sender: Makes the frames.
 
@@ -39,14 +39,16 @@ class Bench:
         fate: What becomes of a frame that is published now, see :meth:`Ledger.ask`.
         is_throttled: Whether the node has been told to leave frames out.
         injected: How often each action of the plan was carried out.
-        spent: Seconds that this took.
-        answers: While everybody was connected: ``processed`` as the node counts, ``published`` as
-            its witness has heard, ``heard`` by the reference, for which a newer answer may have
-            overwritten one that it had no time to fetch.
+        spent: Seconds that each kind of action took.
+        answers: Counts while everybody was connected: ``processed`` by the node, ``published`` by
+            its witness, ``heard`` by the reference, for which a newer answer may have overwritten
+            one that it had no time to fetch.
     """
 
-    def __init__(self, host: HostProcess, link: Link, ledger: Ledger, sender: Sender) -> None:
-        self.host = host
+    def __init__(
+        self, detector: DetectorProcess, link: Link, ledger: Ledger, sender: Sender
+    ) -> None:
+        self.detector = detector
         self.link = link
         self.ledger = ledger
         self.sender = sender
@@ -66,12 +68,12 @@ class Bench:
         self._since: Counter[str] | None = None
 
     def new_publisher(self, profile: QoSProfile) -> Publisher:
-        """A publisher of frames."""
+        """Another publisher of frames."""
         silent = PublisherEventCallbacks(incompatible_qos=lambda event: None)
         return self.link.node.create_publisher(Image, IMAGE_TOPIC, profile, event_callbacks=silent)
 
     def replace_publisher(self, profile: QoSProfile) -> None:
-        """Takes the publisher of frames away and makes another."""
+        """Destroys the publisher of frames and makes another."""
         self.link.node.destroy_publisher(self.publisher)
         self.publisher = self.new_publisher(profile)
 
@@ -80,7 +82,7 @@ class Bench:
     def publish(
         self, template: Template, stamp: tuple[int, int] | None = None, fate: str | None = None
     ) -> Header:
-        """Publishes a frame without waiting for its answer; its header."""
+        """Publishes a frame without waiting for its answer; returns its header."""
         if self.fate == "certain":
             self.link.spin_until(self._has_room, "the node takes frames from its queue")
         header = self.sender.send(self.publisher, template, fate or self.fate, stamp)
@@ -97,23 +99,21 @@ class Bench:
         before = self.viewers.answers
         self.publish(template, stamp, fate)
         if template.content is not None and self.viewers.has_reference:
-            self.link.spin_while(lambda: self.viewers.answers == before, self._patience)
+            unanswered = self.fate == "unheard" or self.is_throttled
+            patience = _NO_ANSWER_S if unanswered else _ANSWER_S
+            self.link.spin_while(lambda: self.viewers.answers == before, patience)
         else:
             self.link.spin(_NO_ANSWER_S)
 
     def ask_plain(self, count: int, variant: int, fate: str | None = None) -> None:
-        """Asks some plain frames."""
+        """Publishes plain frames and waits a little for each answer."""
         for index in range(count):
             self.ask(self.sender.choose("plain", variant + index), fate=fate)
 
     def burst(self, variant: int) -> None:
-        """Publishes plain frames as fast as it goes."""
+        """Publishes plain frames without a pause."""
         for index in range(burst_size(variant)):
             self.publish(self.sender.choose("plain", variant + index))
-
-    @property
-    def _patience(self) -> float:
-        return _NO_ANSWER_S if self.fate == "unheard" or self.is_throttled else _ANSWER_S
 
     def _has_room(self) -> bool:
         return self._missing() - self._lost < MOST_OUTSTANDING
@@ -126,22 +126,27 @@ class Bench:
     # Between faults.
 
     def settle(self) -> None:
-        """Waits until the node has worked everything off, and compares the books."""
+        """Waits until the node has dealt with every frame, and compares the books."""
         condition = self._is_settled if self.peers.is_publishing else self._quietness()
         self.link.spin_until(condition, "all frames worked off")
         totals = self.link.totals
         if self.peers.is_publishing:
-            self.link.spin(0.05)  # its announcements may come later than the counts
+            self.link.spin(0.05)  # its announcements may arrive later than the counts
         self.peers.enter_frames()
         self.ledger.check_sums(totals)
         self._lost = self._missing()  # nothing is on its way
         self._compare_answers()
 
+    def settle_alone(self) -> None:
+        """Kills the peers and settles."""
+        self.peers.kill_all()
+        self.settle()
+
     def _is_settled(self) -> bool:
         return self.ledger.is_settled(self.link.totals)
 
     def _quietness(self) -> Callable[[], bool]:
-        """A condition: settled, and nothing has changed for some diagnostics."""
+        """A condition: settled, and unchanged over some diagnostics."""
         seen: tuple[Counter[str], int] | None = None
         reports = unchanged = 0
 
@@ -173,15 +178,15 @@ class Bench:
         self._since = now
 
     def _hear_witness(self) -> None:
-        for header in self.host.command("witness")["headers"]:
-            header = Header(*header)
+        for fields in self.detector.command("witness")["headers"]:
+            header = Header(*fields)
             self.peers.before_answer(header)
             self.ledger.answer(REFERENCE, "witness", header)
             self._published += 1
         self._unwitnessed = 0
 
     def forget_answers(self) -> None:
-        """The reference may miss answers from here on: until :meth:`open`."""
+        """Allows the reference to miss answers until :meth:`open`."""
         self._since = None
 
     def open(self, probe: Template | None = None) -> None:
@@ -207,23 +212,23 @@ class Bench:
         self.fate = "certain"
 
     def checkpoint(self) -> None:
-        """Kills peers that have done something, settles, looks whether the node still lives."""
+        """Kills peers that have been at work, settles, and checks that the node is alive."""
         self.peers.kill_those_at_work()
         if self.fate == "certain":
             self.settle()
-        self.host.check_alive()
+        self.detector.check_alive()
 
     # Parameters and lifecycle.
 
-    def set_parameter(self, name: str, value: object, accepted: bool) -> None:
-        """Sets a parameter and checks the verdict."""
+    def set_parameter(self, name: str, value: object, accepted: bool = True) -> None:
+        """Sets a parameter and checks whether it is accepted."""
         done, reason = self.link.set_value(name, value)
         if done != accepted:
             what = "accepted" if done else f"refused ({reason})"
             self.ledger.violate(f"parameter {name} = {value!r} was {what}")
 
     def refuse_transition(self, which: int, label: str, state: str) -> None:
-        """Asks for a transition that this state has not, and checks that nothing happens."""
+        """Requests a transition that this state does not have, and checks that nothing happens."""
         if self.link.change_state(which, label):
             self.ledger.violate(f"transition {which} '{label}' of a node that is {state} was made")
         if (now := self.link.get_state()) != state:
@@ -237,35 +242,41 @@ class Bench:
             self.ledger.violate(f"after transition {which} the node is {state}, not {expected}")
 
     def deactivate(self) -> None:
-        """Frames published from here on have no listener."""
+        """Deactivates; frames published afterwards have no listener."""
         self.fate = "uncertain"
         self.transition(graph.DEACTIVATE, "inactive")
         self.fate = "unheard"
 
     def activate(self, probe: Template | None = None) -> None:
-        """And opens, see :meth:`open`."""
+        """Activates and opens, see :meth:`open`."""
         self.fate = "uncertain"
         self.transition(graph.ACTIVATE, "active")
         self.open(probe)
 
-    def clean_up(self) -> None:
-        """From inactive; closes the epoch."""
+    def configure(self) -> None:
+        """Configures an unconfigured node, whose counts begin anew."""
+        self.transition(graph.CONFIGURE, "inactive")
+        self.link.next_report("inactive")
+
+    def start(self) -> None:
+        """Configures and activates."""
+        self.configure()
+        self.activate()
+
+    def stop(self) -> None:
+        """Deactivates and cleans up, which closes the epoch."""
+        self.deactivate()
         self.forget_answers()
         self.transition(graph.CLEANUP, "unconfigured")
         self.close_epoch()
 
     def close_epoch(self) -> None:
-        """Takes the node's counts, which stand until the next configure."""
+        """Enters the counts of a node that has just been cleaned up."""
         self.link.next_report("unconfigured")
         self.end_epoch()
 
     def end_epoch(self) -> None:
-        """The same, when the newest diagnostics are known to be of an unconfigured node."""
+        """Enters the counts where the newest diagnostics are of an unconfigured node already."""
         self.peers.enter_frames()
         self.ledger.close_epoch(self.link.totals)
         self._lost = 0
-
-    def configure(self) -> None:
-        """From unconfigured; the node's counts begin anew."""
-        self.transition(graph.CONFIGURE, "inactive")
-        self.link.next_report("inactive")

@@ -1,7 +1,7 @@
-"""Good frames in many shapes, and damaged ones: what a camera driver could ever publish.
+"""Good frames in many forms, and damaged ones: whatever a camera driver could publish.
 
-A form takes an RGB picture and a number that chooses among its variants, and gives the fields of
-a sensor_msgs/Image. Nothing is random: the same arguments give the same bytes.
+A form takes an RGB picture and a number that chooses among its variants, and returns the fields
+of a sensor_msgs/Image. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from anomaly_seg_ros.bags.messages import RawImage
 
-PADDING = 13  # bytes behind each row: odd, so that no sample is aligned
+PADDING = 13  # bytes after each row: odd, so that no sample is aligned
 _HUGE = 2**32 - 1
 _GARBAGES = 10
 _UNKNOWN_ENCODINGS = ("rgb7", "", "RGB8", "jpeg", "\N{SNOWMAN}", "x" * 5000)
@@ -24,12 +24,12 @@ _OTHER_SIZES = ((16, 16), (48, 32), (33, 101), (1, 1), (64, 96), (7, 300))
 
 @dataclass(frozen=True)
 class Form:
-    """One frame to be published.
+    """One frame to publish.
 
     Attributes:
         image: Its fields.
         good: Whether a detector must be able to read it.
-        pixels: What a reader sees; frames of equal ``pixels`` must get equal labels.
+        pixels: Name of what a reader sees; frames of equal ``pixels`` must get equal labels.
     """
 
     image: RawImage
@@ -55,7 +55,7 @@ def raw_image(pixels: np.ndarray, encoding: str, big_endian: bool = False) -> Ra
 
 
 def padded(image: RawImage, padding: int = PADDING) -> RawImage:
-    """The same image with ``padding`` bytes of noise behind each row."""
+    """The same image with ``padding`` bytes of noise after each row."""
     rows = image.data.reshape(image.height, image.step)
     noise = np.random.default_rng(padding).integers(0, 256, (image.height, padding), np.uint8)
     data = np.hstack([rows, noise]).ravel()
@@ -63,7 +63,7 @@ def padded(image: RawImage, padding: int = PADDING) -> RawImage:
 
 
 def _in_encoding(rgb: np.ndarray, variant: int) -> tuple[RawImage, str]:
-    """The picture in another encoding, and what is left of its pixels there."""
+    """The picture in another encoding, and a name for the pixels that this keeps."""
     wide = (rgb.astype(np.uint16) << 8) + 77  # a reader keeps the high byte
     alpha = np.full_like(rgb[..., :1], 9)
     even = rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
@@ -147,7 +147,7 @@ def _zero_size(rgb: np.ndarray, variant: int) -> Form:
 
 
 def _huge_size(rgb: np.ndarray, variant: int) -> Form:
-    """Sizes whose product overflows 32 and 64 bits: nobody may allocate by them."""
+    """Sizes whose product overflows 32 and 64 bits; nobody may allocate by them."""
     image = raw_image(rgb, "rgb8")
     sizes = ({"height": _HUGE}, {"height": _HUGE, "width": _HUGE}, {"step": _HUGE})
     return _bad(replace(image, **sizes[variant % len(sizes)]))
@@ -164,7 +164,7 @@ def _odd_size(rgb: np.ndarray, variant: int) -> Form:
     return _bad(raw_image(odd, ("nv12", "nv21")[variant % 2]))
 
 
-# Name -> maker. The names stand in the plan, in the results and in docs/reliability.md.
+# The names are those of the plan, of faults.json and of docs/reliability.md.
 GOOD_FORMS: dict[str, Callable[[np.ndarray, int], Form]] = {
     "plain": _plain,
     "padded rows": _padded,
@@ -188,17 +188,19 @@ def make(name: str, rgb: np.ndarray, variant: int) -> Form:
     """The picture in the named form.
 
     Args:
-        name: Of ``GOOD_FORMS`` or ``BAD_FORMS``.
+        name: A key of ``GOOD_FORMS`` or ``BAD_FORMS``.
         rgb: (H, W, 3) uint8, at least 2 x 2.
         variant: Not negative.
     """
     return (GOOD_FORMS | BAD_FORMS)[name](rgb, variant)
 
 
-# Serialised messages that no serialiser writes. Their publisher is thrown away afterwards: after
-# an empty payload Fast DDS delivers nothing more of that one publisher.
 def garbage(serialised: bytes, variant: int) -> bytes:
-    """A broken serialised message, made of a good one."""
+    """A good serialised message, damaged as no serialiser would write it.
+
+    Publish it from a publisher of its own: after an empty payload Fast DDS delivers nothing more
+    of that publisher.
+    """
     cut = 4 + variant % (len(serialised) - 4)
     noise = np.random.default_rng(variant).integers(0, 256, 20 + variant % 300, np.uint8)
     lengths = serialised[:12] + b"\xff\xff\xff\xff" + serialised[16:]
@@ -218,8 +220,5 @@ def garbage(serialised: bytes, variant: int) -> bytes:
 
 
 def may_be_read(variant: int) -> bool:
-    """Whether a reader may take this garbage for the message it was made of.
-
-    It names another version of the encoding, in which the layout is the same.
-    """
+    """Whether a reader may accept this garbage: it names another encoding of the same layout."""
     return variant % _GARBAGES == 0

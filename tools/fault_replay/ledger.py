@@ -1,9 +1,9 @@
-"""Who was asked, who answered, and whether the node's own counts agree. No ROS here.
+"""The books: frames published, answers heard, and whether the node's own counts agree. No ROS.
 
-What can be known: with reliable QoS, queues deeper than what is on its way and both sides
-matched, every frame reaches the node (``certain``). Around a connect or disconnect the middleware
-may lose frames without telling anyone (``uncertain``): they may be received, and only that.
-Without a listener nothing may happen to a frame (``unheard``).
+The fate of a frame: with reliable QoS, queues deeper than the number of frames on their way and
+both sides connected, every frame reaches the node (``certain``). Around a connect or disconnect
+the middleware may lose frames without telling anyone (``uncertain``): the node may or may not
+receive them. Without a listener a frame must have no effect (``unheard``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST_VIOLATIONS = 50  # kept in words; all are counted
 
 
 class Header(NamedTuple):
-    """What identifies a frame: the stamp as it stands in the message, and the frame id."""
+    """What identifies a frame: the stamp as the message has it, and the frame id."""
 
     sec: int
     nanosec: int
@@ -35,12 +35,12 @@ class Content(NamedTuple):
 
 @dataclass
 class Epoch:
-    """Counts from one ``configure`` to the next: so long the node's own go on.
+    """Counts from one ``configure`` to the next, as the node keeps its own.
 
     Attributes:
-        certain, uncertain: Frames published, by whether they must have reached the node.
-        bad: Of both, the frames that hold no usable image.
-        received: Uncertain frames of which the last check showed that they had been received.
+        certain, uncertain: Frames published, by fate.
+        bad: Frames of both fates that hold no usable image.
+        received: Uncertain frames known from the last check to have been received.
     """
 
     certain: int = 0
@@ -54,15 +54,14 @@ class Ledger:
     """The books of one run.
 
     Attributes:
-        sent: Frames published: ``good``, ``bad``, and of both ``certain``, ``uncertain``,
-            ``unheard``.
+        sent: Frames published: ``good`` and ``bad``, and the same frames by fate.
         answers: Answers by topic.
-        node: The node's own counts, over all closed epochs.
-        violations: What must not happen and did, in words; the first ones.
-        violation_count: All of them.
+        node: The node's own counts, summed over all closed epochs.
+        violations: The first violated guarantees, in words.
+        violation_count: The number of all violations.
         checks: How often the sums were compared.
-        situation: What is being done; begins each violation.
-        compares_labels: Whether the same pixels must get the same labels now.
+        situation: The current action; each violation begins with it.
+        compares_labels: Whether the same pixels must get the same labels at the moment.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
@@ -84,17 +83,17 @@ class Ledger:
         self._labels: dict[str, int] = {}
 
     def violate(self, what: str) -> None:
-        """Notes something that must not happen."""
+        """Records a violated guarantee."""
         self.violation_count += 1
         if len(self.violations) < _MOST_VIOLATIONS:
             self.violations.append(f"{self.situation}: {what}" if self.situation else what)
 
     def ask(self, header: Header, content: Content | None, fate: str) -> None:
-        """Notes a frame before it is published.
+        """Enters a frame before it is published.
 
         Args:
             header: Its header.
-            content: What it shows, None for a bad frame.
+            content: What it shows; None for a bad frame.
             fate: ``certain``, ``uncertain`` or ``unheard``.
         """
         self.sent[fate] += 1
@@ -114,7 +113,7 @@ class Ledger:
             self._contents.setdefault(header, set()).add(content)
 
     def withdraw(self, header: Header) -> None:
-        """The node has given this frame up: from here on an answer would come too late."""
+        """Takes a frame back that the node has given up: an answer would come too late now."""
         self._questions[header] -= 1
 
     def answer(
@@ -128,12 +127,12 @@ class Ledger:
         """Checks an answer.
 
         Args:
-            topic: The output.
-            listener: Who heard it: nobody may hear an answer twice.
-            header: Of the answer.
-            size: (height, width) where the output is an image.
-            labels: Checksum of the labels, where it is that output: the same pixels must always
-                get the same labels.
+            topic: The output's name.
+            listener: Who heard it; nobody may hear an answer twice.
+            header: The answer's header.
+            size: (height, width) if the output is an image.
+            labels: Checksum of the pixels if the output is the labels: the same pixels must
+                always get the same labels.
         """
         self.answers[topic] += 1
         asked = self._questions.get(header, 0)
@@ -159,11 +158,11 @@ class Ledger:
                 self.violate(f"{topic}: {header}: other labels for the same pixels {content}")
 
     def forget(self, listener: str) -> None:
-        """The listener has left; another may come under its name."""
+        """Forgets a listener that has left; another may have its name later."""
         self._heard.pop(listener, None)
 
     def is_settled(self, totals: Mapping[str, int]) -> bool:
-        """Whether the node has received what it must and worked all of it off."""
+        """Whether the node has received all that it must, and dealt with all of it."""
         received = totals.get("received", 0)
         due = self.epoch.certain + self.epoch.received
         return received >= due and received == _outcomes(totals)
@@ -172,8 +171,8 @@ class Ledger:
         """Compares the node's counts of this epoch with what was sent.
 
         Args:
-            totals: By the node, since ``configure``.
-            in_flight: Frames that may be between two counters.
+            totals: The node's counts since ``configure``.
+            in_flight: Most frames that may be between two counters.
         """
         self.checks += 1
         received, sent = totals.get("received", 0), self.epoch
@@ -187,7 +186,7 @@ class Ledger:
             self.violate(f"{totals['bad']} frames counted as bad, {sent.bad} were")
 
     def close_epoch(self, totals: Mapping[str, int]) -> None:
-        """Adds the node's counts up, which its next ``configure`` sets to zero."""
+        """Adds up the node's counts, which its next ``configure`` sets to zero."""
         self.check_sums(totals)
         self.node.update({name: totals.get(name, 0) for name in ("received", *OUTCOMES)})
         self.epoch = Epoch()

@@ -1,7 +1,7 @@
-"""A network that fails on demand, as devices do: torch's own exceptions, from where they arise.
+"""A network that fails on demand as devices do: with torch's own exceptions, in its forward pass.
 
-The replay registers it beside the package's networks and has the detector load it like any other
-model: nothing in the detector knows of it.
+The replay registers it beside the package's networks and the detector loads it like any other
+model; nothing in the detector knows of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ _LOST = "CUDA error: unspecified launch failure"
 
 
 class Switch:
-    """What the networks of this process do next. Thread-safe."""
+    """Makes the networks of this process fail. Thread-safe.
+
+    Attributes:
+        fired: Failures so far, by kind.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,17 +43,17 @@ class Switch:
         self.fired: dict[str, int] = {"out of memory": 0, "device lost": 0, "inference slow": 0}
 
     def out_of_memory(self, times: int) -> None:
-        """Lets the next ``times`` frames run out of memory."""
+        """Makes the next ``times`` frames run out of memory."""
         with self._lock:
             self._out_of_memory = times
 
     def stall(self, seconds: float) -> None:
-        """Holds the next frame up."""
+        """Delays the next frame."""
         with self._lock:
             self._stall_s = seconds
 
     def lose_device(self) -> None:
-        """Lets every network that exists now fail for ever; those built later work."""
+        """Makes every network that exists now fail for ever; those built later work."""
         with self._lock:
             self._losses += 1
 
@@ -59,10 +63,13 @@ class Switch:
         return self._losses
 
     def strike(self, losses_at_birth: int) -> None:
-        """Called at each frame: fails or waits, if told to.
+        """Fails or waits if told to; called at each frame.
+
+        Args:
+            losses_at_birth: ``losses`` when the calling network was built.
 
         Raises:
-            torch.OutOfMemoryError, RuntimeError: As torch would.
+            torch.OutOfMemoryError, RuntimeError: As torch raises them.
         """
         with self._lock:
             lost = self._losses > losses_at_birth
@@ -88,7 +95,7 @@ SWITCH = Switch()
 
 
 class SmallestNetwork(nn.Module):
-    """Two convolutions: everything around the network shall be what takes time."""
+    """Two convolutions, so that nearly all the time goes into the code around the network."""
 
     output_stride = size_multiple = 8
     align_corners = False
@@ -115,8 +122,8 @@ class BrittleNetwork(nn.Module):
     """Any network, failing when :data:`SWITCH` says so.
 
     Args:
-        architecture: Of the network inside.
-        arguments: Of the network inside.
+        architecture: The inner network's architecture.
+        arguments: The inner network's arguments.
     """
 
     def __init__(self, architecture: str, arguments: dict[str, Any]) -> None:
@@ -129,7 +136,7 @@ class BrittleNetwork(nn.Module):
 
     @property
     def outlier_head(self) -> nn.Module | None:
-        """The inner network's."""
+        """The inner network's outlier head."""
         return self.inner.outlier_head
 
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -138,25 +145,25 @@ class BrittleNetwork(nn.Module):
         return self.inner(images)
 
     def classify(self, pre_logits: Tensor) -> Tensor:
-        """The inner network's."""
+        """Maps pre-logits to logits."""
         return self.inner.classify(pre_logits)
 
 
 def register() -> None:
-    """Makes both networks known to this process's model registry."""
+    """Enters both networks into this process's model registry."""
     ARCHITECTURES[SMALLEST] = (__name__, "SmallestNetwork")
     ARCHITECTURES[BRITTLE] = (__name__, "BrittleNetwork")
 
 
 def save_smallest_model(path: Path) -> None:
-    """Writes a brittle :class:`SmallestNetwork`; only processes that register it can load it."""
+    """Writes a brittle :class:`SmallestNetwork`, for processes that call :func:`register`."""
     register()
     inner = {"architecture": SMALLEST, "arguments": {"num_classes": len(_CLASSES)}}
     _save(path, BRITTLE, inner, INFERENCE_SIZE)
 
 
 def save_small_model(path: Path) -> None:
-    """Writes a small model of the package's own, for detectors that know nothing of this."""
+    """Writes a small model of the package's own, which any detector can load."""
     arguments = {"num_classes": len(_CLASSES), "num_outputs": len(_CLASSES)}
     _save(path, "erfnet", arguments, (64, 96))
 

@@ -1,4 +1,4 @@
-"""From a seed to the sequence of faults."""
+"""The plan of a replay: from a seed to a sequence of good frames and faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from anomaly_seg_ros.errors import ParameterError
 from tools.fault_replay.frames import BAD_FORMS, GOOD_FORMS
 
-# Single frames, with their share of all frames; the rest is plain.
+# Kind of single frame -> its share of all frames; the rest is plain.
 FRAME_SHARES: dict[str, float] = {
     **{name: 0.03 for name in GOOD_FORMS if name != "plain"},
     **dict.fromkeys(BAD_FORMS, 0.01),
@@ -23,7 +23,7 @@ FRAME_SHARES: dict[str, float] = {
     "stamp negative": 0.005,
     "stamp with 4 s of nanoseconds": 0.005,
 }
-# Several frames or none; one of each comes about every so many frames.
+# Event, of several frames or none -> average number of frames between two of them.
 EVENT_INTERVALS: dict[str, int] = {
     "burst": 100,
     "stall": 1000,
@@ -56,15 +56,14 @@ EVENT_INTERVALS: dict[str, int] = {
     "publishing peer killed": 5000,
     "subscribing peer killed": 5000,
 }
-# The part of the plan in which an event may come, where that is not all of it: a subscriber that
-# was killed counts as one for 20 s more, so that the node cannot see that nobody subscribes.
+# Part of the plan where an event may occur, if not everywhere: a killed subscriber counts as
+# subscribed for 20 s more, in which the node cannot notice that nobody subscribes.
 _SPANS = {"nobody subscribes": (0.0, 0.7), "subscribing peer killed": (0.7, 1.0)}
-# Frames of a burst; together with the single frames they make the number that was asked for.
-BURST = (5, 64)
-_SINGLE_SHARE = 0.66
-# A checkpoint waits until the node has worked off everything and closes the sums.
+_BURST = (5, 64)  # fewest and most frames of a burst
+_SINGLE_SHARE = 0.66  # the other frames come in bursts
+# A checkpoint waits until the node has dealt with every frame, and compares the sums.
 CHECKPOINT = "checkpoint"
-CHECKPOINT_INTERVAL = 1000
+_CHECKPOINT_INTERVAL = 1000
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class Action:
     """One step of a plan.
 
     Attributes:
-        name: Of ``FRAME_SHARES``, ``EVENT_INTERVALS``, ``plain`` or ``checkpoint``.
-        variant: Chooses the details, below 2**32.
+        name: A key of ``FRAME_SHARES`` or ``EVENT_INTERVALS``, ``plain`` or ``checkpoint``.
+        variant: Number below 2**32 that chooses the details.
     """
 
     name: str
@@ -81,12 +80,12 @@ class Action:
 
 
 def make_plan(seed: int, frames: int, minimum: int = 3) -> list[Action]:
-    """A plan that publishes at least about this many frames.
+    """A plan of about this many frames or more.
 
     Args:
         seed: The same seed gives the same plan.
-        frames: In bursts and one by one; what events need for themselves comes on top.
-        minimum: Every kind of fault occurs at least so often, however short the plan.
+        frames: Frames in bursts and one by one; events publish some of their own on top.
+        minimum: Least number of each kind of fault, however short the plan.
 
     Raises:
         ParameterError: Too few frames for ``minimum`` of each kind.
@@ -110,7 +109,7 @@ def make_plan(seed: int, frames: int, minimum: int = 3) -> list[Action]:
         first, last = (round(share * len(names)) for share in _SPANS.get(name, (0.0, 1.0)))
         for _ in range(max(minimum, round(frames / interval))):
             before.setdefault(rng.randrange(first, last), []).append(name)
-    for position in range(CHECKPOINT_INTERVAL, len(names), CHECKPOINT_INTERVAL):
+    for position in range(_CHECKPOINT_INTERVAL, len(names), _CHECKPOINT_INTERVAL):
         before.setdefault(position, []).append(CHECKPOINT)
     plan = []
     for position, name in enumerate(names):
@@ -121,8 +120,8 @@ def make_plan(seed: int, frames: int, minimum: int = 3) -> list[Action]:
 
 
 def burst_size(variant: int) -> int:
-    """Frames of the burst with this variant."""
-    least, most = BURST
+    """Number of frames in the burst of this variant."""
+    least, most = _BURST
     return least + variant % (most - least + 1)
 
 

@@ -1,10 +1,10 @@
-"""A whole run of the fault-injection replay: a detector, a plan, the books, faults.json."""
+"""Whole runs: a detector, a plan of faults, the books, and what goes into faults.json."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -15,26 +15,26 @@ import torch
 
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.errors import AnomalySegError
-from tools.fault_replay import frames
+from tools.fault_replay import frames, node_events, traffic_events
 from tools.fault_replay.bench import Bench
-from tools.fault_replay.census import resident_mib
-from tools.fault_replay.host_process import HostProcess
-from tools.fault_replay.injector import fire
+from tools.fault_replay.detector_process import DetectorProcess, resident_mib
+from tools.fault_replay.frames import BAD_FORMS, GOOD_FORMS
 from tools.fault_replay.ledger import Ledger
 from tools.fault_replay.link import DEEP, Link
+from tools.fault_replay.messages import Sender
 from tools.fault_replay.network import save_small_model, save_smallest_model
-from tools.fault_replay.plan import Action, make_plan, plan_hash
-from tools.fault_replay.reproducibility import compare_two_runs
-from tools.fault_replay.restarts import kill_and_restart
-from tools.fault_replay.sender import Sender
-from tools.fault_replay.tables import NOTHING_LEFT, handles_verdict
+from tools.fault_replay.node_runs import compare_two_runs, kill_and_restart
+from tools.fault_replay.plan import CHECKPOINT, Action, make_plan, plan_hash
+from tools.fault_replay.report import NOTHING_LEFT, handles_verdict
 
-_PICTURES = 8
-_SAMPLE_EVERY = 250  # actions between two looks at the memory
-# Shares of the samples: what the run is warm after, and the window at each end of the rest.
-_WARM_UP, _WINDOW = 0.2, 0.1
-# Of the resident memory after the warm-up.
+# Every action of a plan that is more than one frame.
+EVENTS = traffic_events.EVENTS | node_events.EVENTS
+# Largest growth of the resident memory after the warm-up, as a fraction.
 MOST_GROWTH = 0.02
+# Fractions of the memory samples: the warm-up, and the window at each end of the rest.
+_WARM_UP, _WINDOW = 0.2, 0.1
+_SAMPLE_EVERY = 250  # actions between two samples of the memory
+_PICTURES = 8
 _DIAGNOSTICS_S = 0.05
 _WARM_UP_FRAMES = 200
 
@@ -44,10 +44,10 @@ class FaultOptions:
     """What to run.
 
     Attributes:
-        frames: To publish, at least.
-        seed: Of the plan.
+        frames: Least number of frames to publish.
+        seed: Seed of the plan.
         minimum: Least number of each kind of fault.
-        bag: Its frames are the pictures; None takes small generated ones.
+        bag: Bag whose frames are the pictures; None takes small generated ones.
         kills: How often the detector's own process is killed, in a run of its own.
     """
 
@@ -59,14 +59,14 @@ class FaultOptions:
 
 
 def run_all(options: FaultOptions, folder: Path) -> dict[str, Any]:
-    """The replay, the kills of the detector, and the same frames twice.
+    """Runs the replay, the kills of the detector, and the same frames twice.
 
     Args:
         options: What to run.
-        folder: For weights and logs; exists.
+        folder: Existing folder for weights and logs.
 
     Returns:
-        What stands in faults.json: ``replay``, ``restarts``, ``reproducibility``, and
+        The content of faults.json: ``replay``, ``restarts``, ``reproducibility``, and
         ``violations`` of all three, empty if all went well.
 
     Raises:
@@ -98,10 +98,10 @@ def inject_faults(options: FaultOptions, folder: Path) -> dict[str, Any]:
 
     Args:
         options: What to run.
-        folder: For the weights and the log of the node; exists.
+        folder: Existing folder for the weights and the node's log.
 
     Returns:
-        What stands in faults.json: ``violations`` is empty if all went well.
+        ``replay`` of faults.json; its ``violations`` are empty if all went well.
 
     Raises:
         AnomalySegError: The bag or the options are not usable.
@@ -115,26 +115,31 @@ def inject_faults(options: FaultOptions, folder: Path) -> dict[str, Any]:
         "diagnostics_period": _DIAGNOSTICS_S,
         "qos_reliability": "reliable",
         "qos_depth": DEEP.depth,
-        "backend": "torch",  # others run no Python and so cannot be made to fail
+        "backend": "torch",  # other backends run no Python and so cannot be made to fail
     }
-    host = HostProcess(weights, parameters, folder / "detector.log")
-    link = Link(host.check_alive)
+    detector = DetectorProcess(weights, parameters, folder / "detector.log")
+    link = Link(detector.check_alive)
+    ledger = Ledger()
+    bench = Bench(detector, link, ledger, Sender(ledger, pictures))
     try:
-        return _run(options, plan, pictures, host, link)
+        return {
+            "options": {
+                **asdict(options),
+                "bag": None if options.bag is None else str(options.bag),
+            },
+            "plan_sha256": plan_hash(plan),
+            "machine": _machine(),
+            **_run(bench, plan),
+        }
     finally:
-        host.kill()
+        bench.peers.kill_all()
+        detector.kill()
         link.close()
 
 
-def _run(
-    options: FaultOptions,
-    plan: Sequence[Action],
-    pictures: Sequence[np.ndarray],
-    host: HostProcess,
-    link: Link,
-) -> dict[str, Any]:
-    ledger = Ledger()
-    bench = Bench(host, link, ledger, Sender(ledger, pictures))
+def _run(bench: Bench, plan: Sequence[Action]) -> dict[str, Any]:
+    """Fires the plan and collects the books."""
+    ledger = bench.ledger
     memory: list[tuple[int, float]] = []
     actions = 0
 
@@ -142,34 +147,26 @@ def _run(
         nonlocal actions
         actions += 1
         if actions % _SAMPLE_EVERY == 0:
-            memory.append((bench.sender.frames, resident_mib(host.pid)))
+            memory.append((bench.sender.frames, resident_mib(bench.detector.pid)))
 
-    handles: dict[str, Any] = {"before": host.before}
-    started = time.monotonic()
+    handles: dict[str, Any] = {"before": bench.detector.before}
+    began = time.monotonic()
     try:
         handles["cleaned_up_first"] = _first_cycle(bench)
-        bench.configure()
-        bench.activate()
+        bench.start()
         began = time.monotonic()
         fire(bench, plan, progress)
         seconds = time.monotonic() - began
-        bench.peers.kill_all()
-        bench.settle()
+        bench.settle_alone()
         bench.viewers.remove_all()
-        bench.deactivate()
-        bench.clean_up()
+        bench.stop()
         handles["cleaned_up_last"] = _census(bench)
-        handles["fired"] = host.command("fired")["fired"]
-        handles["after"] = host.quit()
-    except AnomalySegError as error:  # the node hangs or is gone: so far the books are of use
+        handles["fired"] = bench.detector.command("fired")["fired"]
+        handles["after"] = bench.detector.quit()
+    except AnomalySegError as error:  # the node hangs or is gone: the books so far are of use
         ledger.violate(str(error))
-        seconds = time.monotonic() - started
-    finally:
-        bench.peers.kill_all()
+        seconds = time.monotonic() - began
     return {
-        "options": {**asdict(options), "bag": None if options.bag is None else str(options.bag)},
-        "plan_sha256": plan_hash(plan),
-        "machine": _machine(),
         "seconds": seconds,
         "frames": bench.sender.frames,
         "injected": dict(sorted(bench.injected.items())),
@@ -187,15 +184,87 @@ def _run(
     }
 
 
+def _first_cycle(bench: Bench) -> dict[str, Any]:
+    """One whole life with every output, so that lasting handles exist; those left afterwards."""
+    bench.link.wait_for_services()
+    bench.detector.command("watch", on=True)
+    bench.configure()
+    bench.viewers.add_all()
+    bench.activate()
+    bench.ask_plain(_WARM_UP_FRAMES, 0)
+    bench.settle()
+    bench.viewers.remove_all()
+    bench.stop()
+    return _census(bench)
+
+
+def _census(bench: Bench) -> dict[str, Any]:
+    bench.link.spin(1.0)  # subscribers and peers that left are still being forgotten
+    return bench.detector.command("census")
+
+
+def fire(bench: Bench, plan: Iterable[Action], progress: Callable[[], None]) -> None:
+    """Carries a plan out.
+
+    Args:
+        bench: A bench with an active detector.
+        plan: The actions in order.
+        progress: Called after each action.
+    """
+    for number, action in enumerate(plan):
+        bench.ledger.situation = f"action {number}, {action.name}"
+        started = time.monotonic()
+        if action.name == CHECKPOINT:
+            bench.checkpoint()
+        elif action.name in EVENTS:
+            EVENTS[action.name](bench, action.variant)
+        else:
+            _single_frame(bench, action.name, action.variant)
+        bench.injected[action.name] += 1
+        bench.spent[action.name] += time.monotonic() - started
+        progress()
+    bench.ledger.situation = ""
+
+
+def _single_frame(bench: Bench, name: str, variant: int) -> None:
+    if name in GOOD_FORMS or name in BAD_FORMS:
+        bench.ask(bench.sender.choose(name, variant))
+        return
+    plain = bench.sender.choose("plain", variant)
+    if name == "duplicated":
+        bench.publish(plain)
+        bench.ask(plain, bench.last_stamp)
+    elif name == "reordered":
+        first, second = bench.sender.next_stamp(), bench.sender.next_stamp()
+        bench.publish(plain, second)
+        bench.ask(plain, first)
+    else:
+        bench.ask(plain, _odd_stamp(bench, name, variant))
+
+
+def _odd_stamp(bench: Bench, name: str, variant: int) -> tuple[int, int]:
+    """(sec, nanosec) as the fields of a message can hold them, sensible or not."""
+    nanosec = variant % 10**9
+    stamps = {
+        "stamp repeated": bench.last_stamp,
+        "stamp going back": (1 + variant % 900, nanosec),
+        "stamp far in the future": (2**31 - 1 - variant % 2, nanosec),
+        "stamp zero": (0, 0),
+        "stamp negative": (-(2**31) + variant % 1000, nanosec),
+        "stamp with 4 s of nanoseconds": (1, 2**32 - 1 - variant % 1000),
+    }
+    return stamps[name]
+
+
 def memory_growth(samples: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """How much a process grew after it was warm.
+    """How much a process grew after its warm-up.
 
     Args:
         samples: (frames so far, resident MiB), in order.
 
     Returns:
         ``warm_mib`` and ``last_mib``, medians over the windows after the warm-up and at the end,
-        ``growth``, their ratio minus one, and the ``samples``, thinned out.
+        ``growth``, their ratio minus one, and about a hundred of the ``samples``.
     """
     if not samples:
         return {"warm_mib": 0.0, "last_mib": 0.0, "growth": 0.0, "samples": []}
@@ -212,31 +281,11 @@ def memory_growth(samples: Sequence[tuple[int, float]]) -> dict[str, Any]:
     }
 
 
-def _first_cycle(bench: Bench) -> dict[str, Any]:
-    """One whole life with every output, so that what is made once is made; its handles after."""
-    bench.link.wait_for_services()
-    bench.host.command("watch", on=True)
-    bench.configure()
-    bench.viewers.add_all()
-    bench.activate()
-    bench.ask_plain(_WARM_UP_FRAMES, 0)
-    bench.settle()
-    bench.viewers.remove_all()
-    bench.deactivate()
-    bench.clean_up()
-    return _census(bench)
-
-
-def _census(bench: Bench) -> dict[str, Any]:
-    bench.link.spin(1.0)  # subscribers and peers that left are still being forgotten
-    return bench.host.command("census")
-
-
 def read_pictures(bag: Path | None) -> list[np.ndarray]:
     """The first pictures of a bag, or small generated ones; (H, W, 3) uint8 RGB each.
 
     Raises:
-        BagError: Not a readable bag with images.
+        BagError: It is not a readable bag with images.
     """
     if bag is None:
         return frames.pictures(_PICTURES)

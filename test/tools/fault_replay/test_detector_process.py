@@ -1,4 +1,4 @@
-"""What the census sees is there."""
+"""Handles and memory of a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from tools.fault_replay.census import own_handles, resident_mib
+from tools.fault_replay.detector_process import own_handles, resident_mib
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

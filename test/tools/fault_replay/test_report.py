@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from anomaly_seg_ros.errors import OutputError
-from tools.fault_replay.tables import (
+from tools.fault_replay.report import (
     BEGIN,
     END,
     NOTHING_LEFT,

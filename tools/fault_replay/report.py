@@ -1,4 +1,4 @@
-"""docs/reliability.md's tables, from faults.json alone."""
+"""The tables of docs/reliability.md, made from faults.json alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENTITIES = ("publishers", "subscriptions", "services", "clients", "timers")
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:
-    """The verdicts, one line each."""
+    """The results in a few lines."""
     replay, restarts, same = (results[name] for name in ("replay", "restarts", "reproducibility"))
     memory, handles = replay["memory"], replay["handles"]
     # A run that ended early may lack counts.
