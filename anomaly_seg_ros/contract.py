@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ class NetworkOutput(NamedTuple):
         pre_logits: (N, C, h', w'), the features that the classifier reads; (h', w') = (h, w)
             unless the classifier itself upsamples.
         logits: (N, K, h, w), one channel a class; a softmax over K gives class probabilities.
-        ood_logits: (N, 2, h, w) of the outlier head (channel 1 = outlier), or None without one.
+        ood_logits: (N, 2, h, w), outputs of the outlier head (channel 1 = outlier), or None
+            without one.
     """
 
     pre_logits: Tensor
@@ -23,17 +25,22 @@ class NetworkOutput(NamedTuple):
     ood_logits: Tensor | None = None
 
 
-class SegmentationNetwork(Protocol):
-    """An ``nn.Module`` that maps normalised images (N, 3, H, W) to a :class:`NetworkOutput`.
+class SegmentationNetwork(nn.Module):
+    """Base of all networks: maps normalised images (N, 3, H, W) to a :class:`NetworkOutput`.
+
+    :func:`check_contract` holds a network to this once, where it is built, so that nothing else
+    needs to ask whether an attribute is there.
 
     Attributes:
         num_classes: K.
         output_stride: Rows of the image for each row of the logits.
-        size_multiple: Of which H and W must be multiples: a multiple of every stride inside.
-        align_corners: Whether the logits' corners lie on the image's corner pixels (what the
-            network was trained with), rather than on a grid of ``output_stride``.
+        size_multiple: H and W must be multiples of it; itself a multiple of every stride inside.
         pre_logits_channels: C of the pre-logits.
         outlier_head: Maps pre-logits to (N, 2, h', w') outlier logits; None without one.
+        align_corners: Whether the logits' corners lie on the image's corner pixels (what the
+            network was trained with), rather than on a grid of ``output_stride``.
+        abstention: Whether the last layer has one more output, PEBAL's abstention class, which is
+            left out of the logits.
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
             convolution), ``classification_head``, ``decoder``, ``upper``, and ``all`` where the
             network has parameters that the forward pass does not use.
@@ -43,16 +50,43 @@ class SegmentationNetwork(Protocol):
     num_classes: int
     output_stride: int
     size_multiple: int
-    align_corners: bool
     pre_logits_channels: int
+    # No default: a class attribute would hide the submodule of this name.
     outlier_head: nn.Module | None
-    trainable_parts: Mapping[str, tuple[str, ...]]
-    trunk: tuple[str, ...]
+    align_corners: bool = False
+    abstention: bool = False
+    trainable_parts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    trunk: tuple[str, ...] = ()
 
-    def __call__(self, images: Tensor) -> NetworkOutput:
-        """Runs the network."""
-        ...
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> NetworkOutput:
+            """Runs the network."""
+            ...
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, C, h', w') to logits (N, K, h, w): the classifier alone."""
-        ...
+        raise NotImplementedError
+
+
+def check_contract(network: Any) -> SegmentationNetwork:
+    """Returns a network that keeps the contract.
+
+    Raises:
+        TypeError: It is no :class:`SegmentationNetwork`, or names the attribute that is missing
+            or of the wrong type.
+    """
+    name = type(network).__name__
+    if not isinstance(network, SegmentationNetwork):
+        raise TypeError(f"{name} is no SegmentationNetwork")
+    for attribute in ("num_classes", "output_stride", "size_multiple", "pre_logits_channels"):
+        value = getattr(network, attribute, None)
+        if not isinstance(value, int) or value < 1:
+            raise TypeError(f"{name}.{attribute} is {value!r}, expected a positive whole number")
+    if not hasattr(network, "outlier_head"):
+        raise TypeError(f"{name}.outlier_head is missing, expected a module or None")
+    paths = {path for path, _ in network.named_modules()}
+    for part, named in {**network.trainable_parts, "trunk": network.trunk}.items():
+        if unknown := set(named) - paths:
+            raise TypeError(f"{name}: no submodule {min(unknown)!r}, named in {part!r}")
+    return network

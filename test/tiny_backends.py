@@ -12,7 +12,7 @@ from tiny import tiny_metadata
 from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.inference.backends.contract import Backend
 from anomaly_seg_ros.inference.backends.selection import Selection, select_backend
 from anomaly_seg_ros.inference.options import SegmenterOptions
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 METADATA = tiny_metadata(outlier_head=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
-class Strided(nn.Module):
+class Strided(SegmentationNetwork):
     """Logits at a quarter of the size; strided, grouped and resampling layers.
 
     Args:
@@ -57,12 +57,13 @@ class Strided(nn.Module):
         return NetworkOutput(pre_logits, self.classifier(pre_logits), ood_logits)
 
 
-class AnySize(nn.Module):
+class AnySize(SegmentationNetwork):
     """Takes frames of every size, and answers at that size."""
 
     num_classes = 19
     output_stride = size_multiple = 1
     pre_logits_channels = 4
+    outlier_head = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.system.process_group import leave_process_group
 from training.data.batches import MixedBatch
 from training.flow import joint
@@ -27,7 +27,7 @@ from training.flow.rectangles import Rectangles
 OPTIONS = FlowOptions(smallest=16, largest=24, epoch_steps=0)
 
 
-class Segmenter(nn.Module):
+class Segmenter(SegmentationNetwork):
     """Five classes at a quarter of the resolution; with BatchNorm and dropout to tempt a leak."""
 
     def __init__(self, confident: bool = False) -> None:

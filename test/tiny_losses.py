@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.system.process_group import leave_process_group
 from training.losses import LOSSES, build_loss
 
@@ -61,7 +61,7 @@ def case(name: str, dtype: torch.dtype = torch.float64, stride: int = 2) -> Case
     return Case(logits.to(dtype), ood_logits.to(dtype), labels, ood_mask)
 
 
-class TinyNetwork(nn.Module):
+class TinyNetwork(SegmentationNetwork):
     """Two convolutions and an outlier head: stride 2, no BatchNorm."""
 
     def __init__(self, channels: int) -> None:

@@ -15,12 +15,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.batches import MixedBatch
 from training.engine.distributed import Distributed
 from training.engine.loop import LoopOptions, Trainer
 from training.losses import build_loss
-from training.networks import InputScaling
 from training.objective import Objective
 
 FIELDS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-class OpenSetNetwork(nn.Module):
+class OpenSetNetwork(SegmentationNetwork):
     """Four classes and an outlier head, without BatchNorm: its statistics are a rank's own."""
 
     num_classes = 4

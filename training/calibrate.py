@@ -40,11 +40,11 @@ from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.closed_set import SCALING
 from training.data.corpora import UNKNOWN
 from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
 from training.data.road_scenes import calibration_corpora
@@ -174,7 +174,7 @@ def check_model(network: nn.Module, metadata: ModelMetadata, model: str) -> None
         ParameterError: Other classes than Cityscapes', or a score that the model cannot compute.
     """
     check_classes(metadata, load_taxonomy(), model)
-    has_head = getattr(network, "outlier_head", None) is not None
+    has_head = network.outlier_head is not None
     # Class statistics are measured with the rest.
     if reason := missing_for(metadata.default_score, True, has_head):
         raise ParameterError(f"--default-score: {reason}")
@@ -293,8 +293,8 @@ def _trained(run_dir: Path) -> tuple[nn.Module, ModelMetadata]:
         arguments=arguments,
         classes=taxonomy.classes,
         palette=taxonomy.palette,
-        mean=SCALING.mean,
-        std=SCALING.std,
+        mean=EFFICIENTNET_LITE.mean,
+        std=EFFICIENTNET_LITE.std,
         inference_size=(512, 1024),
         provenance={"training": config},
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from training.class_bias import balance_classes
 from training.data.augment import ViewOptions
 from training.data.batch_check import check_batch
@@ -32,12 +33,10 @@ from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.storage import save_atomically
 from training.losses.cross_entropy import ClosedSetCrossEntropy
-from training.networks import InputScaling, parameter_groups
+from training.networks import parameter_groups
 from training.objective import Objective
 from training.validation import Viewer, closed_set_matrix
 
-# EfficientNet-Lite's own: (x - 127) / 128 on 0..255.
-SCALING = InputScaling(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 # Height and width at which the squeezed frames have their true geometry.
 VALIDATION_SIZE = (256, 512)
 
@@ -99,7 +98,7 @@ def write_average(run: Run, network: nn.Module, corpora: list[Corpus], held_out:
 
 def viewer(run: Run, size: tuple[int, int]) -> Viewer:
     """How validation looks at images."""
-    return Viewer(SCALING, run.device, size, 19, half=run.config["precision"] != "fp32")
+    return Viewer(EFFICIENTNET_LITE, run.device, size, 19, half=run.config["precision"] != "fp32")
 
 
 def train(run: Run) -> None:
@@ -138,7 +137,7 @@ def train(run: Run) -> None:
     trainer = Trainer(
         model=network,
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.99)),
-        loss_fn=Objective(loss, SCALING),
+        loss_fn=Objective(loss, EFFICIENTNET_LITE),
         options=loop_options(config),
         run_dir=run.folder,
         device=run.device,

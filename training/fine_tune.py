@@ -40,7 +40,7 @@ from training.engine.loop import LoopOptions, Trainer
 from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
 from training.freezing import set_trainable
 from training.losses import LOSSES, OpenSetLoss, build_loss
-from training.networks import InputScaling, as_described, load_for_training, parameter_groups
+from training.networks import as_described, load_for_training, parameter_groups
 from training.objective import Objective
 from training.open_set_validation import OpenSetValidation
 from training.pictures import mixed_samples, save_picture
@@ -82,7 +82,7 @@ def check_scores(config: dict[str, Any], network: nn.Module) -> None:
     Raises:
         ParameterError: Names the key and the reason.
     """
-    has_head = getattr(network, "outlier_head", None) is not None
+    has_head = network.outlier_head is not None
     for score in config["validation"]["scores"]:
         # Class statistics are only measured at the end.
         if reason := score_functions.missing_for(score, False, has_head):
@@ -104,7 +104,7 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
     Raises:
         ParameterError: The head is asked for, the model has none, and the loss trains none.
     """
-    if config["outlier_head"] and getattr(network, "outlier_head", None) is None:
+    if config["outlier_head"] and network.outlier_head is None:
         trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
         raise ParameterError(
             f"outlier_head: the model has none, and the loss {config['loss']['name']!r} would not "
@@ -192,9 +192,7 @@ def write_model(
     network = as_described(network, metadata)
     if config["balance_classes"]:
         size = tuple(config["validation"]["closed_set_size"])
-        viewer = Viewer(
-            InputScaling.of(metadata), torch.device("cpu"), size, len(metadata.classes)
-        )
+        viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
         balance_classes(network, training_corpora(run.data)[0], viewer)
     if config["calibrate"]:
         metadata = calibrate(
@@ -260,7 +258,7 @@ def fine_tune(run: Run) -> None:
     )
     dataset = build_dataset(run, taxonomy)
     stream = SampleStream.configured(dataset, config, run.distributed)
-    scaling = InputScaling.of(metadata)
+    scaling = metadata.input_scaling
     flow = build_flow_negatives(config, dataset, scaling, run.device)
     validation = OpenSetValidation(run, metadata, taxonomy) if run.distributed.is_main else None
 

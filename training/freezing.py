@@ -87,7 +87,7 @@ def set_trainable(
     ):
         if value not in allowed:
             raise ParameterError(f"{name} {value!r}, expected one of {', '.join(allowed)}")
-    head = getattr(network, "outlier_head", None)
+    head = network.outlier_head
     paths = _paths(network, part)
     if head is not None and outlier_head and "" not in paths:
         paths = (*paths, "outlier_head")
@@ -113,7 +113,7 @@ def set_trainable(
 
 
 def _paths(network: nn.Module, part: str) -> tuple[str, ...]:
-    parts = {"all": ("",), **getattr(network, "trainable_parts", {})}
+    parts = {"all": ("",), **network.trainable_parts}
     if part not in parts:
         raise ParameterError(
             f"{type(network).__name__} does not declare the part {part!r}; it has "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model, load_strictly
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -13,37 +12,6 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
-
-
-@dataclass(frozen=True)
-class InputScaling:
-    """From uint8 images to what the network was made for: ``(x / 255 - mean) / std``.
-
-    Attributes:
-        mean, std: Per RGB channel, on [0, 1].
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, metadata: ModelMetadata) -> InputScaling:
-        """The scaling that the model's metadata states."""
-        return cls(metadata.mean, metadata.std)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Scales images of 0..255.
-
-        Args:
-            images: (N, 3, H, W) uint8 or float RGB; a gradient passes through.
-
-        Returns:
-            (N, 3, H, W) float32, channels last in memory.
-        """
-        offset = 255 * torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        scale = 255 * torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        scaled = (images.float() - offset) / scale
-        return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def load_for_training(
@@ -68,7 +36,7 @@ def load_for_training(
     """
     network, metadata = load_model(model)
     check_classes(metadata, taxonomy, model)
-    if outlier_head and getattr(network, "outlier_head", None) is None:
+    if outlier_head and network.outlier_head is None:
         metadata = replace(metadata, arguments={**metadata.arguments, "outlier_head": True})
         larger = build_network(metadata.architecture, metadata.arguments)
         head = _head_prefix(larger)
@@ -154,6 +122,6 @@ def parameter_groups(
 
 def _head_prefix(network: nn.Module) -> str:
     """How the outlier head's parameters are named ("logits_ood." in public files), "" without."""
-    head = getattr(network, "outlier_head", None)
+    head = network.outlier_head
     names = (f"{name}." for name, module in network.named_modules() if module is head)
     return "" if head is None else next(names)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.losses.base import LossTerms
-from training.networks import InputScaling
 
 
 class Objective:

@@ -11,7 +11,6 @@ from anomaly_seg_ros.taxonomy import Taxonomy
 from training.data.held_out import mixed_held_out, natural_frames
 from training.data.road_scenes import cityscapes256_val
 from training.engine.entry import Run
-from training.networks import InputScaling
 from training.validation import Viewer, anomaly_figures, closed_set_matrix
 
 
@@ -38,7 +37,7 @@ class OpenSetValidation:
         half = run.config["precision"] != "fp32"
         size = tuple(options["size"])
         self._viewer = Viewer(
-            InputScaling.of(metadata), run.device, size, len(metadata.classes), half
+            metadata.input_scaling, run.device, size, len(metadata.classes), half
         )
         self._closed_set_viewer = replace(self._viewer, size=tuple(options["closed_set_size"]))
 

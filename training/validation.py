@@ -17,9 +17,9 @@ from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.inference.preprocessing import size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame
-from training.networks import InputScaling
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def upsampled_outputs(maps: Tensor, size: tuple[int, int], network: nn.Module) -
     Returns:
         (N, C, *size).
     """
-    corners = getattr(network, "align_corners", False)
+    corners = network.align_corners
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=corners)
 
 

@@ -81,7 +81,7 @@ def _of_network(found: Recognised) -> dict[str, Any]:
     metadata = found.metadata
     network = blank_network(metadata)
     heads = ["classes"]
-    if getattr(network, "outlier_head", None) is not None:
+    if network.outlier_head is not None:
         heads.append("outlier head")
     heads += [name for name in ("abstention", "auxiliary") if metadata.arguments.get(name)]
     remarks = list(found.remarks)

@@ -102,7 +102,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
         raise CheckpointError(f"{path} does not fit {wanted}: {found.why_not()}")
     network = build_network(metadata.architecture, metadata.arguments)
     load_strictly(network, found.tensors, str(path))
-    num_classes = getattr(network, "num_classes", None)
+    num_classes = network.num_classes
     if num_classes != len(metadata.classes):
         raise CheckpointError(
             f"{path}: the network has {num_classes} classes, its metadata {len(metadata.classes)}"

@@ -12,6 +12,7 @@ import torch
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.io.safe_yaml_json import parse_json, shown
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.scores import SCORES, ClassStatistics
 
 FORMAT = 1
@@ -53,6 +54,11 @@ class ModelMetadata:
     calibration: dict[str, ScoreCalibration] = field(default_factory=dict)
     statistics: ClassStatistics | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_scaling(self) -> InputScaling:
+        """``mean`` and ``std`` as a function of images."""
+        return InputScaling(self.mean, self.std)
 
     def calibration_of(self, score: str) -> ScoreCalibration:
         """The constants of a score; provisional ones where the model was not calibrated.

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints.loading import load_strictly
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.checkpoints.scaling import IMAGENET
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.models.input_scaling import IMAGENET
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 

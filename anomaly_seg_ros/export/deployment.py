@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import torch
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores
@@ -48,8 +47,8 @@ class Deployment(nn.Module):
         self.network = network
         self.metadata = metadata
         self.output_names = ("logits", *(("ood_logits",) if has_head else ()), "score")
-        self.register_buffer("mean", 255 * torch.tensor(metadata.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(metadata.std).view(1, 3, 1, 1))
+        for name, value in zip(("mean", "std"), metadata.input_scaling.constants(), strict=True):
+            self.register_buffer(name, value)
         # Buffers: in an exported graph they must be part of the module, not foreign constants.
         self.has_statistics = statistics is not None
         if self.has_statistics:
@@ -98,7 +97,7 @@ class Deployment(nn.Module):
             "size_multiple": network.size_multiple,
             "output_stride": network.output_stride,
             # The Segmenter's rule, so that both upsample alike.
-            "align_corners": bool(getattr(network, "align_corners", False)),
+            "align_corners": network.align_corners,
             "score": self.score,
             "threshold": None if calibration is None else calibration.threshold,
         }

@@ -80,8 +80,8 @@ class Segmenter:
         self.metadata = metadata
         self.device = select_device(options.device)
         self.framing = Framing.choose(options, metadata.inference_size, network.size_multiple)
-        has_head = getattr(network, "outlier_head", None) is not None
-        align_corners = getattr(network, "align_corners", False)
+        has_head = network.outlier_head is not None
+        align_corners = network.align_corners
         self._runner, self._notes = select_backend(
             fold_batchnorm(network.eval()),
             metadata,

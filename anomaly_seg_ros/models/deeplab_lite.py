@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite, conv_bn
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
@@ -62,7 +62,7 @@ class AtrousPyramid(nn.Module):
         return self.project(torch.cat([reduced, *(b(reduced) for b in self.branches), image], 1))
 
 
-class DeepLabV3PlusLite(nn.Module):
+class DeepLabV3PlusLite(SegmentationNetwork):
     """EfficientNet-Lite trunk, ASPP, and a decoder with skips at strides 16, 8 and 4.
 
     Args:
@@ -76,7 +76,6 @@ class DeepLabV3PlusLite(nn.Module):
 
     output_stride = 4
     size_multiple = 32
-    align_corners = False
     trunk = ("backbone",)
     trainable_parts = MappingProxyType(
         {

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
 FINE_CHANNELS = 48
@@ -68,7 +68,7 @@ class AtrousSpatialPyramid(nn.Module):
         return torch.cat([image, *(branch(x) for branch in self.features)], 1)
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(SegmentationNetwork):
     """Base of the networks: subclasses build the layers and say what the trunk's features are.
 
     They register ``aspp``, ``bot_fine``, ``bot_aspp``, a classifier, and ``logits_ood``.
@@ -90,7 +90,7 @@ class DeepLabV3Plus(nn.Module):
         self.logits_ood: OutlierHead | None
 
     @property
-    def outlier_head(self) -> OutlierHead | None:
+    def outlier_head(self) -> OutlierHead | None:  # type: ignore[override]
         """DenseHybrid's head under the contract's name; checkpoints call it ``logits_ood``."""
         return self.logits_ood
 

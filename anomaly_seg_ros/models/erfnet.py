@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
 _BN_EPS = 1e-3
@@ -106,7 +106,7 @@ class _Decoder(nn.Module):
         self.output_conv = nn.ConvTranspose2d(16, num_outputs, 2, stride=2)
 
 
-class ERFNet(nn.Module):
+class ERFNet(SegmentationNetwork):
     """ERFNet with its decoder.
 
     Its classifier is itself an upsampling (a transposed convolution), so the pre-logits lie on
@@ -122,7 +122,6 @@ class ERFNet(nn.Module):
 
     output_stride = 1
     size_multiple = 8
-    align_corners = False
     pre_logits_channels = 16
     trunk = ("encoder",)
     trainable_parts = MappingProxyType(

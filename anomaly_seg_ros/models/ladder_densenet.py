@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.densenet import DenseNet121, bn_relu_conv
 from anomaly_seg_ros.models.grid_pooling import grid_level
 from anomaly_seg_ros.models.outlier_head import OutlierHead
@@ -84,7 +84,7 @@ class LadderStep(nn.Module):
         return self.blend_conv(_resize_to(x, skip) + self.bottleneck(skip))
 
 
-class LadderDenseNet121(nn.Module):
+class LadderDenseNet121(SegmentationNetwork):
     """DenseNet-121, spatial pyramid pooling and a ladder of three steps to stride 4.
 
     The public releases take images in [0, 1] without further normalisation. DenseNet's ImageNet
@@ -98,7 +98,6 @@ class LadderDenseNet121(nn.Module):
 
     output_stride = 4
     size_multiple = 32
-    align_corners = False
     pre_logits_channels = _LADDER_CHANNELS[-1]
     trunk = ("backbone",)
     trainable_parts = MappingProxyType(
@@ -137,7 +136,7 @@ class LadderDenseNet121(nn.Module):
         self.logits_ood = OutlierHead(widths[-1]) if outlier_head else None
 
     @property
-    def outlier_head(self) -> OutlierHead | None:
+    def outlier_head(self) -> OutlierHead | None:  # type: ignore[override]
         """The head under the contract's name; its parameters keep their public one."""
         return self.logits_ood
 

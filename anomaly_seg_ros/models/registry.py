@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from torch import nn
-
+from anomaly_seg_ros.contract import SegmentationNetwork, check_contract
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
 from anomaly_seg_ros.io.safe_yaml_json import shown
 
@@ -28,7 +27,7 @@ _UNBUILDABLE = (
 )
 
 
-def network_class(architecture: str) -> type[nn.Module]:
+def network_class(architecture: str) -> type[SegmentationNetwork]:
     """The class behind an architecture's name.
 
     Raises:
@@ -42,15 +41,15 @@ def network_class(architecture: str) -> type[nn.Module]:
     return getattr(importlib.import_module(module), name)
 
 
-def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:
-    """Constructs a network with random weights.
+def build_network(architecture: str, arguments: dict[str, Any]) -> SegmentationNetwork:
+    """Constructs a network with random weights and holds it to the contract.
 
     Raises:
         CheckpointError: Unknown architecture or arguments that it does not take.
     """
-    network = network_class(architecture)
+    constructor = network_class(architecture)
     try:
-        return network(**arguments)
+        network = constructor(**arguments)
     except CheckpointError:
         raise
     except _UNBUILDABLE as error:
@@ -58,3 +57,4 @@ def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:
         raise CheckpointError(
             f"{architecture} cannot be built from {given}: {first_line(error)}"
         ) from error
+    return check_contract(network)

@@ -84,7 +84,7 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
         self.logits_ood = OutlierHead(self.pre_logits_channels) if outlier_head else None
 
     @property
-    def trainable_parts(self) -> Mapping[str, tuple[str, ...]]:
+    def trainable_parts(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
         """Paths of submodules by part; ``all`` leaves out the auxiliary branch."""
         head = ("final1", "final2") if self.stem == "deep" else ("final",)
         decoder = ("aspp", "bot_fine", "bot_aspp", *head)

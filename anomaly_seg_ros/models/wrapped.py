@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.io.safe_yaml_json import shown
 from anomaly_seg_ros.models.external import build_external, default_classifier
@@ -56,7 +56,7 @@ class _Tap:
         return read
 
 
-class WrappedNetwork(nn.Module):
+class WrappedNetwork(SegmentationNetwork):
     """A foreign network whose pre-logits are what its classifier reads.
 
     The classifier is one layer, or several whose outputs are added (LR-ASPP), and then the

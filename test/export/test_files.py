@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_metadata, tiny_network
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import ExportError, OutputError, ParameterError
 from anomaly_seg_ros.export import files
 from anomaly_seg_ros.export.comparison import TOLERANCE, compare, random_image, traced_size
@@ -24,7 +24,7 @@ SLOW = (pytest.mark.slow, pytest.mark.timeout(600))
 _SHAPES = ((1, 3, 64, 352), (3, 3, 192, 64))
 
 
-class OneConvolution(nn.Module):
+class OneConvolution(SegmentationNetwork):
     """A network small enough that exporting it takes a second."""
 
     num_classes = 19

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import tiny_metadata
 from torch import Tensor, nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.segmenter import Segmenter
@@ -23,7 +23,7 @@ from anomaly_seg_ros.inference.tiling import row_bands, run_in_tiles, spans
 RADIUS = 30  # pixels from an input to the furthest output that it changes; measured below
 
 
-class LocalNetwork(nn.Module):
+class LocalNetwork(SegmentationNetwork):
     """Strided, dilated and resampling layers, and no pooling over the image; logits at stride 4.
 
     Args:

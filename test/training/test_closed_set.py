@@ -13,9 +13,10 @@ from tiny_scenes import scenes
 from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from training import calibrate, class_bias, closed_set
-from training.closed_set import SCALING, class_weights
+from training.closed_set import class_weights
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame
 from training.depthwise import use_float32_backward
@@ -23,7 +24,7 @@ from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.objective import Objective
 
 
-class Fixed(nn.Module):
+class Fixed(SegmentationNetwork):
     """A network whose logits are given."""
 
     def __init__(self, logits: torch.Tensor) -> None:
@@ -41,7 +42,7 @@ def test_loss_follows_the_formula() -> None:
     targets[0, :2] = 255
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0, 3.0])
     images = torch.zeros(2, 3, 6, 8, dtype=torch.uint8)
-    objective = Objective(ClosedSetCrossEntropy(class_weights=weights.tolist()), SCALING)
+    objective = Objective(ClosedSetCrossEntropy(class_weights=weights.tolist()), EFFICIENTNET_LITE)
     actual = objective(Fixed(logits), (images, targets)).total
     x, t = logits.double().numpy(), targets.numpy()
     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
@@ -57,7 +58,7 @@ def test_loss_without_labels_is_zero_and_has_a_gradient() -> None:
     logits = torch.randn(1, 5, 4, 4, requires_grad=True)
     targets = torch.full((1, 4, 4), 255)
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    objective = Objective(ClosedSetCrossEntropy(class_weights=[1.0] * 5), SCALING)
+    objective = Objective(ClosedSetCrossEntropy(class_weights=[1.0] * 5), EFFICIENTNET_LITE)
     loss = objective(Fixed(logits), (images, targets)).total
     loss.backward()
     assert float(loss.detach()) == 0
@@ -76,10 +77,11 @@ def test_class_weights_follow_the_shares() -> None:
 def test_scaling_equals_the_shipped_metadata() -> None:
     """What the network is trained on is what the Segmenter feeds it."""
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    torch.testing.assert_close(SCALING(images), (images - 127.0) / 128.0, rtol=1e-5, atol=1e-6)
+    scaled = EFFICIENTNET_LITE(images)
+    torch.testing.assert_close(scaled, (images - 127.0) / 128.0, rtol=1e-5, atol=1e-6)
     metadata = load_model("closed_set")[1]
-    assert metadata.mean == pytest.approx(SCALING.mean)
-    assert metadata.std == pytest.approx(SCALING.std)
+    assert metadata.mean == pytest.approx(EFFICIENTNET_LITE.mean)
+    assert metadata.std == pytest.approx(EFFICIENTNET_LITE.std)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(5, 1), (3, 2), (5, 2)])

@@ -18,6 +18,7 @@ from tiny_scenes import scenes
 from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.models.registry import build_network
 from training import calibrate, fine_tune, open_set_validation
 from training.data.held_out import MaskedFrame, mixed_frames
@@ -25,7 +26,6 @@ from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.negatives import NegativeObject
 from training.engine import storage
 from training.losses import OpenSetLoss
-from training.networks import InputScaling
 from training.objective import Objective
 
 SETTINGS = [

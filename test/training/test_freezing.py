@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.registry import build_network
 from training.freezing import PARTS, set_trainable
@@ -159,8 +160,10 @@ def test_unknown_words_are_named(arguments: dict, needle: str) -> None:
 
 
 def test_networks_that_declare_no_parts_train_as_a_whole() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    with pytest.raises(ParameterError, match="Sequential does not declare the part 'decoder'"):
+    network = SegmentationNetwork()
+    network.outlier_head = None
+    network.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(ParameterError, match="does not declare the part 'decoder'"):
         set_trainable(network, "decoder")
     assert set_trainable(network, "all").trained_parameters == 3 * 4 + 4 + 8
 

@@ -13,7 +13,7 @@ from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import ScaledNetwork
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
-from training.networks import InputScaling, as_described, load_for_training, parameter_groups
+from training.networks import as_described, load_for_training, parameter_groups
 
 CITYSCAPES = load_taxonomy()
 
@@ -23,7 +23,7 @@ def test_scaling_is_that_of_the_segmenter() -> None:
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     network = tiny_network().eval()
     expected = ScaledNetwork(network, metadata)(images.permute(0, 2, 3, 1))[0]
-    torch.testing.assert_close(network(InputScaling.of(metadata)(images)).logits, expected)
+    torch.testing.assert_close(network(metadata.input_scaling(images)).logits, expected)
 
 
 def test_an_outlier_head_is_added_and_the_rest_kept(tmp_path: Path) -> None:

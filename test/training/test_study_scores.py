@@ -15,14 +15,13 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import ClassStatistics
-from training.networks import InputScaling
 from training.posthoc import build_posthoc
 from training.study.measure import set_figures
 from training.study.scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer
 
 METADATA = tiny_metadata(outlier_head=True)
-VIEWER = Viewer(InputScaling.of(METADATA), torch.device("cpu"), METADATA.inference_size, 19)
+VIEWER = Viewer(METADATA.input_scaling, torch.device("cpu"), METADATA.inference_size, 19)
 OPTIONS = ScoreOptions(dropout_passes=2, flow_pixels=400, flow_steps=3)
 
 

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from torch import nn
 from torch.nn import functional as F
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import OUTLIER, RIM
-from training.networks import InputScaling
 from training.validation import Viewer, anomaly_figures, closed_set_matrix
 
 SCALING = InputScaling((0.0,) * 3, (1.0,) * 3)
 VIEWER = Viewer(SCALING, torch.device("cpu"), (16, 24), 3)
 
 
-class RedGreenBlue(nn.Module):
+class RedGreenBlue(SegmentationNetwork):
     """Logits that are the colours, and a fourth one that no one may see."""
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
@@ -28,7 +27,7 @@ class RedGreenBlue(nn.Module):
         return NetworkOutput(images, logits)
 
 
-class Coarse(nn.Module):
+class Coarse(SegmentationNetwork):
     """The colours at a quarter of the resolution."""
 
     def __init__(self, align_corners: bool) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
 
 SMALLEST, BRITTLE = "smallest", "brittle"
@@ -94,11 +94,10 @@ class Switch:
 SWITCH = Switch()
 
 
-class SmallestNetwork(nn.Module):
+class SmallestNetwork(SegmentationNetwork):
     """Two convolutions, so that nearly all the time goes into the code around the network."""
 
     output_stride = size_multiple = 8
-    align_corners = False
     pre_logits_channels = 8
     outlier_head = None
 
@@ -118,7 +117,7 @@ class SmallestNetwork(nn.Module):
         return self.classifier(pre_logits)
 
 
-class BrittleNetwork(nn.Module):
+class BrittleNetwork(SegmentationNetwork):
     """Any network, failing when :data:`SWITCH` says so.
 
     Args:

@@ -25,7 +25,6 @@ from training.data.road_scenes import training_corpora
 from training.engine.distributed import training_device
 from training.engine.entry import data_folder, use_exact_float32
 from training.flow.pointwise_flow import PointwiseFlow, save_pointwise_flow
-from training.networks import InputScaling
 from training.validation import Viewer
 
 _FIRST_PIXELS = 16384
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = training_device(parsed.device)
         network.to(device)
         viewer = Viewer(
-            InputScaling.of(metadata),
+            metadata.input_scaling,
             device,
             metadata.inference_size,
             len(metadata.classes),

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.engine.config import to_dataclass
 from training.flow.checkpoints import load_flow
 from training.flow.dense_flow import DenseFlow
 from training.flow.joint import FlowNegatives, FlowOptions, flow_optimizer
 from training.flow.pictures import sample_sheet
-from training.networks import InputScaling
 
 # Crops that set the ActNorms of a flow that was not pre-trained: 64 x 64, as in the paper.
 _FIRST_CROPS = 32

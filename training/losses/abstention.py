@@ -28,7 +28,7 @@ def add_abstention(network: nn.Module) -> nn.Module:
     """
     classes = network.num_classes
     network.num_classes = classes + 1
-    if getattr(network, "abstention", False):
+    if network.abstention:
         return network
     layer, dim = _last_layer(network)
     weight = layer.weight.detach().narrow(dim, 0, classes)

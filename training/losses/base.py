@@ -82,7 +82,7 @@ class OpenSetLoss(nn.Module):
             network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         """
         if self.align_corners is None:
-            self.align_corners = getattr(network, "align_corners", False)
+            self.align_corners = network.align_corners
         return self
 
     def forward(self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor) -> LossTerms:

@@ -55,7 +55,7 @@ def full_size_logits(network: nn.Module, inputs: Tensor) -> Tensor:
     logits = network(inputs).logits.float()
     if logits.shape[-2:] == inputs.shape[-2:]:
         return logits
-    corners = getattr(network, "align_corners", False)
+    corners = network.align_corners
     return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=corners)
 
 

@@ -16,7 +16,6 @@ from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from training.data.road_scenes import cityscapes256_val, training_corpora
-from training.networks import InputScaling
 from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer, closed_set_matrix, upsampled_outputs
 
@@ -63,7 +62,7 @@ def measure(
     network, metadata = load_model(model)
     network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     viewer = Viewer(
-        InputScaling.of(metadata),
+        metadata.input_scaling,
         device,
         size or metadata.inference_size,
         len(metadata.classes),

@@ -50,7 +50,7 @@ class ScoreOptions:
 def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
     """Whether a model has what a score of :data:`STUDY_SCORES` needs."""
     has_statistics = metadata.statistics is not None
-    has_head = getattr(network, "outlier_head", None) is not None
+    has_head = network.outlier_head is not None
     if name in score_functions.SCORES:
         return score_functions.missing_for(name, has_statistics, has_head) is None
     if name == "mc_dropout":

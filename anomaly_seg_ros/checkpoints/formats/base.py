@@ -9,8 +9,13 @@ from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
 from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.checkpoints.prefixes import prefixes_before
-from anomaly_seg_ros.checkpoints.scaling import Scaling
 from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.models.input_scaling import InputScaling
+
+# (height, width): full size, as the releases were evaluated.
+CITYSCAPES_SIZE = (1024, 2048)
+# 720 x 1280, rounded up to the multiple of 32 that the network needs.
+STREET_HAZARDS_SIZE = (736, 1280)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def metadata_of(
     name: str,
     architecture: str,
     labels: Labels,
-    scaling: Scaling,
+    scaling: InputScaling,
     inference_size: tuple[int, int],
     outlier_head: bool,
     **arguments: object,

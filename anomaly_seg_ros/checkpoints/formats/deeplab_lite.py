@@ -12,10 +12,8 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     width,
 )
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 
-# As training.closed_set scales images: (x - 127) / 128, the backbone's own.
-_MEAN = (127 / 255,) * 3
-_STD = (128 / 255,) * 3
 # Only lite2 has this block.
 _LITE2_BLOCK = "backbone.stages.1.2.depthwise.0.weight"
 
@@ -42,8 +40,8 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
         },
         classes=labels.classes,
         palette=labels.palette,
-        mean=_MEAN,
-        std=_STD,
+        mean=EFFICIENTNET_LITE.mean,
+        std=EFFICIENTNET_LITE.std,
         inference_size=(512, 1024),
         default_score="dense_hybrid" if outlier_head else "energy",
     )

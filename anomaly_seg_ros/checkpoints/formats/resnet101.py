@@ -10,13 +10,14 @@ from __future__ import annotations
 from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
 from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.formats.base import (
+    CITYSCAPES_SIZE,
     Description,
     Layout,
     classes_of,
     metadata_of,
     width,
 )
-from anomaly_seg_ros.checkpoints.scaling import CITYSCAPES_SIZE, IMAGENET
+from anomaly_seg_ros.models.input_scaling import IMAGENET
 
 
 def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:

@@ -65,9 +65,9 @@ class ScaledNetwork(nn.Module):
         self.network = network
         weight = next(network.parameters())
         self._dtype, device = weight.dtype, weight.device
-        for name, value in (("mean", metadata.mean), ("std", metadata.std)):
-            scaled = 255 * torch.tensor(value, device=device)
-            self.register_buffer(name, scaled.view(1, 3, 1, 1))
+        constants = metadata.input_scaling.constants(device)
+        for name, value in zip(("mean", "std"), constants, strict=True):
+            self.register_buffer(name, value)
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:

@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from tiny import save_tiny_model, tiny_network
 
 from anomaly_seg_ros.errors import ParameterError, TrainingError
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus
 from training.flow import fit_pointwise as module
 from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
 from training.flow.pointwise_flow import PointwiseFlow, load_pointwise_flow
-from training.networks import InputScaling
 from training.validation import Viewer
 
 QUICK = FitOptions(steps=120, batch=256, lr=1e-2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.registry import build_network
 from training.losses.abstention import add_abstention
@@ -43,7 +44,7 @@ def test_the_state_dict_fits_a_network_with_one_class_more(architecture: str) ->
 
 
 def test_another_last_layer_is_refused() -> None:
-    network = nn.Module()
+    network = SegmentationNetwork()
     network.num_classes = 3
     network.trainable_parts = {"last_layer": ("classifier",)}
     network.classifier = nn.Linear(4, 3)

@@ -12,6 +12,7 @@ from scipy.special import expit, logsumexp
 from tiny_losses import CLASSES, Case, case
 from torch import nn
 
+from anomaly_seg_ros.contract import SegmentationNetwork
 from training.losses import build_loss
 
 Score = Callable[[np.ndarray], float]
@@ -29,7 +30,7 @@ def upsample(x: np.ndarray, size: tuple[int, int], align_corners: bool = False) 
     return x
 
 
-class Aligned(nn.Module):
+class Aligned(SegmentationNetwork):
     align_corners = True
 
 
@@ -85,7 +86,7 @@ def test_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("own", [None, False, True])
-@pytest.mark.parametrize("network", [nn.Identity(), Aligned()])
+@pytest.mark.parametrize("network", [SegmentationNetwork(), Aligned()])
 def test_the_upsampling_is_the_networks_unless_told(network: nn.Module, own: bool | None) -> None:
     given = case("cross_entropy")
     loss = build_loss("cross_entropy", {} if own is None else {"align_corners": own})

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import logsumexp, softmax
 from torch import nn
 
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.scores import ClassStatistics
@@ -21,7 +21,7 @@ STATISTICS = ClassStatistics(torch.zeros(19), torch.ones(19))
 REQUIRED = {"react": {"threshold": 0.5}, "sml_smoothed": {"statistics": STATISTICS}}
 
 
-class Linear(nn.Module):
+class Linear(SegmentationNetwork):
     """Logits are a fixed linear map of the pixel: gradients can be written down."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def test_odin_keeps_the_order_at_high_temperature() -> None:
     logits = torch.zeros(1, 19, 1, 64)
     logits[0, 0, 0] = torch.linspace(10, 10.01, 64)
 
-    class Constant(nn.Module):
+    class Constant(SegmentationNetwork):
         def forward(self, images: torch.Tensor) -> NetworkOutput:
             return NetworkOutput(logits, logits + 0 * images.mean())
 
