@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,9 @@ from benchmarks.variants import VARIANTS, build_variant, settle
 _WARM_UP_SIZE = (64, 128)
 # First calls on a GPU choose algorithms and fill the memory pool.
 _GPU_WARM_UPS = 3
+# Networks whose head and score are timed alone, most calls and seconds for each.
+DENSE_HYBRID_NETWORKS = ("wide_resnet38", "resnet101", "ladder_densenet121", "deeplab_v3plus_lite")
+_HEAD_REPEATS, _HEAD_BUDGET_S = 50, 5.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,69 @@ def measure(name: str, size: tuple[int, int], stopwatch: Stopwatch, dtype: torch
     }
     medians = {part: median(stopwatch.milliseconds(call)) for part, call in parts.items()}
     return Times(network=median(whole), runs=len(whole), **medians)
+
+
+@torch.inference_mode()
+def time_head_and_score(
+    variant: str, size: tuple[int, int], device_name: str, precision_name: str
+) -> dict[str, Any]:
+    """Median milliseconds of DenseHybrid's outlier head and score alone, one call after the other.
+
+    No network runs: the features are random, of the shapes that the network has for the size.
+
+    Args:
+        variant: Key of ``benchmarks.variants.VARIANTS``.
+        size: (height, width) of the image.
+        device_name: The node's parameter ``device``.
+        precision_name: The node's parameter ``precision``.
+
+    Returns:
+        ``eager_ms``, and on a GPU ``graph_ms``: the same replayed as a CUDA graph.
+    """
+    device = select_device(device_name)
+    precision, dtype = select_precision(precision_name, device)
+    with torch.device("meta"):
+        shapes = build_variant(variant, outlier_head=True)(torch.empty(1, 3, *size))
+    pre_logits, logits = (
+        torch.randn(shape.shape, device=device, dtype=dtype).contiguous(
+            memory_format=torch.channels_last
+        )
+        for shape in (shapes.pre_logits, shapes.logits)
+    )
+    head = FoldedOutlierHead(OutlierHead(pre_logits.shape[1]).eval())
+    head.to(device, dtype, memory_format=torch.channels_last)
+
+    def call() -> torch.Tensor:
+        return scores.dense_hybrid(logits, outlier_logits(head, pre_logits, logits))
+
+    call()
+    stopwatch = Stopwatch(device, _HEAD_REPEATS, _HEAD_BUDGET_S)
+    result = {
+        "network": variant,
+        "image_size": list(size),
+        "features": list(pre_logits.shape),
+        "device": str(device),
+        "precision": precision,
+        "eager_ms": median(stopwatch.milliseconds(call)),
+    }
+    if device.type == "cuda":
+        replay = _as_graph(call)
+        result["graph_ms"] = median(stopwatch.milliseconds(replay))
+    return result
+
+
+def _as_graph(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """The same work, captured once as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # libraries choose algorithms and allocate before the capture
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def outlier_logits(head: nn.Module, pre_logits: Tensor, logits: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from anomaly_seg_ros.inference.upsampling import (
     upsampled,
     upsampled_argmax,
 )
-from benchmarks.online import frames
+from benchmarks.online.cases import load_frames
 
 REPEATS = 5
 
@@ -69,7 +69,7 @@ def mixed_share(logits: Tensor) -> float:
 
 
 def milliseconds(call: Callable[[], np.ndarray]) -> float:
-    """Of one call."""
+    """Milliseconds that a call takes."""
     began = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - began)
@@ -79,7 +79,7 @@ def measure(model: str, count: int) -> None:
     """Prints the rows of a model."""
     segmenter = Segmenter.load(model, device="cpu", backend=AUTO)
     size = segmenter.inference_size
-    images, source = frames.load(size, count)
+    images, source = load_frames(size, count)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     equal: dict[str, list[float]] = defaultdict(list)
     mixed = []

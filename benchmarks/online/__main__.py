@@ -33,10 +33,10 @@ from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.tool import run_tool
-from benchmarks.online import cases, floors, frames, head_and_score, machine, tables
-from benchmarks.online.compare import FORMAT, compare, read_report
-from benchmarks.online.random_models import model_file
-from benchmarks.online.run import Options, run_case
+from benchmarks.inspect_networks import DENSE_HYBRID_NETWORKS, time_head_and_score
+from benchmarks.online import cases, machine
+from benchmarks.online.measure import Options, run_case
+from benchmarks.online.report_tables import FORMAT, compare, read_report, report_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = arguments.out or Path(f"out/benchmark/{datetime.now():%Y%m%d_%H%M%S}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         _measure(arguments, report, path)
-        print(tables.report_text(report))
+        print(report_text(report))
         print(f"\nstored in {path}")
         if old is not None:
             verdict = compare(old, report, arguments.tolerance)
@@ -98,10 +98,10 @@ def _measure(arguments: argparse.Namespace, report: dict[str, Any], path: Path) 
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for case in _plan(arguments):
-                images, report["frames"] = frames.load(case.frame_size, arguments.images)
+                images, report["frames"] = cases.load_frames(case.frame_size, arguments.images)
                 size = cases.size_text(case.frame_size)
-                report["floors"]["copy_ms"][size] = floors.copy_ms(case.frame_size)
-                model = model_file(case.model, folder)
+                report["floors"]["copy_ms"][size] = machine.copy_ms(case.frame_size)
+                model = cases.model_file(case.model, folder)
                 try:
                     entry = run_case(case, model, images, _options(arguments), folder)
                 except AnomalySegError as error:  # a backend that is not installed, say
@@ -117,8 +117,8 @@ def _measure(arguments: argparse.Namespace, report: dict[str, Any], path: Path) 
     if arguments.profile == "full":
         precision = arguments.precision or "auto"
         report["head_and_score"] = [
-            head_and_score.measure(network, cases.FRAME_SIZE, arguments.device, precision)
-            for network in head_and_score.NETWORKS
+            time_head_and_score(network, cases.FRAME_SIZE, arguments.device, precision)
+            for network in DENSE_HYBRID_NETWORKS
         ]
         store()
 

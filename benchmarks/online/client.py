@@ -1,4 +1,4 @@
-"""Sends frames to one node and takes the time until its three outputs are here.
+"""Sends frames to one node, takes the time until its three outputs are here, hears its account.
 
 Messages go and come as bytes: converting them is the cost of whoever sends or receives, not of
 the node that is measured.
@@ -7,23 +7,110 @@ the node that is measured.
 from __future__ import annotations
 
 import gc
+import os
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
+from std_msgs.msg import Float32, Header
 
 from anomaly_seg_ros.errors import AnomalySegError
-from benchmarks.online.account import Account
-from benchmarks.online.frames import PreparedFrame, Stamps, stamp_of
+from anomaly_seg_ros.ros.messages import image_message
 
 OUTPUTS = ("labels", "ood_score", "open_set_mask")
 _DIAGNOSTICS_TIMEOUT_S = 10.0
 _ASK_AGAIN_S = 20.0
 _QUIET_S = 0.5
+_QUEUE = 10
+# The header's stamp in a serialised message, after the encapsulation.
+_STAMP_AT = 4
+_STAMP = struct.Struct("<iI")
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class PreparedFrame:
+    """An Image message serialised once, so that sending it costs no conversion.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+    """
+
+    def __init__(self, rgb: np.ndarray) -> None:
+        message = image_message(rgb, "rgb8", Header(frame_id="camera"))
+        serialised = serialize_message(message)
+        self._before = serialised[:_STAMP_AT]
+        self._after = serialised[_STAMP_AT + _STAMP.size :]
+
+    def stamped(self, stamp_ns: int) -> bytes:
+        """The message with this stamp; one copy."""
+        return b"".join((self._before, _STAMP.pack(*divmod(stamp_ns, 10**9)), self._after))
+
+
+def stamp_of(serialised: bytes) -> int:
+    """The stamp of a serialised message that begins with a header, in nanoseconds."""
+    seconds, nanoseconds = _STAMP.unpack_from(serialised, _STAMP_AT)
+    return seconds * 10**9 + nanoseconds
+
+
+class Stamps:
+    """Stamps of the present time, each greater than the one before."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        """In nanoseconds."""
+        self._last = max(time.time_ns(), self._last + 1)
+        return self._last
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used so far, user and system, in seconds of one core."""
+    # The second field is the program's name in brackets and may hold spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+class Account:
+    """What a detector says about its own time, per frame and in its diagnostics.
+
+    Args:
+        node: The node whose executor delivers the messages.
+        detector: The detector's fully qualified name.
+
+    Attributes:
+        processing_ms: The detector's own time for each frame, in order.
+        statuses: The newest status of each name (``model``, ``input``, ``latency``).
+        reports: Number of diagnostics received.
+    """
+
+    def __init__(self, node: Node, detector: str) -> None:
+        self.processing_ms: list[float] = []
+        self.statuses: dict[str, dict[str, str]] = {}
+        self.reports = 0
+        self._prefix = f"{detector}: "
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE)
+        topic = f"{detector}/debug/processing_latency_ms"
+        node.create_subscription(Float32, topic, self._on_processing, _QUEUE)
+
+    def _on_processing(self, message: Float32) -> None:
+        self.processing_ms.append(message.data)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        own = [status for status in message.status if status.name.startswith(self._prefix)]
+        for status in own:
+            values = {pair.key: pair.value for pair in status.values}
+            self.statuses[status.name.removeprefix(self._prefix)] = values
+        self.reports += bool(own)
 
 
 @dataclass
@@ -31,11 +118,11 @@ class Load:
     """What became of frames that were sent faster than the node can work.
 
     Attributes:
-        seconds: For which frames were sent.
-        sent: Frames.
+        seconds: How long frames were sent.
+        sent: Frames sent.
         in_time: Frames whose outputs all came while frames were still being sent.
-        answered: Those and the late ones.
-        latencies_ms: Of the answered ones.
+        answered: Frames answered in time or later.
+        latencies_ms: Latencies of the answered frames.
     """
 
     seconds: float
@@ -50,10 +137,10 @@ class Client:
 
     Args:
         name: Fully qualified name of the node.
-        image_topic: That it listens on.
+        image_topic: Topic on which the node listens.
 
     Attributes:
-        publish_ms: Of each frame sent, the time within ``publish``.
+        publish_ms: Time within ``publish`` for each frame sent.
     """
 
     def __init__(self, name: str, image_topic: str) -> None:
@@ -80,7 +167,7 @@ class Client:
 
     @property
     def processing_ms(self) -> list[float]:
-        """Of each frame asked about, the node's own time; empty if its account is not heard."""
+        """The node's own time for each frame; empty if its account is not heard."""
         return self._account.processing_ms if self._account is not None else []
 
     def close(self) -> None:
@@ -109,7 +196,7 @@ class Client:
             self._executor.spin_once(timeout_sec=0.1)
 
     def warm_up(self, frame: PreparedFrame, timeout: float) -> None:
-        """Sends a frame until the node answers: it may find our subscriptions later than we it.
+        """Sends a frame until the node answers, as it may find our subscriptions late.
 
         Raises:
             AnomalySegError: No complete answer in time (seconds).
@@ -130,7 +217,7 @@ class Client:
         self.processing_ms.clear()
 
     def ask(self, frame: PreparedFrame, timeout: float) -> float:
-        """Sends one frame and waits for its outputs; milliseconds from topic to topic.
+        """Sends a frame, waits for its outputs, and returns milliseconds from topic to topic.
 
         Raises:
             AnomalySegError: No complete answer in time (seconds).
@@ -152,15 +239,15 @@ class Client:
         return self._latencies[stamp]
 
     def load(self, frames: list[PreparedFrame], rate: float, seconds: float) -> Load:
-        """Sends frames at a rate, whatever comes back.
+        """Sends frames at a fixed rate, whatever comes back.
 
         Args:
-            frames: Sent in turn.
-            rate: Frames a second.
+            frames: Frames to send in turn.
+            rate: Frames per second.
             seconds: How long.
 
         Returns:
-            Without what only :meth:`settle` can tell.
+            The load; :meth:`settle` completes it.
         """
         for past in (self._sent, self._missing, self._latencies):
             past.clear()
@@ -178,7 +265,7 @@ class Client:
         return Load(time.perf_counter() - began, sent, len(self._latencies))
 
     def settle(self, load: Load) -> None:
-        """Waits for the last answers to a load, and counts all."""
+        """Waits for the last answers to a load and enters them."""
         # As long as something comes within a time that is long beside a frame's latency.
         patience = 1.0 + 2e-3 * max(self._latencies.values(), default=0.0)
         seen, since = len(self._latencies), time.monotonic()
@@ -190,14 +277,14 @@ class Client:
         load.latencies_ms = list(self._latencies.values())
 
     def listen_to_its_account(self) -> None:
-        """Makes :meth:`ask` wait for a detector's word about the frame, too.
+        """Makes :meth:`ask` wait for the detector's own time of the frame, too.
 
         That wait is not part of the frame's time.
         """
         self._account = Account(self._node, self.name)
 
     def diagnostics(self) -> dict[str, dict[str, str]]:
-        """Status by name (``model``, ``input``, ``latency``) of a detector, once it is up to date.
+        """Up-to-date status of a detector by name (``model``, ``input``, ``latency``).
 
         Raises:
             AnomalySegError: None came.

@@ -8,15 +8,16 @@ Messages are taken and published as bytes, which is the least that rclpy does wi
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
+import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 
-from benchmarks.online.processes import spin
-
-# After the encapsulation: the stamp, then the frame id (a string with its length), height, width.
+# Behind the encapsulation: stamp, frame id (a string with its length), height, width.
 _STAMP = slice(4, 12)
 _RELIABLE_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _BYTES_A_PIXEL = {"labels": ("mono8", 1), "ood_score": ("32FC1", 4), "open_set_mask": ("mono8", 1)}
@@ -48,7 +49,7 @@ class EchoNode(Node):
 def frame_size(serialised: bytes) -> tuple[int, int]:
     """(height, width) of a serialised Image."""
     (length,) = struct.unpack_from("<I", serialised, 12)
-    # Numbers stand at multiples of their size, counted from behind the encapsulation.
+    # Numbers are aligned to their size, counted from the end of the encapsulation.
     at = 16 + -(-length // 4) * 4
     return struct.unpack_from("<II", serialised, at)
 
@@ -62,4 +63,7 @@ def zeros(name: str, size: tuple[int, int]) -> bytes:
 
 
 if __name__ == "__main__":
-    spin(EchoNode)
+    rclpy.init()
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(EchoNode())
+    rclpy.try_shutdown()

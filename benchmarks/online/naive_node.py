@@ -15,11 +15,15 @@ image messages are filled as ROS 2's own cv_bridge does. Naive is that
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import cv2
 import numpy as np
+import rclpy
 import torch
 import torch.nn.functional as F
 from cv_bridge import CvBridge
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -27,7 +31,6 @@ from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.system.devices import select_device
-from benchmarks.online.processes import spin
 
 QUEUE = 10
 
@@ -92,4 +95,7 @@ class NaiveNode(Node):
 
 
 if __name__ == "__main__":
-    spin(NaiveNode)
+    rclpy.init()
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(NaiveNode())
+    rclpy.try_shutdown()

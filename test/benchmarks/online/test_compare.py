@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anomaly_seg_ros.errors import AnomalySegError
-from benchmarks.online.compare import compare, read_report
+from benchmarks.online.report_tables import compare, read_report
 
 # The first test waits for the run.
 pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(400)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.online import aims, document, figures
+from benchmarks.online import document, timings
 
 # The first test waits for the run.
 pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(400)]
 def test_figures_and_names_stand_in_it(report: dict[str, Any]) -> None:
     text = document.document([report], "")
     (case,) = report["cases"]
-    for name, what in figures.CONTENDERS.items():
+    for name, what in timings.CONTENDERS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| {what} |"))
         median = case["contenders"][name]["ms"]["median"]
         assert float(row.split("|")[2]) == pytest.approx(median, abs=0.05)
@@ -53,16 +53,16 @@ def test_a_missing_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_aims_of_a_gpu_are_not_run_without_one(report: dict[str, Any]) -> None:
     report["machine"]["gpu"] = None
-    judged = list(aims.judged(report))
+    judged = list(document.judged_aims(report))
     gpu = [aim for aim in judged if "(GPU)" in aim.aim]
     assert len(gpu) == 4
-    assert {aim.verdict for aim in gpu} == {aims.NOT_RUN}
+    assert {aim.verdict for aim in gpu} == {document.NOT_RUN}
     assert len(judged) > len(gpu)
-    assert aims.NOT_RUN not in {aim.verdict for aim in judged if aim not in gpu}
+    assert document.NOT_RUN not in {aim.verdict for aim in judged if aim not in gpu}
 
 
 def _verdict(report: dict[str, Any], words: str) -> str:
-    (aim,) = (aim for aim in aims.judged(report) if words in aim.aim)
+    (aim,) = (aim for aim in document.judged_aims(report) if words in aim.aim)
     return aim.verdict
 
 
@@ -74,7 +74,7 @@ def _set(report: dict[str, Any], statistics: tuple[str, ...], **ratios: float) -
 def test_an_aim_is_met_from_its_bound_on(report: dict[str, Any]) -> None:
     both = ("median", "p10")
     _set(report, both, overhead_node_ms=5.0, node_over_network=1.5)
-    for naive, verdict in ((9.9, aims.MISSED), (10.0, aims.MET)):
+    for naive, verdict in ((9.9, document.MISSED), (10.0, document.MET)):
         _set(report, both, overhead_naive_node_ms=naive)
         assert _verdict(report, "overhead") == verdict
 
@@ -82,10 +82,10 @@ def test_an_aim_is_met_from_its_bound_on(report: dict[str, Any]) -> None:
 def test_an_aim_is_not_judged_where_the_statistics_differ(report: dict[str, Any]) -> None:
     _set(report, ("median",), overhead_node_ms=5.0, overhead_naive_node_ms=11.0)
     _set(report, ("p10",), overhead_node_ms=5.0, overhead_naive_node_ms=9.0)
-    assert _verdict(report, "overhead") == aims.UNCLEAR
+    assert _verdict(report, "overhead") == document.UNCLEAR
 
 
 def test_a_node_faster_than_its_network_meets_nothing(report: dict[str, Any]) -> None:
     both = ("median", "p10")
     _set(report, both, overhead_node_ms=-9.0, overhead_naive_node_ms=9.0, node_over_network=0.8)
-    assert _verdict(report, "overhead") == aims.UNCLEAR
+    assert _verdict(report, "overhead") == document.UNCLEAR

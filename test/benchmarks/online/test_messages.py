@@ -8,7 +8,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from benchmarks.online import echo_node, frames
+from benchmarks.online import cases, client, echo_node
 
 pytestmark = pytest.mark.ros
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.ros
 def test_a_prepared_frame_is_the_image_with_the_new_stamp() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     stamp = 1_700_000_000_123_456_789
-    serialised = frames.PreparedFrame(rgb).stamped(stamp)
-    assert frames.stamp_of(serialised) == stamp
+    serialised = client.PreparedFrame(rgb).stamped(stamp)
+    assert client.stamp_of(serialised) == stamp
     message = deserialize_message(serialised, Image)
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(stamp, 10**9)
     assert (message.height, message.width, message.encoding, message.step) == (5, 7, "rgb8", 21)
@@ -25,7 +25,7 @@ def test_a_prepared_frame_is_the_image_with_the_new_stamp() -> None:
 
 
 def test_stamps_never_repeat() -> None:
-    stamps = frames.Stamps()
+    stamps = client.Stamps()
     made = [stamps.next() for _ in range(1000)]
     assert made == sorted(set(made))
 
@@ -47,7 +47,7 @@ def test_frames_have_the_size_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setenv("ANOMALY_SEG_DATA", str(tmp_path))
-    images, source = frames.load((10, 20), 3)
+    images, source = cases.load_frames((10, 20), 3)
     assert {image.shape for image in images} == {(10, 20, 3)}
     assert "noise" in source
 
@@ -55,6 +55,6 @@ def test_frames_have_the_size_that_is_asked_for(
 @pytest.mark.data
 def test_real_frames_are_resized(shared_data: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOMALY_SEG_DATA", str(shared_data))
-    images, source = frames.load((100, 200), 2)
+    images, source = cases.load_frames((100, 200), 2)
     assert [image.shape for image in images] == [(100, 200, 3)] * 2
     assert "real" in source

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from anomaly_seg_ros.checkpoints.loading import load_model
-from benchmarks.online import head_and_score
-from benchmarks.online.random_models import model_file
+from benchmarks.inspect_networks import time_head_and_score
+from benchmarks.online.cases import model_file
 
 
 def test_shipped_models_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_random_model_is_one_with_dense_hybrid_s_head(tmp_path: Path) -> None:
 
 
 def test_head_and_score_have_the_shapes_of_the_network() -> None:
-    entry = head_and_score.measure("deeplab_v3plus_lite", (64, 128), "cpu", "fp32")
+    entry = time_head_and_score("deeplab_v3plus_lite", (64, 128), "cpu", "fp32")
     assert entry["features"][2:] == [16, 32]  # a quarter of the image's
     assert entry["eager_ms"] > 0
     assert "graph_ms" not in entry

@@ -16,13 +16,11 @@ from tqdm import tqdm
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.system.memory import resident_peak_mib
-from benchmarks.online import bare_calls, figures
-from benchmarks.online.bare import BareProcess
-from benchmarks.online.bare_calls import Bare
+from benchmarks.online import bare as bare_network
+from benchmarks.online import timings
+from benchmarks.online.bare import Bare, BareProcess
 from benchmarks.online.cases import Case
-from benchmarks.online.client import Client
-from benchmarks.online.frames import PreparedFrame
-from benchmarks.online.processes import cpu_seconds
+from benchmarks.online.client import Client, PreparedFrame, cpu_seconds
 
 # A turn's first frame is sent but not counted: another contender has just had the caches.
 FRAMES_A_TURN = 4
@@ -58,7 +56,7 @@ class Contestant:
     """A node under test with its client.
 
     Args:
-        kind: Key of :data:`figures.NODES`.
+        kind: Key of :data:`timings.NODES`.
         module, node: What to run and how it is called.
         parameters: Of the node.
         folder: For its log.
@@ -134,8 +132,8 @@ def run_case(
         for node in nodes:
             stack.enter_context(node)
         what = Bare(case, model, options.device, options.num_threads, frames)
-        bare = stack.enter_context(BareProcess(bare_calls.ours, what))
-        plain = stack.enter_context(BareProcess(bare_calls.naive, what))
+        bare = stack.enter_context(BareProcess(bare_network.ours, what))
+        plain = stack.enter_context(BareProcess(bare_network.naive, what))
         bare.wait_ready()
         plain.wait_ready()
         for node in nodes:
@@ -151,7 +149,7 @@ def run_case(
             **bare.facts,
             "contenders": {
                 name: {
-                    "ms": figures.summary(values),
+                    "ms": timings.summary(values),
                     "samples_ms": [round(value, 3) for value in values],
                 }
                 for name, values in times.items()
@@ -161,11 +159,11 @@ def run_case(
             _add_stages(entry["contenders"][node.kind], node.client)
         for node in nodes:
             results = entry["contenders"][node.kind]
-            results["sender_ms"] = figures.summary(node.client.publish_ms)
+            results["sender_ms"] = timings.summary(node.client.publish_ms)
             if options.load_seconds > 0:
                 results["load"] = _under_load(node, prepared, results["ms"]["median"], options)
             results["peak_rss_mib"] = resident_peak_mib(node.process.pid)
-    entry["ratios"] = {name: figures.ratios(entry, name) for name in ("median", "p10")}
+    entry["ratios"] = {name: timings.ratios(entry, name) for name in ("median", "p10")}
     return entry
 
 
@@ -177,7 +175,7 @@ def _alternate(
     options: Options,
 ) -> dict[str, list[float]]:
     """Milliseconds of each contender, a few frames of each in turn."""
-    times: dict[str, list[float]] = {name: [] for name in figures.CONTENDERS}
+    times: dict[str, list[float]] = {name: [] for name in timings.CONTENDERS}
     for node in nodes:  # the first frame of a size pays for allocations
         node.client.warm_up(frames[0], _START_TIMEOUT_S)
     deadline = time.monotonic() + options.seconds
@@ -208,11 +206,11 @@ def _add_stages(results: dict[str, Any], client: Client) -> None:
         for key, value in latency.items()
         if key.endswith("_median_ms")
     }
-    transport = figures.transport_ms(
+    transport = timings.transport_ms(
         results["samples_ms"], client.processing_ms, every["take"]["median"]
     )
     results["sums"] = {name: every.pop(name) for name in _SUMS if name in every}
-    results["stages"] = every | {"transport": figures.summary(transport)}
+    results["stages"] = every | {"transport": timings.summary(transport)}
     results["runs"] = {
         key: model[key] for key in ("backend", "precision", "device") if key in model
     }
@@ -237,5 +235,5 @@ def _under_load(
         "sender_cpu_percent": 100 * own_used / load.seconds,
     }
     if load.latencies_ms:
-        result["latency_ms"] = figures.summary(load.latencies_ms)["median"]
+        result["latency_ms"] = timings.summary(load.latencies_ms)["median"]
     return result

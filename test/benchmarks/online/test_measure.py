@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.online import figures
+from benchmarks.online import timings
 
 # The first test waits for the run.
 pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -15,7 +15,7 @@ STAGES = {"take", "decode", "resize", "upload", "network", "score", "fill", "pub
 
 def test_every_contender_ran(report: dict[str, Any]) -> None:
     (case,) = report["cases"]
-    assert list(case["contenders"]) == list(figures.CONTENDERS)
+    assert list(case["contenders"]) == list(timings.CONTENDERS)
     for entry in case["contenders"].values():
         assert entry["ms"]["frames"] == len(entry["samples_ms"]) == 6
         assert min(entry["samples_ms"]) > 0
@@ -47,7 +47,7 @@ def test_nodes_run_what_they_were_told(report: dict[str, Any]) -> None:
 
 def test_load_is_more_than_the_node_can_take(report: dict[str, Any]) -> None:
     (case,) = report["cases"]
-    for name in figures.NODES:
+    for name in timings.NODES:
         load = case["contenders"][name]["load"]
         assert load["sent"] > 0
         assert 0 <= load["dropped"] < load["sent"]
