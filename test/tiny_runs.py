@@ -11,16 +11,18 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.evaluation.figures import Run
 from anomaly_seg_ros.evaluation.plan import Plan, parse_data, parse_named
 from anomaly_seg_ros.evaluation.run import run_plan
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 
 SCORES = ("msp", "max_logit")
+CPU = SegmenterOptions(device="cpu")
 
 
 def a_plan(out: Path, model: Path | None, *data: str | Path, **changes: object) -> Plan:
     models = () if model is None else (parse_named(str(model)),)
     specs = tuple(parse_data(str(text)) for text in data)
     return Plan(
-        **{"models": models, "data": specs, "out": out, "device": "cpu", "scores": SCORES}
+        **{"models": models, "data": specs, "out": out, "segmenter": CPU, "scores": SCORES}
         | changes
     )
 

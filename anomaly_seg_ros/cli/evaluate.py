@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.cli.network_options import add_segmenter_options, network_options
+from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.dumps import KINDS, check_kind
 from anomaly_seg_ros.evaluation.figures import FILE_NAME
@@ -159,7 +159,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         dump=None
         if arguments.dump is None
         else (check_kind(arguments.dump[0]), Path(arguments.dump[1])),
-        **network_options(arguments),
+        segmenter=segmenter_options(arguments),
         limit=arguments.limit,
         memory_limit=arguments.memory * _MIB,
         save_every=arguments.save_every,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
-from typing import Any
 
 from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
 from anomaly_seg_ros.system.devices import PRECISIONS
@@ -79,10 +77,3 @@ def segmenter_options(arguments: argparse.Namespace) -> SegmenterOptions:
         num_threads=arguments.num_threads,
         cuda_graphs=arguments.cuda_graphs,
     )
-
-
-def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields that ``Plan`` and ``RunOptions`` still list one by one."""
-    given = asdict(segmenter_options(arguments))
-    del given["num_threads"], given["cuda_graphs"]
-    return given

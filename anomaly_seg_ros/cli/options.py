@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from anomaly_seg_ros.cli.network_options import add_segmenter_options, network_options
+from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
 from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.scores import SCORES
@@ -28,9 +28,9 @@ def run_options(arguments: argparse.Namespace, **more: object) -> RunOptions:
     """Collects parsed arguments."""
     return RunOptions(
         model=arguments.model,
+        segmenter=segmenter_options(arguments),
         score=arguments.score,
         mode=arguments.mode,
         timeout=arguments.timeout,
-        **network_options(arguments),
         **more,
     )

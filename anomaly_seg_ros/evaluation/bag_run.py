@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -19,10 +20,10 @@ from tqdm import tqdm
 from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
 from anomaly_seg_ros.bags.label_classes import label_classes
 from anomaly_seg_ros.bags.reader import BagReader, Frame
-from anomaly_seg_ros.errors import BagError, CheckpointError, OutputError, ParameterError
+from anomaly_seg_ros.errors import BagError, CheckpointError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
-from anomaly_seg_ros.evaluation.results import EvaluationResult
-from anomaly_seg_ros.inference.options import RESIZED, TILE_OVERLAP, TILE_SIZE, TORCH
+from anomaly_seg_ros.evaluation.results import EvaluationResult, make_folder
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.bit_depth import BitDepth
@@ -43,8 +44,8 @@ class RunOptions:
     """How to evaluate.
 
     Attributes:
-        model, device, precision, inference_size, inference_mode, tile_size, tile_overlap,
-            backend: See :meth:`Segmenter.load`.
+        model: Name of a shipped model, or a weights file.
+        segmenter: How the model runs, in this process and in a node that is started.
         score: The score that the node publishes; ``auto`` is the model's default.
         mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
             own rate, drops and latency; ``in-process``: without a node.
@@ -56,13 +57,7 @@ class RunOptions:
     """
 
     model: str = "default"
-    device: str = "auto"
-    precision: str = "auto"
-    inference_size: tuple[int, int] | None = None
-    inference_mode: str = RESIZED
-    tile_size: tuple[int, int] = TILE_SIZE
-    tile_overlap: int = TILE_OVERLAP
-    backend: str = TORCH
+    segmenter: SegmenterOptions = field(default_factory=SegmenterOptions)
     score: str = "auto"
     mode: str = LOCK_STEP
     node: str | None = None
@@ -93,24 +88,15 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
     """
     if options.mode not in MODES:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
-    _make_folder(out)
+    make_folder(out)
     shortage = "" if options.mode == IN_PROCESS else _prepare_transport()
     depth = BitDepth(options.bag.bit_depth)
     with open_bag(bag, options.bag) as reader:
         notes = notes_on(reader, options.bag)
         for note in notes:
             tqdm.write(f"note: {note}", file=sys.stderr)
-        reset_peak(select_device(options.device))
-        segmenter = Segmenter.load(
-            options.model,
-            device=options.device,
-            precision=options.precision,
-            inference_size=options.inference_size,
-            inference_mode=options.inference_mode,
-            tile_size=options.tile_size,
-            tile_overlap=options.tile_overlap,
-            backend=options.backend,
-        )
+        reset_peak(select_device(options.segmenter.device))
+        segmenter = Segmenter.load(options.model, options.segmenter)
         score = _chosen_score(segmenter, options.score)
         frame_rate = reader.frame_rate or 10.0
         classes = label_classes(reader)
@@ -241,20 +227,11 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
         log.unlink(missing_ok=True)
         namespace = f"/evaluation_{os.getpid()}"
         topic = f"{namespace}/image"
-        height, width = options.inference_size or (0, 0)
         process = NodeProcess(
             namespace,
             {
                 "model": str(options.model),
-                "device": options.device,
-                "precision": options.precision,
-                "backend": options.backend,
-                "inference_mode": options.inference_mode,
-                "inference_height": height,
-                "inference_width": width,
-                "tile_height": options.tile_size[0],
-                "tile_width": options.tile_size[1],
-                "tile_overlap": options.tile_overlap,
+                **node_parameters(options.segmenter),
                 "score_method": score,
                 "bit_depth": options.bag.bit_depth,
                 "image_transport": "compressed" if compressed else "raw",
@@ -289,6 +266,15 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
             process.stop()
 
 
+def node_parameters(options: SegmenterOptions) -> dict[str, Any]:
+    """The node's parameters for these options."""
+    parameters = asdict(options)
+    for prefix in ("inference", "tile"):
+        height, width = parameters.pop(f"{prefix}_size") or (0, 0)
+        parameters |= {f"{prefix}_height": height, f"{prefix}_width": width}
+    return parameters
+
+
 def _prepare_transport() -> str:
     """Before the model is loaded: what the shared memory lacks, also told at once.
 
@@ -316,8 +302,11 @@ def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: 
     calibration = segmenter.metadata.calibration_of(score)
     framing = segmenter.framing
     peak = peak_memory(segmenter.device)
+    # Flat, under the names of the command line, with the keys that metrics.json has always had.
     given = asdict(options)
-    given |= given.pop("bag")  # by the names of the command line, beside the others
+    reading, running = given.pop("bag"), given.pop("segmenter")
+    given = {"model": options.model, **running, **given, **reading}
+    del given["num_threads"], given["cuda_graphs"]
     return {
         "bag": str(bag),
         "options": given,
@@ -346,13 +335,3 @@ def _configuration(bag: Path, options: RunOptions, segmenter: Segmenter, score: 
         },
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
     }
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error

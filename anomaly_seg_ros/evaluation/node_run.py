@@ -39,18 +39,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
     """
     score = _published_score(scorer)
     started = time.monotonic()
-    options = RunOptions(
-        model=str(model.source),
-        device=plan.device,
-        precision=plan.precision,
-        inference_size=plan.inference_size,
-        inference_mode=plan.inference_mode,
-        tile_size=plan.tile_size,
-        tile_overlap=plan.tile_overlap,
-        backend=plan.backend,
-        score=score,
-        mode=LOCK_STEP,
-    )
+    options = RunOptions(model.source, plan.segmenter, score, LOCK_STEP)
     bag = out / "bag"
     try:
         if isinstance(frames, BagFrames):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.inference.options import RESIZED, TILE_OVERLAP, TILE_SIZE, TORCH
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK, MinimumSizes
 from anomaly_seg_ros.scores import SCORES
 
@@ -74,8 +74,7 @@ class Plan:
         via: ``node``: also through a detector node, in lock-step.
         components: One of :data:`COMPONENTS`.
         dump: ``(kind, folder)`` to also write the scores to.
-        device, precision, inference_size, inference_mode, tile_size, tile_overlap, backend: See
-            :meth:`Segmenter.load`.
+        segmenter: How the models run.
         limit: Only the first so many frames of each data set.
         memory_limit: Bytes for counts before they go to temporary files.
         save_every: Seconds between two states on disk; a killed run loses no more.
@@ -90,13 +89,7 @@ class Plan:
     via: str = IN_PROCESS
     components: str = AUTO
     dump: tuple[str, Path] | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    inference_size: tuple[int, int] | None = None
-    inference_mode: str = RESIZED
-    tile_size: tuple[int, int] = TILE_SIZE
-    tile_overlap: int = TILE_OVERLAP
-    backend: str = TORCH
+    segmenter: SegmenterOptions = field(default_factory=SegmenterOptions)
     limit: int | None = None
     memory_limit: int = MEMORY_LIMIT
     save_every: float = 60.0

@@ -234,6 +234,21 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder for results, and checks that files can be written there.
+
+    Raises:
+        OutputError: It cannot be made, or nothing can be written to it; names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+
+
 def best_scores(scores: dict[str, ScoreFigures]) -> dict[str, str]:
     """Name of the best score for each column; columns without a figure are left out."""
     best = {}

@@ -35,7 +35,7 @@ from anomaly_seg_ros.evaluation.frames import Frames, open_frames
 from anomaly_seg_ros.evaluation.pictures import draw_pictures, pictures_folder
 from anomaly_seg_ros.evaluation.plan import IN_PROCESS, NODE, NamedPath, Plan, component_sizes
 from anomaly_seg_ros.evaluation.ranks import Ranks
-from anomaly_seg_ros.evaluation.results import write_atomically
+from anomaly_seg_ros.evaluation.results import make_folder, write_atomically
 from anomaly_seg_ros.evaluation.scorers import DumpedScorer, ModelScorer, Scorer
 from anomaly_seg_ros.evaluation.snapshots import Snapshots
 from anomaly_seg_ros.evaluation.summary import decide, summarise
@@ -65,6 +65,8 @@ def run_plan(plan: Plan, ranks: Ranks | None = None) -> Benchmark:
     if plan.dump is not None:
         check_kind(plan.dump[0])
     data = [open_frames(spec, plan.limit) for spec in plan.data]
+    if ranks.is_first:
+        make_folder(plan.out)
     path = plan.out / FILE_NAME
     benchmark = read_benchmark(path) if path.is_file() else Benchmark()
     for source, scorer in _scorers(plan, ranks):
@@ -80,7 +82,7 @@ def run_plan(plan: Plan, ranks: Ranks | None = None) -> Benchmark:
 def _scorers(plan: Plan, ranks: Ranks) -> Iterator[tuple[NamedPath, Scorer]]:
     """What the plan names, and what it stands for; one model in memory at a time."""
     for model in plan.models:
-        yield model, ModelScorer(model, plan, ranks.device(plan.device))
+        yield model, ModelScorer(model, plan, ranks.device(plan.segmenter.device))
     for dumped in plan.dumped:
         yield dumped, DumpedScorer(dumped)
 

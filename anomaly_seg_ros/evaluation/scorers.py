@@ -67,16 +67,7 @@ class ModelScorer:
 
     def __init__(self, model: NamedPath, plan: Plan, device: str) -> None:
         self.name = model.name
-        self.segmenter = Segmenter.load(
-            model.source,
-            device=device,
-            precision=plan.precision,
-            inference_size=plan.inference_size,
-            inference_mode=plan.inference_mode,
-            tile_size=plan.tile_size,
-            tile_overlap=plan.tile_overlap,
-            backend=plan.backend,
-        )
+        self.segmenter = Segmenter.load(model.source, plan.segmenter, device=device)
         metadata, framing = self.segmenter.metadata, self.segmenter.framing
         available = self.segmenter.available_scores
         self.scores = chosen_scores(plan.scores, available)

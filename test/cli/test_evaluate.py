@@ -61,6 +61,15 @@ def test_writes_tables_and_report(
         assert (tmp_path / name).stat().st_size > 100
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(
+    tmp_path: Path, model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    run("--models", model, "--data", data, "--out", file, code=1)
+    assert f"evaluate: error: cannot write to {file}: File exists" in capsys.readouterr().err
+
+
 def test_results_of_one_folder_add_up(tmp_path: Path, model: Path, data: Path) -> None:
     common = ("--models", model, "--scores", "msp", "--out", tmp_path, "--data")
     run(*common, data)

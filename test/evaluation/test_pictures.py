@@ -5,23 +5,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny_runs import a_plan
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.evaluation.pictures import pictures_folder, read_pictures
-from anomaly_seg_ros.evaluation.plan import Plan, parse_data, parse_named
 from anomaly_seg_ros.evaluation.run import run_plan
 
 
 def test_the_best_and_the_worst_images(tmp_path: Path, model: Path, obstacles: Path) -> None:
-    plan = Plan(
-        (parse_named(str(model)),),
-        (parse_data(str(obstacles)),),
-        tmp_path,
-        scores=("msp", "max_logit"),
-        device="cpu",
-    )
-    benchmark = run_plan(plan)
+    benchmark = run_plan(a_plan(tmp_path, model, obstacles))
     counts = ImageCounts.load(tmp_path / "images" / "tiny__obstacles.npz")
     # max_logit is the tiny model's default; the fifth image has no anomaly and no AP.
     ap = counts.per_image("max_logit")["AP"][:4]

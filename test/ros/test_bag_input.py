@@ -15,10 +15,12 @@ from anomaly_seg_ros.bags.evaluation_input import BagOptions, notes_on, open_bag
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.cli import evaluate_bag as tool
 from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
+from anomaly_seg_ros.inference.options import SegmenterOptions
 
 pytestmark = pytest.mark.timeout(300)
 MASKS = "/ground_truth/anomaly_mask"
 FRAMES = 6
+CPU = SegmenterOptions(device="cpu")
 STEP = 200_000_000
 START = 10**18
 
@@ -51,7 +53,7 @@ def rising(count: int = FRAMES) -> list[int]:
 
 def in_process(bag: Path, model: Path, out: Path, **options: object):
     reading = BagOptions(**options)
-    settings = RunOptions(model=str(model), device="cpu", mode=IN_PROCESS, bag=reading)
+    settings = RunOptions(model=str(model), segmenter=CPU, mode=IN_PROCESS, bag=reading)
     return evaluate_bag(bag, out, settings)
 
 
@@ -86,7 +88,7 @@ def test_every_frame_of_a_driver_without_stamps_has_its_answer(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     bag = recorded(tmp_path / "bag", [0] * FRAMES)
-    options = RunOptions(model=str(tiny_model), device="cpu")
+    options = RunOptions(model=str(tiny_model), segmenter=CPU)
     result = evaluate_bag(bag, tmp_path / "out", options)
     assert asdict(result.frames) == {"sent": FRAMES, "scored": FRAMES, "lost": 0}
     # The answer is of the frame that was asked for, and its mask belongs to it.
@@ -113,7 +115,7 @@ def test_a_replay_in_real_time_loses_nothing_to_stamps(
     stamps: list[int], tiny_model: Path, tmp_path: Path
 ) -> None:
     bag = recorded(tmp_path / "bag", stamps)
-    options = RunOptions(model=str(tiny_model), device="cpu", mode=REAL_TIME)
+    options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=REAL_TIME)
     result = evaluate_bag(bag, tmp_path / "out", options)
     frames = result.frames
     assert frames.sent == FRAMES

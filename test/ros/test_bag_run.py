@@ -25,6 +25,7 @@ from anomaly_seg_ros.cli import evaluate_folder as evaluate_folder_tool
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
+from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.node_process import NodeProcess
@@ -32,6 +33,7 @@ from anomaly_seg_ros.ros.replay import Replayer, message_from_frame
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
 FRAMES = 5
+CPU = SegmenterOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def bag(request: pytest.FixtureRequest, folder: Path, tmp_path_factory) -> Path:
 
 def test_lock_step_scores_every_frame_once(bag: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = evaluate_bag(bag, out, RunOptions(model=str(tiny_model), device="cpu", video=True))
+    result = evaluate_bag(bag, out, RunOptions(model=str(tiny_model), segmenter=CPU, video=True))
     expected = {"sent": FRAMES, "scored": FRAMES, "lost": 0}
     assert asdict(result.frames) == expected
     assert result.node.max_abs_difference_to_in_process < 1e-6
@@ -97,7 +99,7 @@ def test_figures_equal_scikit_learn(folder: Path, tiny_model: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_real_time_reports_drops_and_latency(bag: Path, tiny_model: Path, tmp_path: Path) -> None:
-    options = RunOptions(model=str(tiny_model), device="cpu", mode=REAL_TIME)
+    options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=REAL_TIME)
     result = evaluate_bag(bag, tmp_path / "out", options)
     frames = result.frames
     assert frames.sent == FRAMES
@@ -250,7 +252,7 @@ def test_labels_of_other_classes_are_not_counted(tiny_model: Path, tmp_path: Pat
     cv2.imwrite(str(tmp_path / "data/test/images/test/t5/0.png"), picture[..., ::-1])
     cv2.imwrite(str(tmp_path / "data/test/annotations/test/t5/0.png"), labels)
     dataset = open_dataset("street_hazards", tmp_path / "data")
-    options = RunOptions(model=str(tiny_model), device="cpu", mode=IN_PROCESS)
+    options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=IN_PROCESS)
     result = evaluate_folder_tool.evaluate_dataset(dataset, tmp_path / "out", options)
     assert result.segmentation is None
     assert result.notes == ["no mIoU: the labels' classes are not the model's"]

@@ -11,7 +11,7 @@ import yaml
 
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.bag_run import RunOptions
+from anomaly_seg_ros.evaluation.bag_run import RunOptions, node_parameters
 from anomaly_seg_ros.inference.options import AUTO, TORCH, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.parameters import (
@@ -205,6 +205,9 @@ def test_every_option_of_the_segmenter_is_a_parameter():
         "cuda:1", "bf16", (64, 96), "tiled", (32, 40), 8, "openvino", 3, True
     )
     assert segmenter_options(read_defaults() | values) == expected
+    # And the other way, for a node that an evaluation starts.
+    assert node_parameters(expected) == values
+    assert node_parameters(SegmenterOptions())["inference_height"] == 0
 
 
 def test_evaluation_tools_have_the_same_options():
@@ -215,5 +218,6 @@ def test_evaluation_tools_have_the_same_options():
         ["--inference-mode", "tiled", "--tile-size", "64", "96", "--tile-overlap", "8"]
     )
     options = run_options(given)
-    assert options == RunOptions(inference_mode="tiled", tile_size=(64, 96), tile_overlap=8)
+    tiled = SegmenterOptions(inference_mode="tiled", tile_size=(64, 96), tile_overlap=8)
+    assert options == RunOptions(segmenter=tiled)
     hash(options)  # tuples, not argparse's lists
