@@ -33,7 +33,8 @@ from torch import nn
 from tqdm import tqdm
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints.loading import load_model, load_strictly, save_model
+from anomaly_seg_ros.checkpoints.fit import load_strictly
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import OutputError, ParameterError, first_line

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from anomaly_seg_ros.checkpoints.loading import load_model, load_strictly
+from anomaly_seg_ros.checkpoints.fit import load_strictly
+from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.registry import build_network

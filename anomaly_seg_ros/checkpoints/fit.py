@@ -1,11 +1,13 @@
-"""Compares tensors with what a network wants."""
+"""Compares tensors with what a network expects, and loads them only if all fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from anomaly_seg_ros.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Misfit:
 
     Attributes:
         missing: Keys of the network that are not there.
-        unexpected: Keys that the network has not.
+        unexpected: Keys that the network does not have.
         misshaped: "key (shape) instead of (shape of the network)"; or the data type, where whole
             numbers would become weights.
     """
@@ -27,8 +29,8 @@ class Misfit:
         return bool(self.missing or self.unexpected or self.misshaped)
 
     def also_unexpected(self, more: tuple[str, ...]) -> Misfit:
-        """The same with more that the network has not."""
-        return replace(self, unexpected=(*self.unexpected, *more)) if more else self
+        """A copy with more unexpected keys."""
+        return replace(self, unexpected=(*self.unexpected, *more))
 
     def __str__(self) -> str:
         """Counts, and the first few of each kind."""
@@ -45,11 +47,11 @@ class Misfit:
 
 
 def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Misfit:
-    """Lists every difference of keys, shapes, and integers where weights belong.
+    """Lists every difference of keys and shapes, and integers where weights belong.
 
     Args:
-        expected: State dict of the network; tensors may be on the meta device.
-        found: What is to be loaded.
+        expected: A network's state dict; tensors may be on the meta device.
+        found: Tensors to load.
     """
     misshaped = []
     for key in sorted(expected.keys() & found.keys()):
@@ -57,7 +59,7 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Misf
         if have.shape != want.shape:
             misshaped.append(f"{key} {tuple(have.shape)} instead of {tuple(want.shape)}")
         elif want.is_floating_point() and not have.is_floating_point():
-            misshaped.append(f"{key} {_dtype(have)} instead of {_dtype(want)}")
+            misshaped.append(f"{key} {dtype_name(have)} instead of {dtype_name(want)}")
     return Misfit(
         tuple(sorted(expected.keys() - found.keys())),
         tuple(sorted(found.keys() - expected.keys())),
@@ -65,8 +67,21 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Misf
     )
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Loads all keys or none.
+
+    Args:
+        network: Receives the tensors.
+        state_dict: Tensors by key.
+        source: File name for errors.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and mis-shaped keys.
+    """
+    misfit = compare(network.state_dict(), state_dict)
+    if misfit:
+        raise CheckpointError(f"{source} does not fit {type(network).__name__}: {misfit}")
+    network.load_state_dict(state_dict, strict=True)
 
 
 def overlap(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
@@ -83,3 +98,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
         for key, tensor in tensors.items()
         if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """A tensor's data type without ``torch.``, such as ``float16``."""
+    return str(tensor.dtype).removeprefix("torch.")

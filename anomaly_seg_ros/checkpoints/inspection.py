@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.fit import not_finite
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
-from anomaly_seg_ros.checkpoints.recognise import Recognised, blank_network, nearest, recognise
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
+from anomaly_seg_ros.checkpoints.recognise import Recognised, nearest, recognise
 from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 _CHUNK = 1 << 22
 
@@ -28,14 +28,14 @@ def file_sha256(path: Path) -> str:
 
 
 def inspect_checkpoint(
-    checkpoint: Checkpoint, layout: str | None = None, labels: Labels | None = None
+    checkpoint: Checkpoint, format_name: str | None = None, taxonomy: Taxonomy | None = None
 ) -> dict[str, Any]:
     """Describes a file, also one that cannot be loaded.
 
     Args:
-        checkpoint: See :func:`~anomaly_seg_ros.checkpoints.checkpoint_file.read_checkpoint`.
-        layout: To compare with; None: what the file seems to be, else the nearest.
-        labels: The classes, where neither the file nor the layout knows them.
+        checkpoint: See :func:`~anomaly_seg_ros.checkpoints.reading.read_checkpoint`.
+        format_name: The format to compare with; None: what the file seems to be, else the nearest.
+        taxonomy: The classes, where neither the file nor the format knows them.
 
     Returns:
         Values for JSON. ``error`` is None if the file can be loaded; otherwise ``missing``,
@@ -46,15 +46,15 @@ def inspect_checkpoint(
     """
     error = None
     try:
-        found = recognise(checkpoint, layout, labels)
+        found = recognise(checkpoint, format_name, taxonomy)
         if found.misfit:
             wanted = found.metadata.architecture
             error = f"{checkpoint.path} does not fit {wanted}: {found.why_not()}"
     except CheckpointError as refusal:
         if METADATA_KEY in checkpoint.header:
-            raise  # it says what it is, so no other layout is near
+            raise  # it says what it is, so no other format is near
         error = str(refusal)
-        found = nearest(checkpoint)[1]
+        found = nearest(checkpoint)
     described = {**_of_file(checkpoint), **_of_network(found), "error": error}
     if found.prefix:
         described["prefixes"].append(found.prefix)
@@ -78,8 +78,7 @@ def _of_file(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _of_network(found: Recognised) -> dict[str, Any]:
-    metadata = found.metadata
-    network = blank_network(metadata)
+    metadata, network = found.metadata, found.network
     heads = ["classes"]
     if network.outlier_head is not None:
         heads.append("outlier head")

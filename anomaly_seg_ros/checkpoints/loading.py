@@ -9,32 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
-
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
-from anomaly_seg_ros.checkpoints.file_kinds import check_readable
-from anomaly_seg_ros.checkpoints.fit import compare
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
+from anomaly_seg_ros.checkpoints.reading import read_checkpoint
 from anomaly_seg_ros.checkpoints.recognise import recognise
-from anomaly_seg_ros.checkpoints.tensor_files import read_tensors, save_tensors
+from anomaly_seg_ros.checkpoints.tensor_files import check_readable, save_tensors
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.models.registry import build_network, network_class
 from anomaly_seg_ros.system.resources import weights_dir
 
-__all__ = [
-    "SHIPPED",
-    "load_model",
-    "load_strictly",
-    "read_tensors",
-    "resolve_model",
-    "save_model",
-    "save_tensors",
-    "with_output_stride",
-]
 _LOG = logging.getLogger(__name__)
 # Shipped weights by model name.
 SHIPPED = {
@@ -79,7 +64,7 @@ def resolve_model(model: str | Path) -> Path:
     return path
 
 
-def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
+def load_model(model: str | Path) -> tuple[SegmentationNetwork, ModelMetadata]:
     """Loads a network and its metadata.
 
     Args:
@@ -96,30 +81,27 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelMetadata]:
     found = recognise(read_checkpoint(path))
     for note in (*found.changes, *found.remarks):
         _LOG.warning("%s: %s", path, note)
-    metadata = found.metadata
-    if found.misfit:  # before a network of whatever size the file asks for is built
-        wanted = network_class(metadata.architecture).__name__
-        raise CheckpointError(f"{path} does not fit {wanted}: {found.why_not()}")
-    network = build_network(metadata.architecture, metadata.arguments)
-    load_strictly(network, found.tensors, str(path))
-    num_classes = network.num_classes
-    if num_classes != len(metadata.classes):
+    network, metadata = found.load(), found.metadata
+    if network.num_classes != len(metadata.classes):
         raise CheckpointError(
-            f"{path}: the network has {num_classes} classes, its metadata {len(metadata.classes)}"
+            f"{path}: the network has {network.num_classes} classes, its metadata "
+            f"{len(metadata.classes)}"
         )
-    return network.eval(), with_output_stride(metadata, network, str(path))
+    return network, with_output_stride(metadata, network, str(path))
 
 
-def with_output_stride(metadata: ModelMetadata, network: nn.Module, source: str) -> ModelMetadata:
-    """Takes the output stride from the network, which metadata must not contradict.
+def with_output_stride(
+    metadata: ModelMetadata, network: SegmentationNetwork, source: str
+) -> ModelMetadata:
+    """Takes the output stride from the network, which the metadata must not contradict.
 
     Args:
-        metadata: Without ``output_stride`` in old files.
-        network: That was built from them.
+        metadata: Lacks ``output_stride`` in old files.
+        network: Built from the metadata.
         source: File name for errors.
 
     Raises:
-        CheckpointError: The metadata state another one.
+        CheckpointError: The metadata states another output stride.
     """
     stride = network.output_stride
     if metadata.output_stride not in (None, stride):
@@ -130,29 +112,12 @@ def with_output_stride(metadata: ModelMetadata, network: nn.Module, source: str)
     return replace(metadata, output_stride=stride)
 
 
-def save_model(path: Path, network: nn.Module, metadata: ModelMetadata) -> None:
+def save_model(path: Path, network: SegmentationNetwork, metadata: ModelMetadata) -> None:
     """Writes weights and metadata, so that an interrupted write leaves no file.
 
     Raises:
-        CheckpointError: The metadata state another output stride than the network's.
+        CheckpointError: The metadata states another output stride than the network's.
         OutputError: The folder is missing or not writable.
     """
     complete = with_output_stride(metadata, network, str(path))
     save_tensors(path, network, {METADATA_KEY: complete.to_json()})
-
-
-def load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Loads all keys or none.
-
-    Args:
-        network: Receives the tensors.
-        state_dict: Tensors by key.
-        source: File name for errors.
-
-    Raises:
-        CheckpointError: Lists missing, unexpected and mis-shaped keys.
-    """
-    misfit = compare(network.state_dict(), state_dict)
-    if misfit:
-        raise CheckpointError(f"{source} does not fit {type(network).__name__}: {misfit}")
-    network.load_state_dict(state_dict, strict=True)

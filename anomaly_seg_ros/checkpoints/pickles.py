@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import pickletools
 import re
 import struct
 import warnings
@@ -14,8 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from anomaly_seg_ros.checkpoints.file_kinds import kind_of
-from anomaly_seg_ros.checkpoints.opcodes import check_nesting
+from anomaly_seg_ros.checkpoints.tensor_files import kind_of
 from anomaly_seg_ros.errors import CheckpointError, first_line
 from anomaly_seg_ros.io.safe_yaml_json import shown
 
@@ -30,6 +30,12 @@ _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 # is never repeated.
 _ADVICE = re.compile(r"weights_only|Weights only load failed")
 _ENDS_EARLY = re.compile(r"unexpected EOF|Ran out of input|truncated|finding central directory")
+# torch nests them two deep, in the arguments of its rebuilding functions.
+DEEPEST_TUPLES = 16
+_MARK = -1
+_PUT = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_GET = ("GET", "BINGET", "LONG_BINGET")
+_TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 
 # What torch's reader raises on a damaged file, found by fuzzing.
@@ -194,3 +200,45 @@ def _unreadable(error: BaseException) -> str:
         return "damaged: cut short; copy or download it again"
     reason = "not a readable checkpoint, it is damaged or was not written by torch.save"
     return reason if not message or _ADVICE.search(message) else f"{reason}: {first_line(error)}"
+
+
+def check_nesting(stream: IO[bytes]) -> None:
+    """Walks over the opcodes of one pickle, without running any.
+
+    Args:
+        stream: At the beginning of the pickle; afterwards at its end, where nothing is damaged.
+
+    Raises:
+        UnpicklingError: Tuples in tuples deeper than :data:`DEEPEST_TUPLES`.
+        ValueError, IndexError: No pickle, or a damaged one.
+    """
+    stack: list[int] = []  # depth of tuples of each object, or the mark
+    memo: dict[int, int] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in _PUT:
+            memo[len(memo) if opcode.name == "MEMOIZE" else argument] = stack[-1]
+        elif opcode.name in _GET:
+            stack.append(memo.get(argument, 0))
+        elif opcode.name == "DUP":
+            stack.append(stack[-1])
+        elif opcode.name == "MARK":
+            stack.append(_MARK)
+        else:
+            taken = _take(stack, opcode)
+            depth = 0
+            if opcode.name in _TUPLES:
+                depth = 1 + max(taken, default=0)
+                if depth > DEEPEST_TUPLES:
+                    raise pickle.UnpicklingError("it nests tuples too deeply")
+            stack += [depth] * len(opcode.stack_after)
+
+
+def _take(stack: list[int], opcode: pickletools.OpcodeInfo) -> list[int]:
+    """Removes what an opcode takes from the stack, down to the mark where it takes a slice."""
+    below = opcode.stack_before
+    taken = []
+    if pickletools.markobject in below:
+        while (depth := stack.pop()) != _MARK:
+            taken.append(depth)
+        below = below[: below.index(pickletools.markobject)]
+    return taken + [stack.pop() for _ in below]

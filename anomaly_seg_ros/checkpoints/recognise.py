@@ -1,34 +1,26 @@
-"""Says which network a file's tensors belong to, and brings them into its shape."""
+"""Says which network a file's tensors belong to, and fits them to it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
-from anomaly_seg_ros.checkpoints.content import LEFTOVERS, is_leftover
 from anomaly_seg_ros.checkpoints.fit import Misfit, compare, overlap
-from anomaly_seg_ros.checkpoints.formats.base import Layout
-from anomaly_seg_ros.checkpoints.formats.deeplab_lite import DEEPLAB_LITE
-from anomaly_seg_ros.checkpoints.formats.erfnet import ERFNET
-from anomaly_seg_ros.checkpoints.formats.ladder_densenet121 import LADDER_DENSENET121
-from anomaly_seg_ros.checkpoints.formats.resnet101 import RESNET101
-from anomaly_seg_ros.checkpoints.formats.wide_resnet38 import WIDE_RESNET38
+from anomaly_seg_ros.checkpoints.formats import FORMATS
+from anomaly_seg_ros.checkpoints.formats.base import CheckpointFormat
+from anomaly_seg_ros.checkpoints.keys import COUNTER, LEFTOVERS, branch, is_leftover, preferred
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
-from anomaly_seg_ros.checkpoints.prefixes import branch, preferred
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.registry import build_network
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout
-    for layout in (WIDE_RESNET38, RESNET101, LADDER_DENSENET121, ERFNET, DEEPLAB_LITE)
-}
-COUNTER = ".num_batches_tracked"
+from anomaly_seg_ros.models.wrapped import WrappedNetwork
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True)
@@ -36,17 +28,22 @@ class Recognised:
     """A file as one of our networks.
 
     Attributes:
+        path: The file.
         release: Whose weights these are or seem to be.
-        metadata: Of the network.
-        tensors: What is to be loaded into it.
+        metadata: Describes the network.
+        network: Without weights: on the meta device, so that a file can be compared with a
+            network of any size before memory is taken for it; or where its builder put it.
+        tensors: The network's state dict from the file.
         misfit: What does not fit; falsy if all does.
-        prefix: Under which its tensors lie in the checkpoint, beside others.
         remarks: What was concluded rather than read.
         changes: What the tensors lost or gained on the way from the file.
+        prefix: The prefix of the network's tensors in the checkpoint, if others lie beside them.
     """
 
+    path: Path
     release: str
     metadata: ModelMetadata
+    network: SegmentationNetwork
     tensors: dict[str, Tensor]
     misfit: Misfit
     remarks: tuple[str, ...] = ()
@@ -54,45 +51,65 @@ class Recognised:
     prefix: str = ""
 
     def why_not(self) -> str:
-        """What does not fit, with what was concluded where that may be why; one line."""
+        """What does not fit, with the conclusions that may be the reason; one line."""
         concluded = self.remarks if self.misfit.misshaped else ()
         return "; ".join([str(self.misfit), *concluded])
 
+    def load(self) -> SegmentationNetwork:
+        """The network with the file's weights, in eval mode on the CPU.
+
+        Raises:
+            CheckpointError: A missing, unexpected or mis-shaped tensor.
+        """
+        network = self.network
+        if self.misfit:
+            wanted = type(network).__name__
+            raise CheckpointError(f"{self.path} does not fit {wanted}: {self.why_not()}")
+        if next(network.parameters()).is_meta:
+            if isinstance(network, WrappedNetwork):
+                # Foreign networks may keep tensors outside of their state dict.
+                network = build_network(self.metadata.architecture, self.metadata.arguments)
+            else:
+                network.to_empty(device="cpu")
+        network.load_state_dict(self.tensors, strict=True)
+        return network.eval()
+
 
 def recognise(
-    checkpoint: Checkpoint, layout: str | None = None, labels: Labels | None = None
+    checkpoint: Checkpoint, format_name: str | None = None, taxonomy: Taxonomy | None = None
 ) -> Recognised:
     """Finds the network of a checkpoint and compares every key and shape with it.
 
-    The network may lie under any prefix. What does not is left out, and named; unless it may be a
-    parameter of the network, too, which is a misfit. Of several sets one is chosen, see
-    :func:`~anomaly_seg_ros.checkpoints.prefixes.preferred`.
+    The network may lie under any prefix. Tensors outside of it are left out and named, except
+    those that may be parameters of the network as well, which are a misfit. Of several sets one
+    is chosen, see :func:`~anomaly_seg_ros.checkpoints.keys.preferred`.
 
     Args:
-        checkpoint: Of any origin. A file of this package says itself what it is.
-        layout: Key of :data:`LAYOUTS` to compare with, whatever the file seems to be.
-        labels: The classes, where neither the file nor the layout knows them.
+        checkpoint: From any origin. A file of this package says itself what it is.
+        format_name: Key of :data:`FORMATS` to compare with, whatever the file seems to be.
+        taxonomy: The classes, where neither the file nor the format knows them.
 
     Raises:
-        CheckpointError: No layout matches, several do, or the metadata cannot be read; names the
-            nearest layout and what is missing for it.
+        CheckpointError: No format matches, several do, or the metadata cannot be read; names the
+            nearest format and what is missing for it.
     """
-    if layout is not None and layout not in LAYOUTS:
-        raise CheckpointError(f"unknown layout {layout!r}, known: {', '.join(LAYOUTS)}")
-    if layout is not None:
-        prefixes = LAYOUTS[layout].prefixes(checkpoint) or [""]
-        return _as_layout(checkpoint, LAYOUTS[layout], labels, preferred(prefixes), prefixes)
+    if format_name is not None:
+        if format_name not in FORMATS:
+            raise CheckpointError(f"unknown layout {format_name!r}, known: {', '.join(FORMATS)}")
+        prefixes = FORMATS[format_name].prefixes(checkpoint) or [""]
+        chosen = preferred(prefixes)
+        return _as_format(checkpoint, FORMATS[format_name], taxonomy, chosen, prefixes)
     if METADATA_KEY in checkpoint.header:
-        return _own(checkpoint, labels)
-    found: dict[str, list[Layout]] = {}
-    for candidate in LAYOUTS.values():
+        return _own(checkpoint, taxonomy)
+    found: dict[str, list[CheckpointFormat]] = {}
+    for candidate in FORMATS.values():
         for prefix in candidate.prefixes(checkpoint):
             found.setdefault(prefix, []).append(candidate)
     if not found:
         _refuse(checkpoint)
     chosen = preferred(found)
     candidates = [
-        _as_layout(checkpoint, candidate, labels, chosen, found) for candidate in found[chosen]
+        _as_format(checkpoint, candidate, taxonomy, chosen, found) for candidate in found[chosen]
     ]
     if len(candidates) > 1:
         fitting = [candidate for candidate in candidates if not candidate.misfit]
@@ -105,68 +122,11 @@ def recognise(
     return candidates[0]
 
 
-def nearest(checkpoint: Checkpoint) -> tuple[str, Recognised]:
-    """The layout with the largest share of equal keys and shapes, and the file compared with it.
-
-    Returns:
-        Key of :data:`LAYOUTS`; and the comparison.
-    """
-
-    def share(layout: Layout) -> float:
-        network = blank_network(layout.describe(checkpoint, None).metadata)
-        return overlap(network.state_dict(), checkpoint.tensors)
-
-    best = max(LAYOUTS.values(), key=share)
-    return best.name, _as_layout(checkpoint, best, None)
-
-
-def blank_network(metadata: ModelMetadata) -> nn.Module:
-    """The network on the meta device: keys and shapes without memory.
-
-    Raises:
-        CheckpointError: It cannot be built.
-    """
-    with torch.device("meta"):
-        return build_network(metadata.architecture, metadata.arguments)
-
-
-def _own(checkpoint: Checkpoint, labels: Labels | None) -> Recognised:
-    metadata = ModelMetadata.from_json(checkpoint.header[METADATA_KEY], str(checkpoint.path))
-    if labels is not None:
-        if len(labels.classes) != len(metadata.classes):
-            raise CheckpointError(
-                f"{checkpoint.path}: has {len(metadata.classes)} classes, "
-                f"{len(labels.classes)} were given"
-            )
-        metadata = replace(metadata, classes=labels.classes, palette=labels.palette)
-    misfit = compare(blank_network(metadata).state_dict(), checkpoint.tensors)
-    return Recognised(
-        "this package", metadata, checkpoint.tensors, misfit, changes=checkpoint.changes
-    )
-
-
-def _as_layout(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    labels: Labels | None,
-    prefix: str = "",
-    prefixes: Collection[str] = (),
-) -> Recognised:
-    part = branch(checkpoint.tensors, prefix, prefixes)
-    parts = (f"{name}." for name in prefix.split(".")[:-1])
-    description = layout.describe(
-        replace(checkpoint, tensors=part.tensors, prefixes=(*checkpoint.prefixes, *parts)), labels
-    )
-    expected = blank_network(description.metadata).state_dict()
-    tensors, changes = adapt(part.tensors, expected)
-    return Recognised(
-        description.release,
-        description.metadata,
-        tensors,
-        compare(expected, tensors).also_unexpected(part.conflicts(expected)),
-        description.remarks,
-        (*checkpoint.changes, *part.account(), *changes),
-        prefix,
+def nearest(checkpoint: Checkpoint) -> Recognised:
+    """The file as the format with the largest share of equal keys and shapes."""
+    return max(
+        (_as_format(checkpoint, candidate, None) for candidate in FORMATS.values()),
+        key=lambda found: overlap(found.network.state_dict(), checkpoint.tensors),
     )
 
 
@@ -177,32 +137,18 @@ def adapt(
 
     Args:
         tensors: From a file.
-        expected: State dict of the network.
-        prefix: Of all keys.
+        expected: The network's state dict.
+        prefix: Begins all keys.
 
     Returns:
         The tensors, and what was changed, one sentence each. All else is left as it is.
     """
-    kept, changes = _without_leftovers(tensors, expected, prefix)
-    complete, more = _with_counters(kept, expected)
-    return complete, [*changes, *more]
-
-
-def _without_leftovers(
-    tensors: dict[str, Tensor], expected: dict[str, Tensor], prefix: str
-) -> tuple[dict[str, Tensor], list[str]]:
     changes = []
     for leftover, what in LEFTOVERS.items():
         extra = [k for k in tensors if is_leftover(k, prefix + leftover) and k not in expected]
         if extra:
             tensors = {key: value for key, value in tensors.items() if key not in extra}
             changes.append(f"dropped, no part of the network ({what}): {', '.join(extra)}")
-    return tensors, changes
-
-
-def _with_counters(
-    tensors: dict[str, Tensor], expected: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
     # Files of torch before 0.4.1 have no batch counters.
     absent = [
         key
@@ -211,23 +157,79 @@ def _with_counters(
         and key not in tensors
         and f"{key.removesuffix(COUNTER)}.running_mean" in tensors
     ]
-    if not absent:
-        return tensors, []
-    zeros = {key: torch.zeros((), dtype=torch.int64) for key in absent}
-    return {**tensors, **zeros}, [
-        f"{len(absent)} num_batches_tracked are not in the file (torch before 0.4.1) and were "
-        "set to 0; inference does not use them"
-    ]
+    if absent:
+        tensors = {**tensors, **{key: torch.zeros((), dtype=torch.int64) for key in absent}}
+        changes.append(
+            f"{len(absent)} num_batches_tracked are not in the file (torch before 0.4.1) and were "
+            "set to 0; inference does not use them"
+        )
+    return tensors, changes
+
+
+def _blank_network(metadata: ModelMetadata) -> SegmentationNetwork:
+    """The network on the meta device: keys and shapes without memory."""
+    with torch.device("meta"):
+        return build_network(metadata.architecture, metadata.arguments)
+
+
+def _own(checkpoint: Checkpoint, taxonomy: Taxonomy | None) -> Recognised:
+    metadata = ModelMetadata.from_json(checkpoint.header[METADATA_KEY], str(checkpoint.path))
+    if taxonomy is not None:
+        if len(taxonomy.classes) != len(metadata.classes):
+            raise CheckpointError(
+                f"{checkpoint.path}: has {len(metadata.classes)} classes, "
+                f"{len(taxonomy.classes)} were given"
+            )
+        metadata = replace(metadata, classes=taxonomy.classes, palette=taxonomy.palette)
+    network = _blank_network(metadata)
+    return Recognised(
+        checkpoint.path,
+        "this package",
+        metadata,
+        network,
+        checkpoint.tensors,
+        compare(network.state_dict(), checkpoint.tensors),
+        changes=checkpoint.changes,
+    )
+
+
+def _as_format(
+    checkpoint: Checkpoint,
+    checkpoint_format: CheckpointFormat,
+    taxonomy: Taxonomy | None,
+    prefix: str = "",
+    prefixes: Collection[str] = (),
+) -> Recognised:
+    part = branch(checkpoint.tensors, prefix, prefixes)
+    parts = (f"{name}." for name in prefix.split(".")[:-1])
+    description = checkpoint_format.describe(
+        replace(checkpoint, tensors=part.tensors, prefixes=(*checkpoint.prefixes, *parts)),
+        taxonomy,
+    )
+    network = _blank_network(description.metadata)
+    expected = network.state_dict()
+    tensors, changes = adapt(part.tensors, expected)
+    return Recognised(
+        checkpoint.path,
+        description.release,
+        description.metadata,
+        network,
+        tensors,
+        compare(expected, tensors).also_unexpected(part.conflicts(expected)),
+        description.remarks,
+        (*checkpoint.changes, *part.account(), *changes),
+        prefix,
+    )
 
 
 def _refuse(checkpoint: Checkpoint) -> NoReturn:
-    """Says what is known and what the nearest layout lacks."""
+    """Says what is known and what the nearest format lacks."""
     keys = list(checkpoint.tensors)
-    name, found = nearest(checkpoint)
+    found = nearest(checkpoint)
     raise CheckpointError(
         f"{checkpoint.path}: unknown layout: {len(keys)} tensors ({', '.join(keys[:3])}"
         f"{', ...' if len(keys) > 3 else ''}). Known: safetensors with this package's metadata; "
-        f"{'; '.join(layout.title for layout in LAYOUTS.values())}. "
-        f"Nearest is {name}: {found.misfit}. "
+        f"{'; '.join(known.title for known in FORMATS.values())}. "
+        f"Nearest is {found.metadata.architecture}: {found.misfit}. "
         "A network of another package: convert_model --wrap, see docs/models.md"
     )

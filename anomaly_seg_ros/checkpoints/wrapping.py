@@ -1,4 +1,4 @@
-"""From a network of one's own to a model of this package: the network and its metadata.
+"""Networks of other packages as models of this one: the network, its metadata and its weights.
 
 network, metadata = wrap("torchvision:deeplabv3_resnet50", weights=state_dict)
 save_model(Path("mine.safetensors"), network, metadata)
@@ -11,12 +11,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anomaly_seg_ros.checkpoints.loading import load_strictly
+from anomaly_seg_ros.checkpoints.fit import compare, load_strictly
+from anomaly_seg_ros.checkpoints.keys import (
+    COUNTER,
+    LEFTOVERS,
+    branch,
+    is_leftover,
+    preferred,
+    prefixes_before,
+)
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
+from anomaly_seg_ros.checkpoints.recognise import Recognised, adapt
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.input_scaling import IMAGENET
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+
+# WrappedNetwork keeps the foreign network under this name.
+_PREFIX = "network."
 
 
 def wrap(
@@ -90,3 +103,45 @@ def wrap(
         provenance=dict(provenance or {}),
     )
     return wrapped.eval(), metadata
+
+
+def recognise_wrapped(
+    checkpoint: Checkpoint, factory: str, taxonomy: Taxonomy, arguments: Mapping[str, Any]
+) -> Recognised:
+    """A checkpoint as the wrapped network that a factory builds.
+
+    Args:
+        checkpoint: Its keys are the foreign network's own.
+        factory: See :func:`~anomaly_seg_ros.models.external.build_external`, such as
+            ``torchvision:deeplabv3_resnet50``.
+        taxonomy: The classes, which decide the number of outputs.
+        arguments: For :class:`~anomaly_seg_ros.models.wrapped.WrappedNetwork`.
+
+    Raises:
+        CheckpointError, ParameterError: The network cannot be built or wrapped.
+    """
+    network, metadata = wrap(factory, taxonomy, **arguments)
+    expected = network.state_dict()
+    own = {key.removeprefix(_PREFIX): tensor for key, tensor in expected.items()}
+    # A wrapper's name, such as "model.", may be the network's own as well: give it back.
+    taken = "".join(checkpoint.prefixes)
+    whole = {
+        key if any(is_leftover(key, name) for name in LEFTOVERS) else taken + key: tensor
+        for key, tensor in checkpoint.tensors.items()
+    }
+    prefixes = prefixes_before((key for key in own if not key.endswith(COUNTER)), whole)
+    # Without a whole set, the difference from the likeliest names is reported.
+    chosen = preferred(prefixes) if prefixes else taken
+    part = branch(whole, chosen, prefixes)
+    named = {_PREFIX + key: tensor for key, tensor in part.tensors.items()}
+    tensors, changes = adapt(named, expected, _PREFIX)
+    return Recognised(
+        path=checkpoint.path,
+        release=factory,
+        metadata=metadata,
+        network=network,
+        tensors=tensors,
+        misfit=compare(expected, tensors).also_unexpected(part.conflicts(own)),
+        changes=(*checkpoint.changes, *part.account(), *changes),
+        prefix=chosen.removeprefix(taken),
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.taxonomy import Taxonomy, known_taxonomy, numbered_taxonomy
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_num_classes(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def stated_labels(num_classes: int | None) -> Labels | None:
+def stated_taxonomy(num_classes: int | None) -> Taxonomy | None:
     """The classes that ``--num-classes`` stands for, or None without it.
 
     Raises:
@@ -37,4 +37,4 @@ def stated_labels(num_classes: int | None) -> Labels | None:
         return None
     if num_classes < 1:
         raise ParameterError(f"--num-classes {num_classes}: at least 1")
-    return known_labels(num_classes) or numbered_labels(num_classes)
+    return known_taxonomy(num_classes) or numbered_taxonomy(num_classes)

@@ -19,24 +19,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint, read_checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels, read_labels
 from anomaly_seg_ros.checkpoints.fit import not_finite
-from anomaly_seg_ros.checkpoints.foreign import as_foreign
+from anomaly_seg_ros.checkpoints.formats import FORMATS
 from anomaly_seg_ros.checkpoints.inspection import file_sha256
-from anomaly_seg_ros.checkpoints.loading import load_strictly, resolve_model, save_model
+from anomaly_seg_ros.checkpoints.loading import resolve_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.checkpoints.recognise import LAYOUTS, Recognised, recognise
+from anomaly_seg_ros.checkpoints.reading import Checkpoint, read_checkpoint
+from anomaly_seg_ros.checkpoints.recognise import Recognised, recognise
+from anomaly_seg_ros.checkpoints.wrapping import recognise_wrapped
 from anomaly_seg_ros.cli.checkpoint_options import (
     add_num_classes,
     add_place_options,
-    stated_labels,
+    stated_taxonomy,
 )
-from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError
-from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.errors import OutputError, ParameterError
 from anomaly_seg_ros.system.resources import config_path
 from anomaly_seg_ros.system.tool import run_tool
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy, read_taxonomy
 
 TOOL = "convert_model"
 _SUFFIX = ".safetensors"
@@ -49,21 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         source = resolve_model(arguments.model)
         target = output_path(source, arguments.to, arguments.force)
-        labels = stated_labels(arguments.num_classes)
+        taxonomy = stated_taxonomy(arguments.num_classes)
         if arguments.classes is not None:
-            labels = read_labels(_taxonomy(arguments.classes))
+            taxonomy = read_taxonomy(_taxonomy(arguments.classes))
         checkpoint = read_checkpoint(source, arguments.key, arguments.prefix)
         if arguments.wrap is None:
-            found = recognise(checkpoint, arguments.layout, labels)
+            found = recognise(checkpoint, arguments.format_name, taxonomy)
         else:
-            found = _wrapped(checkpoint, labels, arguments)
+            found = _wrapped(checkpoint, taxonomy, arguments)
         metadata = _described(found, checkpoint, arguments)
-        network = build_network(metadata.architecture, metadata.arguments)
-        if found.misfit:
-            raise CheckpointError(
-                f"{source} does not fit {type(network).__name__}: {found.why_not()}"
-            )
-        load_strictly(network, found.tensors, str(source))
+        network = found.load()
         _check_size(metadata.inference_size, network.size_multiple)
         save_model(target, network, metadata)
         _print_summary(source, target, found, metadata)
@@ -79,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", required=True, metavar="OUT", help="safetensors (beside the input), or a path"
     )
-    parser.add_argument("--as", dest="layout", choices=LAYOUTS, help="read it as this network")
+    parser.add_argument(
+        "--as", dest="format_name", choices=FORMATS, help="read it as this network"
+    )
     add_place_options(parser)
     parser.add_argument("--name", help="of the model, for people, diagnostics and reports")
     classes = parser.add_mutually_exclusive_group()
@@ -139,16 +135,17 @@ def _taxonomy(name: str) -> Path:
 
 
 def _wrapped(
-    checkpoint: Checkpoint, labels: Labels | None, arguments: argparse.Namespace
+    checkpoint: Checkpoint, taxonomy: Taxonomy | None, arguments: argparse.Namespace
 ) -> Recognised:
-    if arguments.layout is not None:
+    if arguments.format_name is not None:
         raise ParameterError("--wrap and --as exclude each other")
-    assumed = read_labels(_taxonomy("cityscapes"))
     try:
-        found = as_foreign(checkpoint, arguments.wrap, labels or assumed, arguments.wrap_arguments)
+        found = recognise_wrapped(
+            checkpoint, arguments.wrap, taxonomy or load_taxonomy(), arguments.wrap_arguments
+        )
     except TypeError as error:
         raise ParameterError(f"--wrap-arguments {arguments.wrap_arguments}: {error}") from error
-    if labels is None:
+    if taxonomy is None:
         guess = "the 19 classes of Cityscapes, a guess; --classes or --num-classes says otherwise"
         found = replace(found, remarks=(*found.remarks, guess))
     return found

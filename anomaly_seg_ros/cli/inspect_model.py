@@ -12,14 +12,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
+from anomaly_seg_ros.checkpoints.formats import FORMATS
 from anomaly_seg_ros.checkpoints.inspection import as_text, inspect_checkpoint
 from anomaly_seg_ros.checkpoints.loading import resolve_model
-from anomaly_seg_ros.checkpoints.recognise import LAYOUTS
+from anomaly_seg_ros.checkpoints.reading import read_checkpoint
 from anomaly_seg_ros.cli.checkpoint_options import (
     add_num_classes,
     add_place_options,
-    stated_labels,
+    stated_taxonomy,
 )
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.system.tool import run_tool
@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model", nargs="?", default="default", help="default, closed_set, erfnet, or a file"
     )
     parser.add_argument(
-        "--as", dest="layout", choices=LAYOUTS, help="compare with this network, whatever it is"
+        "--as",
+        dest="format_name",
+        choices=FORMATS,
+        help="compare with this network, whatever it is",
     )
     add_place_options(parser)
     add_num_classes(parser)
@@ -46,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         path = resolve_model(arguments.model)
         checkpoint = read_checkpoint(path, arguments.key, arguments.prefix)
-        labels = stated_labels(arguments.num_classes)
-        report = inspect_checkpoint(checkpoint, arguments.layout, labels)
+        taxonomy = stated_taxonomy(arguments.num_classes)
+        report = inspect_checkpoint(checkpoint, arguments.format_name, taxonomy)
         print(json.dumps(report, indent=1) if arguments.json else as_text(report))
         if report["error"]:
             raise CheckpointError(report["error"])

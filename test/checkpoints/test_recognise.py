@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_releases import hollow, prefixed
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint, read_checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import numbered_labels
+from anomaly_seg_ros.checkpoints.reading import Checkpoint, read_checkpoint
 from anomaly_seg_ros.checkpoints.recognise import nearest, recognise
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.taxonomy import numbered_taxonomy
 
 LOSS_WEIGHT = {"module.criterion.nll_loss.weight": torch.ones(19)}
 IMAGENET = (0.485, 0.456, 0.406)
@@ -214,12 +214,12 @@ def test_number_of_classes(
 
 def test_stated_classes_settle_it(save: Callable) -> None:
     checkpoint = read_checkpoint(save(wide(num_classes=20)))
-    found = recognise(checkpoint, labels=numbered_labels(20))
+    found = recognise(checkpoint, taxonomy=numbered_taxonomy(20))
     assert found.metadata.arguments["num_classes"] == 20
     assert not found.metadata.arguments["abstention"]
     assert not found.misfit
     with pytest.raises(CheckpointError, match="20 outputs, which cannot be the 5 classes"):
-        recognise(checkpoint, labels=numbered_labels(5))
+        recognise(checkpoint, taxonomy=numbered_taxonomy(5))
 
 
 def test_unknown_layouts_name_the_nearest(save: Callable) -> None:
@@ -228,7 +228,7 @@ def test_unknown_layouts_name_the_nearest(save: Callable) -> None:
     with pytest.raises(CheckpointError, match="unknown layout: 269 tensors") as error:
         recognise(checkpoint)
     assert "Nearest is wide_resnet38: 267 missing" in str(error.value)
-    assert nearest(checkpoint)[0] == "wide_resnet38"
+    assert nearest(checkpoint).metadata.architecture == "wide_resnet38"
 
 
 def test_another_layout_can_be_compared(save: Callable) -> None:

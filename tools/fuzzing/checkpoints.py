@@ -14,11 +14,12 @@ import safetensors.torch
 import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint, read_checkpoint
+from anomaly_seg_ros.checkpoints.formats import FORMATS
 from anomaly_seg_ros.checkpoints.inspection import as_text, inspect_checkpoint
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
-from anomaly_seg_ros.checkpoints.recognise import LAYOUTS, recognise
+from anomaly_seg_ros.checkpoints.reading import Checkpoint, read_checkpoint
+from anomaly_seg_ros.checkpoints.recognise import recognise
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.scores import ClassStatistics
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -190,7 +191,7 @@ def _files() -> list[bytes]:
 
 @cache
 def _layout_keys() -> tuple[tuple[str, ...], ...]:
-    return tuple(layout.landmarks for layout in LAYOUTS.values())
+    return tuple(layout.landmarks for layout in FORMATS.values())
 
 
 def _shapes(data: bytes, folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.checkpoints.class_labels import read_labels
 from anomaly_seg_ros.datasets.camvid import CamVidDataset
 from anomaly_seg_ros.datasets.cityscapes_tree import read_camera
 from anomaly_seg_ros.datasets.clip import ClipDataset
@@ -25,6 +24,7 @@ from anomaly_seg_ros.evaluation.snapshots import VERSION, Snapshots
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
 from anomaly_seg_ros.system.resources import config_path
+from anomaly_seg_ros.taxonomy import read_taxonomy
 from tools.fuzzing.target import Target
 from training.engine.config import load_config
 
@@ -231,7 +231,7 @@ TARGETS = (
         "taxonomy",
         "configuration",
         "classes and colours",
-        _file("x.yaml", read_labels),
+        _file("x.yaml", read_taxonomy),
         lambda: [*_own("taxonomies/cityscapes.yaml"), _bomb(b"classes: [{name: %s}]")],
     ),
     Target("clip", "configuration", "a clip's camera.json", _clip, lambda: _json(_CAMERA)),

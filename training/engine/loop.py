@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from anomaly_seg_ros.checkpoints.loading import load_strictly
+from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError, first_line
 from training.data.batch_check import NO_VARIANCE
 from training.engine.config import changed_keys

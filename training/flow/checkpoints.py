@@ -8,7 +8,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from anomaly_seg_ros.checkpoints.loading import load_strictly, read_tensors
+from anomaly_seg_ros.checkpoints.fit import load_strictly
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
 from anomaly_seg_ros.errors import CheckpointError
 from training.engine.storage import make_folder, write_atomically
 from training.flow.dense_flow import DenseFlow

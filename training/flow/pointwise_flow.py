@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_seg_ros.checkpoints.fit import compare
-from anomaly_seg_ros.checkpoints.loading import load_strictly, read_tensors, save_tensors
+from anomaly_seg_ros.checkpoints.fit import compare, load_strictly
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors, save_tensors
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import CheckpointError, ImageError
 from anomaly_seg_ros.io.safe_yaml_json import parse_json

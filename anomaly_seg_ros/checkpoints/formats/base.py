@@ -1,16 +1,16 @@
-"""What a description of a public layout consists of."""
+"""What the description of a public checkpoint format consists of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
+from anomaly_seg_ros.checkpoints.keys import prefixes_before
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.checkpoints.prefixes import prefixes_before
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.input_scaling import InputScaling
+from anomaly_seg_ros.taxonomy import Taxonomy, known_taxonomy, numbered_taxonomy
 
 # (height, width): full size, as the releases were evaluated.
 CITYSCAPES_SIZE = (1024, 2048)
@@ -20,11 +20,11 @@ STREET_HAZARDS_SIZE = (736, 1280)
 
 @dataclass(frozen=True)
 class Description:
-    """What a file of a known layout is.
+    """What a file of a known format is.
 
     Attributes:
         release: Whose weights these seem to be, for people.
-        metadata: Of the network that they belong to.
+        metadata: Describes the network that they belong to.
         remarks: What was concluded rather than read, one sentence each.
     """
 
@@ -33,20 +33,20 @@ class Description:
     remarks: tuple[str, ...] = ()
 
 
-# From a checkpoint and the classes that a user stated, if any.
-Describe = Callable[[Checkpoint, Labels | None], Description]
+# Called with a checkpoint and the classes that a user stated, if any.
+Describe = Callable[[Checkpoint, Taxonomy | None], Description]
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointFormat:
     """A set of keys and shapes under which weights are published.
 
     Attributes:
-        name: For ``inspect_model --as``.
-        title: For people: network and releases.
-        landmarks: Keys that no other layout has together.
-        describe: Derives arguments and metadata from the shapes; a key that is not there counts
-            as the release's usual one, so that damaged files can be compared.
+        name: Choice of ``inspect_model --as``.
+        title: Network and releases, for people.
+        landmarks: Keys that no other format has together.
+        describe: Derives arguments and metadata from the shapes. A missing key counts as the
+            release's usual one, so that damaged files can be compared.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Layout:
     describe: Describe
 
     def prefixes(self, checkpoint: Checkpoint) -> list[str]:
-        """Under which all landmarks are there: wrappers' names, or an empty text."""
+        """Every prefix under which all landmarks lie: wrappers' names, or an empty text."""
         return prefixes_before(self.landmarks, checkpoint.tensors)
 
 
@@ -68,7 +68,7 @@ def width(checkpoint: Checkpoint, key: str, default: int) -> int:
 def metadata_of(
     name: str,
     architecture: str,
-    labels: Labels,
+    taxonomy: Taxonomy,
     scaling: InputScaling,
     inference_size: tuple[int, int],
     outlier_head: bool,
@@ -77,24 +77,24 @@ def metadata_of(
     """Metadata of a public network.
 
     Args:
-        name: Of the model.
-        architecture: Of the network, in the registry.
-        labels: Its classes.
-        scaling: Of its input.
+        name: The model's name.
+        architecture: Key of the network registry.
+        taxonomy: Its classes.
+        scaling: Its input scaling.
         inference_size: (height, width).
-        outlier_head: Whether it has one; decides on the score.
-        arguments: What else the architecture is built with.
+        outlier_head: Whether it has one, which decides on the default score.
+        arguments: The architecture's other arguments.
     """
     return ModelMetadata(
         name=name,
         architecture=architecture,
         arguments={
-            "num_classes": len(labels.classes),
+            "num_classes": len(taxonomy.classes),
             "outlier_head": outlier_head,
             **arguments,
         },
-        classes=labels.classes,
-        palette=labels.palette,
+        classes=taxonomy.classes,
+        palette=taxonomy.palette,
         mean=scaling.mean,
         std=scaling.std,
         inference_size=inference_size,
@@ -103,22 +103,22 @@ def metadata_of(
 
 
 def classes_of(
-    checkpoint: Checkpoint, outputs: int, stated: Labels | None
-) -> tuple[Labels, bool, tuple[str, ...]]:
+    checkpoint: Checkpoint, outputs: int, stated: Taxonomy | None
+) -> tuple[Taxonomy, bool, tuple[str, ...]]:
     """Which classes the outputs of a classifier are.
 
     PEBAL's releases have one output more than classes: its abstention class.
 
     Args:
-        checkpoint: For errors.
+        checkpoint: Named in errors.
         outputs: Channels of the last layer.
-        stated: The classes that a user said.
+        stated: The classes that the user gave, if any.
 
     Returns:
         The classes, whether there is an abstention class behind them, and remarks.
 
     Raises:
-        CheckpointError: As many classes as stated cannot be.
+        CheckpointError: The outputs cannot be the stated classes.
     """
     if stated is not None:
         if len(stated.classes) not in (outputs, outputs - 1):
@@ -127,31 +127,31 @@ def classes_of(
                 f"{len(stated.classes)} classes that were given"
             )
         return stated, len(stated.classes) < outputs, numbered_remarks(stated)
-    if labels := known_labels(outputs):
-        return labels, False, ()
-    if labels := known_labels(outputs - 1):
+    if taxonomy := known_taxonomy(outputs):
+        return taxonomy, False, ()
+    if taxonomy := known_taxonomy(outputs - 1):
         remark = (
             f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class, "
             f"a guess; {how_to_overrule(outputs)}"
         )
-        return labels, True, (remark,)
-    labels = numbered_labels(outputs)
-    return labels, False, numbered_remarks(labels)
+        return taxonomy, True, (remark,)
+    taxonomy = numbered_taxonomy(outputs)
+    return taxonomy, False, numbered_remarks(taxonomy)
 
 
 def how_to_overrule(outputs: int) -> str:
-    """What to say where a guess takes the last of these outputs for no class."""
+    """What to say where a guess takes the last output for something else than a class."""
     return (
         f"if they are {outputs} classes: convert_model --num-classes {outputs}, "
         "or --classes TAXONOMY.yaml"
     )
 
 
-def numbered_remarks(labels: Labels) -> tuple[str, ...]:
-    """A remark, if the names of the classes are mere numbers."""
-    if not labels.guessed:
+def numbered_remarks(taxonomy: Taxonomy) -> tuple[str, ...]:
+    """A remark if the names of the classes are mere numbers."""
+    if not taxonomy.guessed:
         return ()
     return (
-        f"nothing says what its {len(labels.classes)} classes are; they are numbered. "
+        f"nothing says what its {len(taxonomy.classes)} classes are; they are numbered. "
         "Name them: convert_model --classes TAXONOMY.yaml",
     )

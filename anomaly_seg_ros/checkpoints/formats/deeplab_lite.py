@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.formats.base import (
+    CheckpointFormat,
     Description,
-    Layout,
     classes_of,
     how_to_overrule,
     width,
 )
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 # Only lite2 has this block.
 _LITE2_BLOCK = "backbone.stages.1.2.depthwise.0.weight"
 
 
-def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     tensors = checkpoint.tensors
     outputs = width(checkpoint, "classifier.weight", 19)
-    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
     if abstention:
         remarks = (
             f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class of "
@@ -32,14 +32,14 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
         name="deeplab_v3plus_lite",
         architecture="deeplab_v3plus_lite",
         arguments={
-            "num_classes": len(labels.classes),
+            "num_classes": len(taxonomy.classes),
             "backbone": "lite2" if _LITE2_BLOCK in tensors else "lite0",
             "decoder_channels": width(checkpoint, "lateral8.0.weight", 128),
             "skip_channels": width(checkpoint, "lateral4.0.weight", 48),
             "outlier_head": outlier_head,
         },
-        classes=labels.classes,
-        palette=labels.palette,
+        classes=taxonomy.classes,
+        palette=taxonomy.palette,
         mean=EFFICIENTNET_LITE.mean,
         std=EFFICIENTNET_LITE.std,
         inference_size=(512, 1024),
@@ -48,7 +48,7 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     return Description("a training of this project", metadata, remarks)
 
 
-DEEPLAB_LITE = Layout(
+DEEPLAB_LITE = CheckpointFormat(
     name="deeplab_v3plus_lite",
     title="DeepLabV3+ with EfficientNet-Lite (a training of this project)",
     landmarks=("backbone.stem.0.0.weight", "lateral16.0.weight", "fuse4.0.0.weight"),

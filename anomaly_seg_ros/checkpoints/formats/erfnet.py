@@ -5,33 +5,33 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels, known_labels, numbered_labels
 from anomaly_seg_ros.checkpoints.formats.base import (
+    CheckpointFormat,
     Description,
-    Layout,
     how_to_overrule,
     numbered_remarks,
     width,
 )
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.system.resources import weights_dir
+from anomaly_seg_ros.taxonomy import Taxonomy, known_taxonomy, numbered_taxonomy
 
 _BIAS = "decoder.output_conv.bias"
 # SHA-256 of the classifier's bias in the public checkpoint: our calibration is of these weights.
 _PUBLIC_BIAS = "6f9b908c7a25f03733ec2bafd4d2e8956e805e56f5055fa41451af2cfa53efa0"
 
 
-def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     source = weights_dir() / "erfnet_cityscapes.json"
     public = ModelMetadata.from_json(source.read_text(encoding="utf-8"), str(source))
     # A transposed convolution: its weight is (in, out, height, width), so the bias tells.
     outputs = width(checkpoint, _BIAS, 20)
-    labels, remarks = _labels(checkpoint, outputs, stated)
+    taxonomy, remarks = _classes(checkpoint, outputs, stated)
     outlier_head = "outlier_head.conv.weight" in checkpoint.tensors
     arguments = {
-        "num_classes": len(labels.classes),
+        "num_classes": len(taxonomy.classes),
         "num_outputs": outputs,
         "outlier_head": outlier_head,
     }
@@ -41,8 +41,8 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
         public,
         name="erfnet",
         arguments=arguments,
-        classes=labels.classes,
-        palette=labels.palette,
+        classes=taxonomy.classes,
+        palette=taxonomy.palette,
         default_score="dense_hybrid" if outlier_head else "energy",
         calibration={},
         statistics=None,
@@ -51,9 +51,9 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     return Description("ERFNet, trained by somebody else", metadata, remarks)
 
 
-def _labels(
-    checkpoint: Checkpoint, outputs: int, stated: Labels | None
-) -> tuple[Labels, tuple[str, ...]]:
+def _classes(
+    checkpoint: Checkpoint, outputs: int, stated: Taxonomy | None
+) -> tuple[Taxonomy, tuple[str, ...]]:
     """ERFNet's code trains one output more than classes, for pixels without a label."""
     if stated is not None:
         if len(stated.classes) > outputs:
@@ -62,16 +62,16 @@ def _labels(
                 f"has {outputs} outputs"
             )
         return stated, numbered_remarks(stated)
-    if labels := known_labels(outputs):
-        return labels, ()
-    if labels := known_labels(outputs - 1):
+    if taxonomy := known_taxonomy(outputs):
+        return taxonomy, ()
+    if taxonomy := known_taxonomy(outputs - 1):
         remark = (
             f"{outputs} outputs are read as {outputs - 1} classes and one for pixels without a "
             f"label, as ERFNet's code trains them, a guess; {how_to_overrule(outputs)}"
         )
-        return labels, (remark,)
-    labels = numbered_labels(outputs)
-    return labels, numbered_remarks(labels)
+        return taxonomy, (remark,)
+    taxonomy = numbered_taxonomy(outputs)
+    return taxonomy, numbered_remarks(taxonomy)
 
 
 def _is_public(checkpoint: Checkpoint) -> bool:
@@ -79,7 +79,7 @@ def _is_public(checkpoint: Checkpoint) -> bool:
     return bias is not None and hashlib.sha256(bias.numpy().tobytes()).hexdigest() == _PUBLIC_BIAS
 
 
-ERFNET = Layout(
+ERFNET = CheckpointFormat(
     name="erfnet",
     title="ERFNet (the public Cityscapes checkpoint and its like)",
     landmarks=("encoder.initial_block.conv.weight", "decoder.output_conv.weight"),

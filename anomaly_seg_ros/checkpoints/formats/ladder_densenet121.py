@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.formats.base import (
     CITYSCAPES_SIZE,
     STREET_HAZARDS_SIZE,
+    CheckpointFormat,
     Description,
-    Layout,
     classes_of,
     metadata_of,
     width,
 )
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.models.input_scaling import UNSCALED
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 
-def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     outputs = width(checkpoint, "logits.conv.weight", 19)
-    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
     outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
-    cityscapes = len(labels.classes) == 19
+    cityscapes = len(taxonomy.classes) == 19
     metadata = metadata_of(
         f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",
         "ladder_densenet121",
-        labels,
+        taxonomy,
         UNSCALED,
         CITYSCAPES_SIZE if cityscapes else STREET_HAZARDS_SIZE,
         outlier_head,
@@ -34,7 +34,7 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     return Description(release, metadata, remarks)
 
 
-LADDER_DENSENET121 = Layout(
+LADDER_DENSENET121 = CheckpointFormat(
     name="ladder_densenet121",
     title="LDN-121, ladder-style DenseNet (DenseHybrid)",
     landmarks=(

@@ -7,29 +7,29 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.formats.base import (
     CITYSCAPES_SIZE,
+    CheckpointFormat,
     Description,
-    Layout,
     classes_of,
     metadata_of,
     width,
 )
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.models.input_scaling import IMAGENET
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 
-def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     tensors = checkpoint.tensors
     deep = "layer0.3.weight" in tensors or "final1.0.weight" in tensors
     outputs = width(checkpoint, "final2.0.weight" if deep else "final.6.weight", 19)
-    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
     outlier_head = "logits_ood.conv.weight" in tensors
     metadata = metadata_of(
         f"resnet101_{'deep' if deep else 'plain'}_stem",
         "resnet101",
-        labels,
+        taxonomy,
         IMAGENET,
         CITYSCAPES_SIZE,
         outlier_head,
@@ -41,7 +41,7 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     return Description(release, metadata, remarks)
 
 
-RESNET101 = Layout(
+RESNET101 = CheckpointFormat(
     name="resnet101",
     title="DeepLabV3+ with ResNet101 (SML and RobustNet: deep stem; NVIDIA: plain stem)",
     landmarks=("layer0.0.weight", "layer3.22.conv3.weight", "aspp.features.0.0.weight"),

@@ -8,17 +8,17 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import Checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import Labels
 from anomaly_seg_ros.checkpoints.formats.base import (
     CITYSCAPES_SIZE,
+    CheckpointFormat,
     Description,
-    Layout,
     classes_of,
     metadata_of,
     width,
 )
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.models.input_scaling import IMAGENET
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 # Above any honest mIoU of this network on the validation images, in per cent.
 _TRAINED_ON_VALIDATION = 85
@@ -28,9 +28,9 @@ _NOT_COMPARABLE = (
 )
 
 
-def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     outputs = width(checkpoint, "final.6.weight", 19)
-    labels, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
     outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
     if outlier_head:
         who, release = "densehybrid", "DenseHybrid"
@@ -42,7 +42,7 @@ def _describe(checkpoint: Checkpoint, stated: Labels | None) -> Description:
     metadata = metadata_of(
         f"wide_resnet38_{who}",
         "wide_resnet38",
-        labels,
+        taxonomy,
         IMAGENET,
         CITYSCAPES_SIZE,
         outlier_head,
@@ -58,7 +58,7 @@ def _caveat(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (_NOT_COMPARABLE.format(percent),) if percent > _TRAINED_ON_VALIDATION else ()
 
 
-WIDE_RESNET38 = Layout(
+WIDE_RESNET38 = CheckpointFormat(
     name="wide_resnet38",
     title="DeepLabV3+ with WideResNet38 (NVIDIA, DenseHybrid, PEBAL)",
     landmarks=(

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.checkpoints.class_labels import read_labels
 from anomaly_seg_ros.datasets.base import number
 from anomaly_seg_ros.datasets.label_map_file import read_label_map
 from anomaly_seg_ros.datasets.overlay import add_overlay
@@ -21,7 +20,7 @@ from anomaly_seg_ros.io.safe_yaml_json import inside, parse_json, parse_yaml, re
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
 from anomaly_seg_ros.system.resources import ResourceError, asset_path, config_path
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from anomaly_seg_ros.taxonomy import load_taxonomy, read_taxonomy
 from training.engine.config import load_config
 
 YAML = {
@@ -137,7 +136,7 @@ def test_classes_of_any_shape(entry: str, tmp_path: Path) -> None:
 
     (tmp_path / "x.yaml").write_text(f"classes: [{entry}]", encoding="utf-8")
     with pytest.raises(CheckpointError, match="class 0"):
-        read_labels(tmp_path / "x.yaml")
+        read_taxonomy(tmp_path / "x.yaml")
 
 
 def test_what_to_evaluate_may_be_any_text() -> None:

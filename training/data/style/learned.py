@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anomaly_seg_ros.checkpoints.loading import load_strictly
+from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from training.data.style.lab import LabMoments
 from training.data.style.network import STRIDE, StyleTransfer, to_bytes, to_unit

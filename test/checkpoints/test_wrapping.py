@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
-from anomaly_seg_ros.checkpoints.class_labels import numbered_labels
-from anomaly_seg_ros.checkpoints.foreign import as_foreign
-from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.checkpoints.reading import read_checkpoint
+from anomaly_seg_ros.checkpoints.wrapping import recognise_wrapped
+from anomaly_seg_ros.taxonomy import numbered_taxonomy
 
 
 class Inner(nn.Module):
@@ -43,20 +42,19 @@ def test_the_networks_own_names_stay(prefix: str, factory: str, save: Callable) 
     saved = {prefix + key: value for key, value in original.items()}
     saved[f"{prefix}criterion.weight"] = torch.ones(5)
     checkpoint = read_checkpoint(save({"state_dict": saved}))
-    found = as_foreign(checkpoint, factory, numbered_labels(5), {"pre_logits": "model.1"})
+    found = recognise_wrapped(checkpoint, factory, numbered_taxonomy(5), {"pre_logits": "model.1"})
     assert not found.misfit, str(found.misfit)
     assert found.changes[0].endswith("criterion.weight")
-    network = build_network(found.metadata.architecture, found.metadata.arguments)
-    network.load_state_dict(found.tensors)
-    assert all(torch.equal(network.network.state_dict()[k], v) for k, v in original.items())
+    loaded = found.load().network.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in original.items())
 
 
 def test_any_prefix_beside_strays(factory: str, save: Callable) -> None:
     original = Inner(5).state_dict()
     saved = {f"segmentor.{key}": value for key, value in original.items()}
     saved |= {"queue": torch.ones(2), "teacher.x": torch.ones(3)}
-    found = as_foreign(
-        read_checkpoint(save(saved)), factory, numbered_labels(5), {"pre_logits": "model.1"}
+    found = recognise_wrapped(
+        read_checkpoint(save(saved)), factory, numbered_taxonomy(5), {"pre_logits": "model.1"}
     )
     assert not found.misfit, str(found.misfit)
     assert all(torch.equal(found.tensors[f"network.{k}"], v) for k, v in original.items())
@@ -66,8 +64,8 @@ def test_any_prefix_beside_strays(factory: str, save: Callable) -> None:
 def test_averaged_weights(factory: str, save: Callable) -> None:
     original = Inner(5).eval()
     averaged = torch.optim.swa_utils.AveragedModel(original).state_dict()
-    found = as_foreign(
-        read_checkpoint(save(averaged)), factory, numbered_labels(5), {"pre_logits": "model.1"}
+    found = recognise_wrapped(
+        read_checkpoint(save(averaged)), factory, numbered_taxonomy(5), {"pre_logits": "model.1"}
     )
     assert not found.misfit, str(found.misfit)
     assert found.changes[0].endswith("n_averaged")
@@ -78,7 +76,7 @@ def test_averaged_weights(factory: str, save: Callable) -> None:
 def test_half_matching_weights_are_a_misfit(factory: str, save: Callable) -> None:
     weights = Inner(5).state_dict()
     del weights["model.0.bias"]
-    found = as_foreign(
-        read_checkpoint(save(weights)), factory, numbered_labels(5), {"pre_logits": "model.1"}
+    found = recognise_wrapped(
+        read_checkpoint(save(weights)), factory, numbered_taxonomy(5), {"pre_logits": "model.1"}
     )
     assert found.misfit

@@ -8,14 +8,15 @@ import pytest
 import torch
 from tiny_releases import hollow, prefixed
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
+from anomaly_seg_ros.checkpoints.keys import preferred, strip_prefixes
 from anomaly_seg_ros.checkpoints.loading import load_model
-from anomaly_seg_ros.checkpoints.prefixes import preferred
+from anomaly_seg_ros.checkpoints.reading import read_checkpoint
 from anomaly_seg_ros.checkpoints.recognise import Recognised, recognise
 from anomaly_seg_ros.errors import CheckpointError
 
 ERFNET = hollow("erfnet")
 CLASSIFIER = "decoder.output_conv.bias"  # 20 values
+LAYERS = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(6)}
 Save = Callable[..., object]
 
 
@@ -141,3 +142,39 @@ def test_a_prefix_that_no_key_has(save: Save) -> None:
         CheckpointError, match=r"under the prefix 'ema\.'; its keys begin with mod"
     ):
         read_checkpoint(path, prefix="ema")
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "stripped"),
+    [
+        ("", ()),
+        ("module.", ("module.",)),
+        ("branch1.", ("branch1.",)),
+        ("module.module.", ("module.", "module.")),
+        ("_orig_mod.module.model.", ("_orig_mod.", "module.", "model.")),
+        ("backbone.", ()),
+    ],
+)
+def test_prefixes(prefixes: str, stripped: tuple[str, ...]) -> None:
+    wrapped = {prefixes + key: value for key, value in LAYERS.items()}
+    bare, found = strip_prefixes({**wrapped, "criterion.weight": torch.zeros(19)})
+    assert found == stripped
+    kept = prefixes if not stripped else ""
+    assert bare.keys() == {*(kept + key for key in LAYERS), "criterion.weight"}
+
+
+def test_a_counter_of_an_averaged_model_does_not_hide_the_prefix() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    bare, found = strip_prefixes(dict(averaged.state_dict()))
+    assert found == ("module.",)
+    assert bare.pop("n_averaged") == 0
+    assert bare.keys() == network.state_dict().keys()
+    # Only this name: a parameter that merely begins with it may be the network's.
+    other = {"module.a": torch.zeros(1), "n_averaged_weight": torch.zeros(1)}
+    assert strip_prefixes(other) == (other, ())
+
+
+def test_a_prefix_of_some_keys_stays() -> None:
+    mixed = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    assert strip_prefixes(mixed) == (mixed, ())

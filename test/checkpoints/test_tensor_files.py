@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save, save_file
 from tiny import save_tiny_model
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
-from anomaly_seg_ros.checkpoints.loading import load_model, read_tensors
+from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.checkpoints.reading import read_checkpoint
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
 from anomaly_seg_ros.cli import inspect_model
 from anomaly_seg_ros.errors import CheckpointError
 

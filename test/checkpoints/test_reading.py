@@ -1,4 +1,4 @@
-"""Tensors come as float32 with an account of what was done to them."""
+"""Weights are found wherever training scripts put them; what is done to them is accounted for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anomaly_seg_ros.checkpoints.checkpoint_file import read_checkpoint
+from anomaly_seg_ros.checkpoints.reading import find_state_dict, read_checkpoint
 from anomaly_seg_ros.errors import CheckpointError
+
+WEIGHTS = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(6)}
+OTHER = {key: value + 10 for key, value in WEIGHTS.items()}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+FLOW = {f"step{i}.scale": torch.zeros(1) for i in range(50)}
 
 
 def random_tensor(*shape: int) -> torch.Tensor:
@@ -108,3 +113,74 @@ def test_tensors_that_share_memory_are_read(save: Callable) -> None:
 def test_a_file_without_weights(save: Callable) -> None:
     with pytest.raises(CheckpointError, match=r"weights\.pth: no weights in it"):
         read_checkpoint(save({"epoch": 3}))
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (WEIGHTS, ()),
+        ({**WEIGHTS, "epoch": 3}, ()),
+        ({"state_dict": WEIGHTS, "optimizer": OPTIMIZER}, ("state_dict",)),
+        ({"model": WEIGHTS, "optimizer": OPTIMIZER, "epoch": 1}, ("model",)),
+        ({"model_state_dict": WEIGHTS, "loss": torch.tensor(0.1)}, ("model_state_dict",)),
+        ({"net": WEIGHTS}, ("net",)),
+        ({"model": {"state_dict": WEIGHTS}}, ("model", "state_dict")),
+        ({"ema": {"module": WEIGHTS}}, ("ema", "module")),
+        ({"whatever": WEIGHTS}, ("whatever",)),
+        ({"state_dict": WEIGHTS, "ema": OTHER}, ("state_dict",)),
+        ({"ema": OTHER, "model": WEIGHTS}, ("model",)),
+        # A flow that is trained beside the network, and has more tensors.
+        ({"model": WEIGHTS, "second_player": {"flow": FLOW}}, ("model",)),
+        ({"state_dict": WEIGHTS, "statistics": {"mean": torch.zeros(19)}}, ("state_dict",)),
+    ],
+)
+def test_weights_are_found(content: dict, place: tuple[str, ...]) -> None:
+    found = find_state_dict(content)
+    assert found.place == place
+    assert found.tensors.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found.tensors[key], WEIGHTS[key]) for key in WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, 3, [torch.zeros(1)], {}, {"epoch": 3}, {0: torch.zeros(1)}, {"optimizer": OPTIMIZER}],
+)
+def test_no_weights(content: object) -> None:
+    assert find_state_dict(content) is None
+
+
+def test_other_weights_are_not_silent_and_can_be_chosen() -> None:
+    content = {"model": WEIGHTS, "average": OTHER}
+    assert find_state_dict(content).others == [(("average",), 6)]
+    assert torch.equal(
+        find_state_dict(content, "average").tensors["layer1.weight"], OTHER["layer1.weight"]
+    )
+    assert find_state_dict(content, "ema") is None
+
+
+def test_record() -> None:
+    found = find_state_dict(
+        {
+            "state_dict": WEIGHTS,
+            "optimizer": OPTIMIZER,
+            "epoch": 174,
+            "best_record": {"mean_iu": 0.9, "epoch": 170},
+            "command": "x" * 1000,
+            "done": True,
+        }
+    )
+    command = found.record.pop("command")
+    assert command == "x" * 200 + "..."
+    assert found.record == {
+        "epoch": 174,
+        "best_record.mean_iu": 0.9,
+        "best_record.epoch": 170,
+        "done": True,
+    }
+    assert found.has_optimizer
+
+
+def test_entries_that_are_no_tensors_are_listed() -> None:
+    packed = (torch.zeros(1), None)
+    found = find_state_dict({"state_dict": {**WEIGHTS, "fc._packed_params": packed}})
+    assert found.not_tensors == ["fc._packed_params"]

@@ -1,4 +1,4 @@
-"""A network among the tensors of a file that all begin with a wrapper's name, whatever that is.
+"""Names of tensors: wrappers' prefixes, leftovers of trainings, several networks in one file.
 
 A whole set of a network's tensors may lie under ``student.``, ``module.segmentor.`` or any other
 prefix, beside tensors of something else, and there may be several sets.
@@ -12,11 +12,65 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.checkpoints.content import LEFTOVERS, is_leftover
-
+COUNTER = ".num_batches_tracked"
+# What a training script registers beside the network -> what it is. A name that ends in a dot is
+# the start of keys, any other is a whole key.
+LEFTOVERS = {
+    "criterion.": "of the training loss",
+    "criterion_aux.": "of the training loss",
+    "loss.": "of the training loss",
+    "multi_scale.": "smoothing kernels of SML, which are constants",
+    # Of torch.optim.swa_utils.AveragedModel: it stands beside "module.", without that prefix.
+    "n_averaged": "counter of an averaged model",
+}
+# Wrappers, which put their name before every key. Of any other name, and beside keys of something
+# else, a network is found by what it consists of (prefixes.py).
+_PREFIXES = ("module.", "_orig_mod.", "branch1.", "model.", "network.", "net.")
+# Wrappers of parts of a network, which put their name into the middle of keys.
+_INNER = (
+    *("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."),
+    "_forward_module.",
+)
 # Parts of a prefix by which copies of the trained network are known. Where a file holds the
 # network and copies, the network is read, as it is where they lie in state dicts of their own.
 _COPIES = ("ema", "teacher", "averag", "momentum", "target", "swa", "old", "shadow")
+
+
+def is_leftover(key: str, leftover: str) -> bool:
+    """Whether a key is what a name of :data:`LEFTOVERS` stands for."""
+    return key.startswith(leftover) if leftover.endswith(".") else key == leftover
+
+
+def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Takes away the names of wrappers that stand before every key, repeatedly.
+
+    Returns:
+        The tensors by shorter keys, and the prefixes, the outermost first.
+    """
+    stripped = []
+    while prefix := _common_prefix(tensors):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        stripped.append(prefix)
+    return tensors, tuple(stripped)
+
+
+def without_inner_wrappers(
+    tensors: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Takes away the names that torch's wrappers put into the middle of keys.
+
+    Returns:
+        The tensors by shorter keys, and the names; unchanged if two keys became one.
+    """
+    found = [name for name in _INNER if any(f".{name}" in key for key in tensors)]
+    shorter = {}
+    for key, tensor in tensors.items():
+        for name in found:
+            key = key.replace(f".{name}", ".")
+        shorter[key] = tensor
+    if len(shorter) < len(tensors):
+        return tensors, ()
+    return shorter, tuple(found)
 
 
 def prefixes_before(landmarks: Iterable[str], keys: Collection[str]) -> list[str]:
@@ -122,3 +176,11 @@ def _endings(key: str) -> Iterable[str]:
     """The key, and what is left when its first parts are taken away."""
     parts = key.split(".")
     return (".".join(parts[start:]) for start in range(len(parts)))
+
+
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str | None:
+    keys = [key for key in tensors if not any(is_leftover(key, name) for name in LEFTOVERS)]
+    for prefix in _PREFIXES:
+        if keys and all(key.startswith(prefix) for key in keys):
+            return prefix
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.checkpoints.content import (
-    Content,
-    find_state_dict,
-    strip_prefixes,
-    without_inner_wrappers,
-)
-from anomaly_seg_ros.checkpoints.file_kinds import Kind, kind_of
+from anomaly_seg_ros.checkpoints.fit import dtype_name
+from anomaly_seg_ros.checkpoints.keys import strip_prefixes, without_inner_wrappers
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
 from anomaly_seg_ros.checkpoints.pickles import unpickle
-from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
+from anomaly_seg_ros.checkpoints.tensor_files import Kind, kind_of, read_tensors
 from anomaly_seg_ros.errors import CheckpointError, first_line
+from anomaly_seg_ros.io.safe_yaml_json import shown
 
 _EPOCH = ("epoch", "current_epoch", "last_epoch", "best_epoch")
 _MIOU = ("mean_iu", "mean_iou", "miou", "best_miou", "best_mean_iu", "best_iou", "val_miou")
 _EXACT = (torch.float16, torch.bfloat16)
+# Names under which scripts save weights, the ones to prefer first.
+_NAMES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module")
+_TRAINING_STATE = ("optim", "sched", "lr_sched", "scaler", "amp", "rng")
+_LONGEST_TEXT = 200
+_DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
     try:
         converted = {key: _to_float32(tensor) for key, tensor in plain.items()}
     except NotImplementedError as error:
-        types = sorted({_dtype_name(tensor) for tensor in plain.values()})
+        types = sorted({dtype_name(tensor) for tensor in plain.values()})
         raise CheckpointError(
             f"{path}: unsupported: torch cannot convert all of its types ({', '.join(types)}); "
             "save it as float32 or float16"
@@ -131,10 +133,62 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
         place=content.place,
         prefixes=prefixes,
         record=content.record,
-        dtypes=dict(Counter(_dtype_name(tensor) for tensor in plain.values())),
+        dtypes=dict(Counter(dtype_name(tensor) for tensor in plain.values())),
         has_optimizer=content.has_optimizer,
         changes=tuple(changes),
     )
+
+
+@dataclass
+class Content:
+    """A state dict and what lay around it.
+
+    Attributes:
+        tensors: By key, as they are in the file.
+        place: Keys that lead to the state dict.
+        record: Plain values beside the state dict, by dotted path: epoch, metrics, command.
+        others: Other state dicts of the file, as (place, number of tensors).
+        not_tensors: Entries of the state dict that are neither tensors nor plain values.
+        has_optimizer: Whether the state of a training is in the file.
+    """
+
+    tensors: dict[str, Tensor]
+    place: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    others: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    not_tensors: list[str] = field(default_factory=list)
+    has_optimizer: bool = False
+
+
+def find_state_dict(content: Any, key: str | None = None) -> Content | None:
+    """The weights in what a file holds, or None if there are none.
+
+    Args:
+        content: Of the file.
+        key: Dotted place of the state dict; without it the top level is preferred if most tensors
+            lie there, then the usual names, then the largest.
+    """
+    if not isinstance(content, Mapping):
+        return None
+    found = _state_dicts(content, ())
+    chosen = _choose(found) if key is None else tuple(key.split("."))
+    if chosen not in found:
+        return None
+    table = found[chosen]
+    result = Content({k: v for k, v in table.items() if isinstance(v, Tensor)}, chosen)
+    # What has far fewer tensors is a table beside the weights.
+    result.others = [
+        (place, count)
+        for place, count in ((place, _count(other)) for place, other in found.items())
+        if place != chosen and 2 * count > _count(table)
+    ]
+    _collect(content, (), set(found) - {chosen}, result, set())
+    result.not_tensors = [
+        str(key) if _is_plain(key) else shown(key)
+        for key, value in table.items()
+        if not isinstance(value, Tensor | Mapping) and not _is_plain(value)
+    ]
+    return result
 
 
 def _under(
@@ -161,10 +215,6 @@ def _under(
     )
 
 
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _to_float32(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_quantized:
@@ -181,7 +231,7 @@ def _conversions(tensors: dict[str, Tensor]) -> list[str]:
     for key, tensor in tensors.items():
         by_dtype.setdefault(tensor.dtype, []).append(key)
     for dtype, keys in by_dtype.items():
-        name = str(dtype).removeprefix("torch.")
+        name = dtype_name(tensors[keys[0]])
         if tensors[keys[0]].is_quantized:
             changes.append(f"{len(keys)} {name} tensors were dequantized to float32")
         elif dtype in _EXACT:
@@ -193,3 +243,71 @@ def _conversions(tensors: dict[str, Tensor]) -> list[str]:
 
 def _some(names: list[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (f", ... ({len(names)})" if len(names) > shown else "")
+
+
+def _state_dicts(
+    table: Mapping, place: tuple[str, ...], seen: set[int] | None = None
+) -> dict[tuple[str, ...], Mapping]:
+    """Every mapping that holds tensors under text keys, outside of a training's state.
+
+    A mapping that lies in several places is found at the first.
+    """
+    found = {}
+    seen = set() if seen is None else seen
+    seen.add(id(table))
+    if _count(table):
+        found[place] = table
+    if len(place) < _DEEPEST:
+        for key, value in table.items():
+            is_new = isinstance(value, Mapping) and id(value) not in seen
+            if is_new and isinstance(key, str) and not _is_training(key):
+                found |= _state_dicts(value, (*place, key), seen)
+    return found
+
+
+def _count(table: Mapping) -> int:
+    return sum(isinstance(k, str) and isinstance(v, Tensor) for k, v in table.items())
+
+
+def _choose(found: Mapping[tuple[str, ...], Mapping]) -> tuple[str, ...] | None:
+    """The place of the weights among several state dicts."""
+    if not found:
+        return None
+    largest = max(found, key=lambda place: _count(found[place]))
+    if () in found and 2 * _count(found[()]) > _count(found[largest]):
+        return ()
+    usual = [place for place in found if place and set(place) <= set(_NAMES)]
+    return min(usual, key=lambda place: (len(place), _NAMES.index(place[-1])), default=largest)
+
+
+def _is_training(key: str) -> bool:
+    return key.lower().startswith(_TRAINING_STATE)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _collect(
+    table: Mapping,
+    path: tuple[str, ...],
+    state_dicts: set[tuple[str, ...]],
+    result: Content,
+    seen: set[int],
+) -> None:
+    """Fills the record with the plain values of the file."""
+    seen.add(id(table))
+    for key, value in table.items():
+        name = str(key) if _is_plain(key) else shown(key)
+        here = (*path, name)
+        if _is_training(name):
+            result.has_optimizer |= isinstance(value, Mapping)
+        elif isinstance(value, str):
+            cut = value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}..."
+            result.record[".".join(here)] = cut
+        elif _is_plain(value):
+            result.record[".".join(here)] = value
+        elif not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        elif here not in state_dicts and len(here) < _DEEPEST:
+            _collect(value, here, state_dicts, result, seen)
