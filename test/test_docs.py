@@ -20,7 +20,10 @@ PAGES = [
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 ROOTS = ("", "anomaly_seg_ros", "training", "docs")
 # What readers make or others have.
-FOREIGN = re.compile(r"my_|setup\.py$|fishyscapes_tfds|__init__\.py$|datasets/tracks\.py$")
+FOREIGN = re.compile(
+    r"my_|setup\.py$|fishyscapes_tfds|__init__\.py$|datasets/tracks\.py$|eval_ood|"
+    r"streethazards_test|create_(bdd_)?dataset"
+)
 
 
 def name_of(page: Path) -> str:

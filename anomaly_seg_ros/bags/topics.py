@@ -1,4 +1,4 @@
-"""Topics and metadata keys of an evaluation bag (docs/architecture.md)."""
+"""Topics and metadata keys of an evaluation bag (docs/bags.md)."""
 
 from __future__ import annotations
 
