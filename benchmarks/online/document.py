@@ -32,38 +32,39 @@ _GPU_RATES = {"random_resnet101": 100.0, "random_wide_resnet38": 40.0}
 _INTRODUCTION = """\
 # Performance of the online path
 
-Written by `python -m benchmarks.online.document`; all figures come from stored runs of
-`make benchmark`. Sizes are height x width.
+How long a frame takes from topic to topic, and where the time goes.
+`python -m benchmarks.online.document` writes this page from stored runs of `make benchmark`. Sizes
+are height x width.
 
 ## How it is measured
 
-Every case starts six processes, which then take turns of a few frames, so that a busy minute of
-the machine meets all of them alike: read the ratios before the milliseconds.
+Every case starts six processes that take turns of a few frames each, so that a busy minute of the
+machine hits all of them alike. Read the ratios before the milliseconds.
 
 - **network alone**: the network in a loop, from a frame of its size in memory to logits (on a GPU
-  with the upload). No ROS, no decoding, no resizing, no score. Three of them: on the node's
-  backend and precision; in eager PyTorch float32 as our eager node runs it (BatchNorm folded,
-  channels last); in eager PyTorch as it is loaded, which is what the naive node runs.
-- **Segmenter.predict**: image array to labels and score, without ROS.
+  including the upload): no ROS, decoding, resizing or score. There are three of them: on the
+  node's backend and precision; in eager PyTorch float32 as our eager node runs it (BatchNorm
+  folded, channels last); in eager PyTorch as loaded, which is what the naive node runs.
+- **Segmenter.predict**: from image array to labels and score, without ROS.
 - **our node**: from publishing an Image to holding `~/labels`, `~/ood_score` and
-  `~/open_set_mask` of its stamp, in another process. The eager node is the same node with
+  `~/open_set_mask` of its stamp in another process. The eager node is the same node with
   `backend: torch`, `precision: fp32`.
 - **naive node**: [`naive_node.py`](../benchmarks/online/naive_node.py), written after a tutorial:
   cv_bridge, everything in the callback, logits upsampled before score and argmax. Same network,
   same outputs.
 - **echo**: [`echo_node.py`](../benchmarks/online/echo_node.py) takes the frame as bytes and
-  publishes three maps of zeros: what the middleware and rclpy take of themselves.
+  publishes three maps of zeros: the cost of the middleware and rclpy alone.
 
-The sender keeps its messages serialised; its publish call is part of the time from topic to topic
-and is given beside it. All processes use the same transport, the naive node too, see the settings.
-The stages are the node's own, from `/diagnostics`, over all its frames, those that warm up too;
-**transport** is each frame's time from topic to topic less what the node says that it worked on
-this frame, less the median of `take`. An **overhead** is the time from topic to topic less that of
-the network which this very node runs. p10 bounds the fastest tenth, which other work on the
-machine disturbs least: an aim is judged only where medians and fastest tenths agree. p99 of fewer
-than a hundred frames is close to their maximum. Throughput: frames are sent at 1.5 times the rate
-that the latency allows; our node keeps the newest, the naive node's queue of ten makes its answers
-late.
+The sender keeps its messages serialised. Its publish call counts towards the time from topic to
+topic and is also listed by itself. All processes, the naive node included, use the same transport
+(see the settings). The stages come from the node's own `/diagnostics` and cover all its frames,
+including warm-up. **transport** is a frame's time from topic to topic, minus the time that the
+node reports for this frame, minus the median of `take`. An **overhead** is the time from topic to
+topic minus that of the network which the same node runs. p10 bounds the fastest tenth, which other
+work on the machine disturbs least: an aim is judged only where medians and fastest tenths agree.
+With fewer than a hundred frames, p99 is close to the maximum. For throughput, frames are sent at
+1.5 times the rate that the latency allows; our node keeps the newest, while the naive node's queue
+of ten makes its answers late.
 """
 
 
