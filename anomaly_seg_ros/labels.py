@@ -9,9 +9,20 @@ import numpy as np
 
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ParameterError
 
-IGNORE, ANOMALY = "ignore", "anomaly"
+# Values of anomaly masks.
+IN_DISTRIBUTION, ANOMALY = 0, 1
+# No label, in label maps and anomaly masks: neither scored nor trained on.
+IGNORE_INDEX = 255
+# In lookup tables from stored values: a value that the data set does not define.
+INVALID_ID = 254
+# While training pastes objects, free in every taxonomy of at most 253 classes: a pasted pixel, and
+# one that trains nothing because it belongs to no known class (an animal, a traffic cone, the rim
+# of a pasted object). Closed-set views turn the latter into the ignore index.
+OUTLIER_ID = 254
+UNKNOWN_ID = 253
+
 # What 255 may mean in an anomaly mask: the values of --mask-255 and mask_255.
-MASK_255 = (IGNORE, ANOMALY)
+MASK_255_IGNORE, MASK_255_ANOMALY = MASK_255 = ("ignore", "anomaly")
 
 _MASK_MEANING = "0 in-distribution, 1 anomaly, 255 ignore"
 _SHOWN = 5

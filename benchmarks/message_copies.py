@@ -10,7 +10,7 @@ what is left is copying. The table has the median over the frames:
 - out: ``frombytes`` fills the message's array; ``CDR bytes`` joins header and pixels to the
   serialised message and publishes that; ``view`` shows the pixels to rclpy, as the node does.
 
-Each is measured with malloc as it is and, with ``keep``, after ``malloc_tuning.keep_freed_memory``.
+Each is measured with malloc as it is and, with ``keep``, after ``keep_freed_memory``.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from anomaly_seg_ros.system.tool import run_tool
 from training.data.corpora import Corpus, load_corpus

@@ -36,17 +36,15 @@ from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.io.safe_yaml_json import shown
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
+from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID
 from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.data.corpora import UNKNOWN
 from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
 from training.data.road_scenes import calibration_corpora
 from training.engine.config import CONFIGS, load_config, read_yaml
@@ -155,7 +153,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     def plain(value: Any) -> str:
         if isinstance(value, date):  # a datetime is one
             return value.isoformat()
-        raise TypeError(f"{shown(value)} cannot be written as JSON")
+        raise TypeError(f"{short_repr(value)} cannot be written as JSON")
 
     try:
         return json.loads(json.dumps(read_yaml(path), default=plain))
@@ -231,7 +229,7 @@ def calibrate(
         The metadata with statistics and calibration filled in.
     """
     inlier_frames = [
-        (image, (label != IGNORE_INDEX) & (label != UNKNOWN))
+        (image, (label != IGNORE_INDEX) & (label != UNKNOWN_ID))
         for corpus in calibration_corpora(data)
         for image, label in zip(corpus.images, corpus.labels, strict=True)
     ]

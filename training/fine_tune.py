@@ -22,7 +22,7 @@ from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
@@ -59,7 +59,7 @@ def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
     # The default is empty, so the configuration cannot check its values. A bool is an int.
     if wanted and (len(wanted) != 2 or any(type(n) is not int for n in wanted)):
         raise ParameterError(
-            f"inference_size {shown(wanted)}: expected [height, width] in pixels, or []"
+            f"inference_size {short_repr(wanted)}: expected [height, width] in pixels, or []"
         )
     multiple = network.size_multiple
     validation = config["validation"]

@@ -6,7 +6,7 @@ from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import BagError
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.system.resources import ResourceError
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -29,4 +29,4 @@ def label_classes(reader: BagReader) -> tuple[str, ...] | None:
     except ResourceError as error:
         if not reader.topics.get(topics.LABELS, ("", 0))[1]:
             return None
-        raise BagError(f"{reader.path}: unknown taxonomy {shown(name)}: {error}") from error
+        raise BagError(f"{reader.path}: unknown taxonomy {short_repr(name)}: {error}") from error

@@ -21,7 +21,7 @@ from anomaly_seg_ros.bags.samples import CustomData
 from anomaly_seg_ros.errors import BagError, ImageError, ParameterError
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.labels import (
-    ANOMALY,
+    MASK_255_ANOMALY,
     anomalies_from_255,
     check_anomaly_mask,
     check_labels,
@@ -261,7 +261,7 @@ class BagReader:
         slot, plane = self.slots[message.topic], self._plane(message)
         where = f"{self.path}: topic {message.topic}, stamp {message.stamp_ns / 1e9:.9f}"
         if slot == "anomaly_mask":
-            if self.mask_255 == ANOMALY:
+            if self.mask_255 == MASK_255_ANOMALY:
                 return anomalies_from_255(plane, where, BagError)
             check_anomaly_mask(plane, where, BagError)
         elif slot == "labels" and self.num_classes is not None:

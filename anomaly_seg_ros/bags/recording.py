@@ -21,7 +21,7 @@ from anomaly_seg_ros.bags.sqlite_file import SQLITE_MAGIC, SqliteFile
 from anomaly_seg_ros.bags.storage import CDR, Channel, Place, Storage, damage
 from anomaly_seg_ros.errors import BagError, first_line
 from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
-from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 
 METADATA = "metadata.yaml"
 _ROS1_MAGIC = b"#ROSBAG"
@@ -172,7 +172,7 @@ class Recording:
         for storage in self._storages:
             for channel in storage.channels:
                 if not all(isinstance(x, str) for x in (channel.topic, channel.type)):
-                    name, kind = shown(channel.topic), shown(channel.type)
+                    name, kind = short_repr(channel.topic), short_repr(channel.type)
                     raise BagError(f"{storage.path}: a topic called {name} of type {kind}")
                 if channel.encoding != CDR:
                     self.foreign[channel.topic] = channel.encoding
@@ -212,22 +212,24 @@ class Recording:
             raise BagError(f"{source}: damaged bag (no key {missing[0]!r}); {hint}")
         version, names = information["version"], information["relative_file_paths"]
         if type(version) is not int:
-            raise BagError(f"{source}: damaged bag (version {shown(version)}); {hint}")
+            raise BagError(f"{source}: damaged bag (version {short_repr(version)}); {hint}")
         if version > _NEWEST_METADATA:
             raise BagError(
-                f"{source}: unsupported: version {shown(version)} of the bag's format, this "
+                f"{source}: unsupported: version {short_repr(version)} of the bag's format, this "
                 f"package reads up to {_NEWEST_METADATA}"
             )
         packing = information.get("compression_format") or "zstd"
         if str(information.get("compression_mode") or "none").lower() == "none":
             packing = "zstd"
         if packing != "zstd":
-            raise BagError(f"{source}: unsupported compression {shown(packing)}, expected zstd")
+            raise BagError(
+                f"{source}: unsupported compression {short_repr(packing)}, expected zstd"
+            )
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise BagError(f"{source}: damaged bag (its relative_file_paths); {hint}")
         custom = information.get("custom_data")
         if custom and not isinstance(custom, dict):
-            raise BagError(f"{source}: custom_data is {shown(custom)}, expected a mapping")
+            raise BagError(f"{source}: custom_data is {short_repr(custom)}, expected a mapping")
         self.custom = custom or {}
         # Old bags name their folder as well; nothing outside of it is read.
         files = [self.path / PurePath(name).name for name in names]
@@ -261,7 +263,7 @@ class Recording:
             raise BagError(f"{file}: an empty file; the recorder wrote nothing, or a copy failed")
         if self._storage_name not in (None, "mcap", "sqlite3"):
             raise BagError(
-                f"{file}: unsupported storage {shown(self._storage_name)}, expected mcap or "
+                f"{file}: unsupported storage {short_repr(self._storage_name)}, expected mcap or "
                 "sqlite3"
             )
         if self._storage_name or file.suffix in _SUFFIXES:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.errors import BagError
-from anomaly_seg_ros.io.safe_yaml_json import is_file_name, parse_json, shown
+from anomaly_seg_ros.io.safe_yaml_json import is_file_name, parse_json, short_repr
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CustomData:
 
 def _optional(kind: type, value: Any) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{shown(value)} instead of a {kind.__name__}")
+        raise TypeError(f"{short_repr(value)} instead of a {kind.__name__}")
     return value
 
 
@@ -68,11 +68,11 @@ def _check_sample(sample: Any) -> None:
     """Raises ValueError or TypeError unless this is what the writer writes for a sample."""
     stamp, name = sample["stamp_ns"], sample.get("name")
     if type(stamp) is not int:
-        raise TypeError(f"a stamp {shown(stamp)}")
+        raise TypeError(f"a stamp {short_repr(stamp)}")
     # Names of frames become names of files.
     if name is not None and not is_file_name(name):
-        raise ValueError(f"{shown(name)} is no name of a frame")
+        raise ValueError(f"{short_repr(name)} is no name of a frame")
     _optional(int | float, sample.get("baseline_m"))
     fold = sample.get("fold", "")
     if not isinstance(fold, str):
-        raise TypeError(f"a fold {shown(fold)}")
+        raise TypeError(f"a fold {short_repr(fold)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,18 +11,8 @@ from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.checkpoints.recognise import Recognised, nearest, recognise
 from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.io.atomic import file_sha256
 from anomaly_seg_ros.taxonomy import Taxonomy
-
-_CHUNK = 1 << 22
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal: the name of exactly these weights."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def inspect_checkpoint(

@@ -11,7 +11,7 @@ import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.io.safe_yaml_json import parse_json, shown
+from anomaly_seg_ros.io.safe_yaml_json import parse_json, short_repr
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.scores import SCORES, ClassStatistics
 
@@ -109,7 +109,7 @@ class ModelMetadata:
         try:
             if (version := raw["format"]) != FORMAT:
                 raise CheckpointError(
-                    f"{source}: metadata format {shown(version)}, this version reads {FORMAT}"
+                    f"{source}: metadata format {short_repr(version)}, this version reads {FORMAT}"
                 )
             statistics = raw["statistics"]
             metadata = cls(
@@ -149,13 +149,13 @@ class ModelMetadata:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected a text, got {shown(value)}")
+        raise TypeError(f"expected a text, got {short_repr(value)}")
     return value
 
 
 def _score(value: Any) -> str:
     if not isinstance(value, str) or value not in SCORES:
-        raise ValueError(f"unknown score {shown(value)}")
+        raise ValueError(f"unknown score {short_repr(value)}")
     return value
 
 
@@ -163,21 +163,21 @@ def _floats(values: Any) -> tuple[float, ...]:
     """Finite numbers of a list."""
     numbers = tuple(float(v) for v in values if isinstance(v, int | float))
     if len(numbers) != len(values) or not np.isfinite(numbers).all():
-        raise ValueError(f"expected finite numbers, got {shown(values)}")
+        raise ValueError(f"expected finite numbers, got {short_repr(values)}")
     return numbers
 
 
 def _triple(values: Any, positive: bool = False) -> tuple[float, float, float]:
     red, green, blue = _floats(values)
     if positive and min(red, green, blue) <= 0:
-        raise ValueError(f"expected positive numbers, got {shown(values)}")
+        raise ValueError(f"expected positive numbers, got {short_repr(values)}")
     return red, green, blue
 
 
 def _side(value: Any) -> int:
     """A number of rows or columns."""
     if type(value) is not int or not 1 <= value <= _LONGEST_SIDE:
-        raise ValueError(f"expected 1 to {_LONGEST_SIDE} pixels, got {shown(value)}")
+        raise ValueError(f"expected 1 to {_LONGEST_SIDE} pixels, got {short_repr(value)}")
     return value
 
 

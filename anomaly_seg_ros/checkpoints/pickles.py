@@ -17,7 +17,7 @@ import torch
 
 from anomaly_seg_ros.checkpoints.tensor_files import kind_of
 from anomaly_seg_ros.errors import CheckpointError, first_line
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 # Kind and size of the NumPy scalars that are read: bool, integers, floats.
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
@@ -128,7 +128,7 @@ def _check_members(path: Path) -> None:
             raise zipfile.BadZipFile("TorchScript")
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED:
-                raise zipfile.BadZipFile(f"member {shown(member.filename)} is compressed")
+                raise zipfile.BadZipFile(f"member {short_repr(member.filename)} is compressed")
         size = sum(member.file_size for member in members)
         if size > path.stat().st_size:
             raise zipfile.BadZipFile(f"its members have {size} bytes, more than the file")

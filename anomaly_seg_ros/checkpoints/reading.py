@@ -17,7 +17,7 @@ from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY
 from anomaly_seg_ros.checkpoints.pickles import unpickle
 from anomaly_seg_ros.checkpoints.tensor_files import Kind, kind_of, read_tensors
 from anomaly_seg_ros.errors import CheckpointError, first_line
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 _EPOCH = ("epoch", "current_epoch", "last_epoch", "best_epoch")
 _MIOU = ("mean_iu", "mean_iou", "miou", "best_miou", "best_mean_iu", "best_iou", "val_miou")
@@ -184,7 +184,7 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
     ]
     _collect(content, (), set(found) - {chosen}, result, set())
     result.not_tensors = [
-        str(key) if _is_plain(key) else shown(key)
+        str(key) if _is_plain(key) else short_repr(key)
         for key, value in table.items()
         if not isinstance(value, Tensor | Mapping) and not _is_plain(value)
     ]
@@ -298,7 +298,7 @@ def _collect(
     """Fills the record with the plain values of the file."""
     seen.add(id(table))
     for key, value in table.items():
-        name = str(key) if _is_plain(key) else shown(key)
+        name = str(key) if _is_plain(key) else short_repr(key)
         here = (*path, name)
         if _is_training(name):
             result.has_optimizer |= isinstance(value, Mapping)

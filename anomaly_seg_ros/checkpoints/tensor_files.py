@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError, first_line
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 EXPECTED = "a safetensors file, or a state dict that torch.save wrote"
 _LONGEST_HEADER = 100_000_000  # as the safetensors library has it
@@ -207,7 +207,7 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path}: unsupported: a torch.export program (.pt2), {_IS_PROGRAM}")
     if last and all(name.endswith(".npy") for name in last):
         raise CheckpointError(f"{path}: unsupported: NumPy arrays (.npz); expected {EXPECTED}")
-    some = ", ".join(shown(name) for name in names[:3]) or "nothing"
+    some = ", ".join(short_repr(name) for name in names[:3]) or "nothing"
     raise CheckpointError(
         f"{path}: not a readable checkpoint, an archive that torch.save did not write ({some}); "
         "unpack it, and give the file of weights in it"
@@ -236,7 +236,7 @@ def _what_else(start: bytes) -> str:
         )
     if words := _as_text(start):
         return (
-            f"not a readable checkpoint, but a text that begins {shown(words)}; "
+            f"not a readable checkpoint, but a text that begins {short_repr(words)}; "
             f"expected {EXPECTED}"
         )
     return f"not a readable checkpoint: damaged, or in an unsupported format; expected {EXPECTED}"

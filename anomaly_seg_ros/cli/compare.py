@@ -21,8 +21,8 @@ from anomaly_seg_ros.evaluation.compare import (
     compare_benchmarks,
     comparison_table,
 )
-from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.evaluation.table_formats import markdown_text, to_markdown, to_text
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "compare"

@@ -21,7 +21,6 @@ from typing import Any
 
 from anomaly_seg_ros.checkpoints.fit import not_finite
 from anomaly_seg_ros.checkpoints.formats import FORMATS
-from anomaly_seg_ros.checkpoints.inspection import file_sha256
 from anomaly_seg_ros.checkpoints.loading import resolve_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.checkpoints.reading import Checkpoint, read_checkpoint
@@ -33,6 +32,7 @@ from anomaly_seg_ros.cli.checkpoint_options import (
     stated_taxonomy,
 )
 from anomaly_seg_ros.errors import OutputError, ParameterError
+from anomaly_seg_ros.io.atomic import file_sha256
 from anomaly_seg_ros.system.resources import config_path
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy, read_taxonomy

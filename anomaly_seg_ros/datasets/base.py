@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets.colour_code import ColourCode
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
 from anomaly_seg_ros.datasets.overlay import add_overlay
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
@@ -23,10 +22,12 @@ from anomaly_seg_ros.io.images import (
     read_image,
     read_label,
 )
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import (
-    ANOMALY,
-    IGNORE,
+    IGNORE_INDEX,
+    INVALID_ID,
+    MASK_255_ANOMALY,
+    MASK_255_IGNORE,
     anomalies_from_255,
     check_anomaly_mask,
     check_labels,
@@ -109,7 +110,7 @@ class Sample:
     image_path: Path
     anomaly_mask_path: Path | None = None
     anomaly_mask_table: np.ndarray | None = field(default=None, repr=False, compare=False)
-    mask_255: str | None = IGNORE
+    mask_255: str | None = MASK_255_IGNORE
     labels_path: Path | None = None
     labels_table: np.ndarray | None = field(default=None, repr=False, compare=False)
     num_classes: int | None = None
@@ -145,7 +146,7 @@ class Sample:
         if self.anomaly_mask_table is not None:
             return _mapped(stored, self.anomaly_mask_table, self.anomaly_mask_path)
         where = str(self.anomaly_mask_path)
-        if self.mask_255 == ANOMALY:
+        if self.mask_255 == MASK_255_ANOMALY:
             return anomalies_from_255(stored, where, ImageError)
         hint = "if these are class labels, use the option labels=classes"
         check_anomaly_mask(stored, where, ImageError, hint)
@@ -215,7 +216,7 @@ class Sample:
 def _mapped(stored: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
     """Looks stored values up, or raises ImageError for one that the table does not define."""
     found = table[stored]
-    invalid = found == INVALID
+    invalid = found == INVALID_ID
     if invalid.any():
         raise ImageError(
             f"{path}: holds the value {stored[invalid][0]}, which is no label of this data set"
@@ -324,11 +325,11 @@ def number(value: object, key: str, path: Path) -> float:
         DatasetError: Something else stands there.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DatasetError(f"{path}: key '{key}' must be a number, got {shown(value)}")
+        raise DatasetError(f"{path}: key '{key}' must be a number, got {short_repr(value)}")
     try:
         result = float(value)
     except OverflowError:  # a whole number may have thousands of digits
         result = math.inf
     if not math.isfinite(result):
-        raise DatasetError(f"{path}: key '{key}' must be a finite number, got {shown(value)}")
+        raise DatasetError(f"{path}: key '{key}' must be a finite number, got {short_repr(value)}")
     return result

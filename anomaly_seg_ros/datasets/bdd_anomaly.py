@@ -14,11 +14,11 @@ from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_f
 from anomaly_seg_ros.datasets.label_maps import (
     BDD_ANOMALIES,
     BDD_CLASSES,
-    IGNORE_INDEX,
     anomaly_table,
     lookup_table,
 )
 from anomaly_seg_ros.datasets.scan import stored_values
+from anomaly_seg_ros.labels import IGNORE_INDEX
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = ("ignore", "known")

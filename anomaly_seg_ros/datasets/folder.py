@@ -10,7 +10,7 @@ from anomaly_seg_ros.datasets.label_map_file import LabelMap, read_label_map
 from anomaly_seg_ros.datasets.label_maps import CITYSCAPES_IDS, CITYSCAPES_STORED, lookup_table
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io.images import LABEL_SUFFIXES
-from anomaly_seg_ros.labels import IGNORE, check_mask_255
+from anomaly_seg_ros.labels import MASK_255_IGNORE, check_mask_255
 
 MASKS, CLASSES, LABEL_IDS = "anomaly", "classes", "label_ids"
 LABEL_KINDS = (MASKS, CLASSES, LABEL_IDS)
@@ -87,7 +87,7 @@ class FolderDataset(Dataset):
                     image_path=image,
                     anomaly_mask_path=label if meaning.has_mask else None,
                     anomaly_mask_table=meaning.anomaly_mask_table,
-                    mask_255=mask_255 if meaning.anomaly_mask_table is None else IGNORE,
+                    mask_255=mask_255 if meaning.anomaly_mask_table is None else MASK_255_IGNORE,
                     labels_path=label if meaning.has_labels else None,
                     labels_table=meaning.labels_table,
                     colour_code=meaning.colour_code,

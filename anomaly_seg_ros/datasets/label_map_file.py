@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets.colour_code import MOST_COLOURS, ColourCode
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX, INVALID
 from anomaly_seg_ros.errors import DatasetError
-from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
+from anomaly_seg_ros.labels import IGNORE_INDEX, INVALID_ID
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 KEYS = ("taxonomy", "labels", "others")
 _COLOUR = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 # Meaning -> trainId and anomaly mask value.
 _WORDS = {"ignore": (IGNORE_INDEX, 255), "known": (IGNORE_INDEX, 0), "anomaly": (IGNORE_INDEX, 1)}
-_ERROR = (INVALID, INVALID)
+_ERROR = (INVALID_ID, INVALID_ID)
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ def read_label_map(path: str | Path) -> LabelMap:
     content = _read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise DatasetError(f"{path}: unknown key {shown(key)} (known: {', '.join(KEYS)})")
+            raise DatasetError(f"{path}: unknown key {short_repr(key)} (known: {', '.join(KEYS)})")
     entries = content.get("labels")
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(f"{path}: key 'labels' must map stored values to their meaning")
     taxonomy_name = content.get("taxonomy", "cityscapes")
     if not isinstance(taxonomy_name, str):
-        raise DatasetError(f"{path}: key 'taxonomy' must be a name; got {shown(taxonomy_name)}")
+        raise DatasetError(
+            f"{path}: key 'taxonomy' must be a name; got {short_repr(taxonomy_name)}"
+        )
     names = load_taxonomy(taxonomy_name).classes
     others = _others(content.get("others", "error"), path)
     colours = _colours(list(entries), path)
@@ -105,7 +107,7 @@ def _others(word: object, path: Path) -> tuple[int, int]:
         return _ERROR
     if not isinstance(word, str) or word not in _WORDS:
         raise DatasetError(
-            f"{path}: key 'others' must be error, {', '.join(_WORDS)}; got {shown(word)}"
+            f"{path}: key 'others' must be error, {', '.join(_WORDS)}; got {short_repr(word)}"
         )
     return _WORDS[word]
 
@@ -113,7 +115,7 @@ def _others(word: object, path: Path) -> tuple[int, int]:
 def _stored_value(key: object, path: Path) -> int:
     if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key <= 255:
         raise DatasetError(
-            f"{path}: {shown(key)} in 'labels' is no stored value: expected 0 to 255, or "
+            f"{path}: {short_repr(key)} in 'labels' is no stored value: expected 0 to 255, or "
             '"#rrggbb" for all'
         )
     return key
@@ -128,7 +130,7 @@ def _colours(keys: list[object], path: Path) -> tuple[tuple[int, int, int], ...]
         match = _COLOUR.fullmatch(key) if isinstance(key, str) else None
         if match is None:
             raise DatasetError(
-                f"{path}: {shown(key)} in 'labels' is no colour such as \"#804080\""
+                f"{path}: {short_repr(key)} in 'labels' is no colour such as \"#804080\""
             )
         red, green, blue = (int(part, 16) for part in match.groups())
         if (red, green, blue) in colours:
@@ -148,6 +150,7 @@ def _meaning(key: object, value: object, names: tuple[str, ...], path: Path) -> 
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return value, 0
     raise DatasetError(
-        f"{path}: {shown(value)} in 'labels' for {shown(key)} is none of {', '.join(_WORDS)}, "
+        f"{path}: {short_repr(value)} in 'labels' for {short_repr(key)} is none of "
+        f"{', '.join(_WORDS)}, "
         f"no trainId below {len(names)} and no class: {', '.join(names)}"
     )

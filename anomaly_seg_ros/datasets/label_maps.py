@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-IGNORE_INDEX = 255
-# In a table: a stored value that a file must not hold.
-INVALID = 254
+from anomaly_seg_ros.labels import IGNORE_INDEX, INVALID_ID
 
 # Cityscapes labelIds -> trainIds (Cordts et al., CVPR 2016; the 19 evaluated classes).
 CITYSCAPES_IDS = {
@@ -89,7 +87,7 @@ def lookup_table(mapping: Mapping[int, int], ignored: Iterable[int] | None = Non
         ignored: Stored labels that become 255, every other one is then invalid (reading it is an
             error). None: all labels that the mapping does not name.
     """
-    table = np.full(256, IGNORE_INDEX if ignored is None else INVALID, np.uint8)
+    table = np.full(256, IGNORE_INDEX if ignored is None else INVALID_ID, np.uint8)
     table[list(ignored or ())] = IGNORE_INDEX
     for source, target in mapping.items():
         table[source] = target
@@ -107,7 +105,7 @@ def anomaly_table(
         ignored: Stored labels that become 255, every other one is then invalid (reading it is an
             error). None: all labels named neither known nor unknown.
     """
-    table = np.full(256, IGNORE_INDEX if ignored is None else INVALID, np.uint8)
+    table = np.full(256, IGNORE_INDEX if ignored is None else INVALID_ID, np.uint8)
     table[list(ignored or ())] = IGNORE_INDEX
     table[list(known)] = 0
     table[list(unknown)] = 1

@@ -7,7 +7,6 @@ for ``outputs/anomaly_p/METHOD/DATASET/FRAME.hdf5``; :func:`dump_path` makes suc
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, ParameterError
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npy
+from anomaly_seg_ros.io.atomic import replacing
 
 KINDS = {"npy": ".npy", "hdf5": ".hdf5"}
 _HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -104,23 +104,20 @@ def write_dump(path: Path, score: np.ndarray) -> None:
             left.
         ParameterError: HDF5, and h5py is not installed.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     half = _to_half(score, path) if path.suffix in _HDF5_SUFFIXES else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if half is None:
-            with partial.open("wb") as file:
-                np.save(file, score, allow_pickle=False)
-        else:
-            with _h5py(path).File(partial, "w") as file:
-                file.create_dataset(
-                    _KEY, data=half, compression="gzip", compression_opts=_GZIP_LEVEL
-                )
-        partial.replace(path)
+        with replacing(path) as partial:
+            if half is None:
+                with partial.open("wb") as file:
+                    np.save(file, score, allow_pickle=False)
+            else:
+                with _h5py(path).File(partial, "w") as file:
+                    file.create_dataset(
+                        _KEY, data=half, compression="gzip", compression_opts=_GZIP_LEVEL
+                    )
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_kind(kind: str) -> str:

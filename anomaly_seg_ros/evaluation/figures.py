@@ -16,7 +16,7 @@ from typing import Any
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.results import CONVENTIONS as POOLED_CONVENTIONS
-from anomaly_seg_ros.evaluation.results import write_atomically
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics import fpr
 from anomaly_seg_ros.metrics.by_distance import DISTANCE_EDGES
 from anomaly_seg_ros.metrics.calibration_error import ECE_CONVENTION

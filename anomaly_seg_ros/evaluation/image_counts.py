@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.errors import OutputError
-from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
+from anomaly_seg_ros.io.atomic import write_atomically
+from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.fpr import FIRST_AT_LEAST
 from anomaly_seg_ros.metrics.per_image import FrameFigures
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.score_keys import from_keys, to_keys
 
 _KINDS = {"positives": ANOMALY, "negatives": IN_DISTRIBUTION}

@@ -17,9 +17,9 @@ from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.figures import Benchmark
 from anomaly_seg_ros.evaluation.frames import Frames
-from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.io.safe_yaml_json import inside, read_json
 from anomaly_seg_ros.metrics.per_image import FrameFigures
 

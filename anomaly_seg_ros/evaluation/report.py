@@ -29,8 +29,8 @@ from anomaly_seg_ros.evaluation.results import (
     EvaluationResult,
     best_scores,
     format_figure,
-    write_atomically,
 )
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
 _TEMPLATES = Path(__file__).parent

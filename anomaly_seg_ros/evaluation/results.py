@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_seg_ros.errors import OutputError
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import FPR95_CONVENTION, PixelMetrics
 
@@ -210,28 +210,6 @@ def read_metrics(path: str | Path) -> EvaluationResult:
         return EvaluationResult.from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
         raise OutputError(f"cannot read {path}: {error}") from error
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a whole file under a temporary name beside the target, then renames it.
-
-    Args:
-        path: Target; folders above it are made.
-        content: The file's bytes.
-
-    Raises:
-        OutputError: The file cannot be written; nothing half-written is left.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        if partial.is_file():
-            partial.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -35,11 +35,12 @@ from anomaly_seg_ros.evaluation.frames import Frames, open_frames
 from anomaly_seg_ros.evaluation.pictures import draw_pictures, pictures_folder
 from anomaly_seg_ros.evaluation.plan import IN_PROCESS, NODE, NamedPath, Plan, component_sizes
 from anomaly_seg_ros.evaluation.ranks import Ranks
-from anomaly_seg_ros.evaluation.results import make_folder, write_atomically
+from anomaly_seg_ros.evaluation.results import make_folder
 from anomaly_seg_ros.evaluation.scorers import DumpedScorer, ModelScorer, Scorer
 from anomaly_seg_ros.evaluation.snapshots import Snapshots
 from anomaly_seg_ros.evaluation.summary import decide, summarise
 from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.io.atomic import write_atomically
 
 _PIXELS, _ALARMS, _DECISIONS = "pixels", "alarms", "decisions.json"
 _Pass = TypeVar("_Pass", bound=FramePass)

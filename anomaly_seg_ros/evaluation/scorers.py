@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from anomaly_seg_ros.calibration import ScoreCalibration
-from anomaly_seg_ros.checkpoints.inspection import file_sha256
 from anomaly_seg_ros.checkpoints.loading import resolve_model
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import DatasetError, ParameterError
@@ -18,6 +17,7 @@ from anomaly_seg_ros.evaluation.dumps import find_dump, read_dump
 from anomaly_seg_ros.evaluation.plan import ALL, DUMPED, IN_PROCESS, NamedPath, Plan, chosen_scores
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.io.atomic import file_sha256
 
 # Of a score that comes from files: there is nothing that says what it is.
 DUMPED_SCORE = "dumped"

@@ -18,8 +18,8 @@ from typing import Any
 
 from anomaly_seg_ros.errors import OutputError, ParameterError
 from anomaly_seg_ros.evaluation.accumulate import FramePass
-from anomaly_seg_ros.evaluation.results import write_atomically
-from anomaly_seg_ros.io.safe_yaml_json import read_json, shown
+from anomaly_seg_ros.io.atomic import write_atomically
+from anomaly_seg_ros.io.safe_yaml_json import read_json, short_repr
 
 # Of the states' files; a state of another version is not read.
 VERSION = 1
@@ -163,4 +163,4 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if old == new else [f"{where}: {shown(old)} before, {shown(new)} now"]
+    return [] if old == new else [f"{where}: {short_repr(old)} before, {short_repr(new)} now"]

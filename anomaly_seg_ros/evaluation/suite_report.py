@@ -21,7 +21,6 @@ from anomaly_seg_ros.evaluation import plots
 from anomaly_seg_ros.evaluation.compare import read_image_counts
 from anomaly_seg_ros.evaluation.figures import Benchmark
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
-from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.evaluation.tables import (
     AP,
     FPR95,
@@ -31,6 +30,7 @@ from anomaly_seg_ros.evaluation.tables import (
     convention_lines,
     entries_of,
 )
+from anomaly_seg_ros.io.atomic import write_atomically
 
 FILE_NAME = "benchmark.html"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_seg_ros.evaluation.figures import FPR95_KEYS, Benchmark, DistanceBin, Run, ScoreResult
-from anomaly_seg_ros.evaluation.results import write_atomically
 from anomaly_seg_ros.evaluation.table_formats import (
     Cell,
     Column,
@@ -27,6 +26,7 @@ from anomaly_seg_ros.evaluation.table_formats import (
     to_markdown,
     to_text,
 )
+from anomaly_seg_ros.io.atomic import write_atomically
 
 UNDEFINED = "–"
 

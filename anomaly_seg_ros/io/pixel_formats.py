@@ -19,7 +19,7 @@ from anomaly_seg_ros.errors import ImageError, first_line
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.io.compressed_format import RGB, read_format
 from anomaly_seg_ros.io.images import image_fault
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 
 class RawImageFields(Protocol):
@@ -109,7 +109,7 @@ def rgb_from_raw(image: RawImageFields, depth: BitDepth | None = None) -> np.nda
     try:
         return _rgb_from_raw(image, depth or BitDepth())
     except (cv2.error, MemoryError) as error:  # such as a Bayer image of one row
-        what = f"{shown(image.encoding)} image of {image.width} x {image.height} pixels"
+        what = f"{short_repr(image.encoding)} image of {image.width} x {image.height} pixels"
         raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
 
 
@@ -133,7 +133,7 @@ def rgb_from_compressed(image: CompressedImageFields, depth: BitDepth | None = N
     try:
         return _decompress(image, depth or BitDepth())
     except (cv2.error, MemoryError) as error:
-        what = f"{shown(image.format)} image"
+        what = f"{short_repr(image.format)} image"
         raise FrameError("undecodable", f"{what}: {_reason(error)}") from error
 
 
@@ -144,7 +144,7 @@ def _reason(error: cv2.error | MemoryError) -> str:
 def _rgb_from_raw(message: RawImageFields, depth: BitDepth) -> np.ndarray:
     encoding, height, width = message.encoding, message.height, message.width
     if height == 0 or width == 0:
-        raise FrameError("zero size", f"{shown(encoding)} image of {width} x {height} pixels")
+        raise FrameError("zero size", f"{short_repr(encoding)} image of {width} x {height} pixels")
     if encoding in _COLOUR_8BIT:
         channels, code = _COLOUR_8BIT[encoding]
         return _converted(_pixels(message, np.dtype(np.uint8), channels), code)
@@ -166,7 +166,7 @@ def _rgb_from_raw(message: RawImageFields, depth: BitDepth) -> np.ndarray:
     if encoding in _FLOAT:
         return _rgb_from_float(message, _FLOAT[encoding])
     raise FrameError(
-        "unknown encoding", f"encoding {shown(encoding)} is not one of {', '.join(ENCODINGS)}"
+        "unknown encoding", f"encoding {short_repr(encoding)} is not one of {', '.join(ENCODINGS)}"
     )
 
 
@@ -222,7 +222,7 @@ def _float_to_8_bit(values: np.ndarray, what: str) -> np.ndarray:
 
 def _decompress(message: CompressedImageFields, depth: BitDepth) -> np.ndarray:
     data = bytes(message.data)
-    what = f"compressed image {shown(message.format)} of {len(data)} bytes"
+    what = f"compressed image {short_repr(message.format)} of {len(data)} bytes"
     if not data:
         raise FrameError("zero size", what)
     stated = read_format(message.format)

@@ -41,7 +41,7 @@ _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value of a file as it may stand in an error message: like ``repr``, but short.
 
     A few aliases make a YAML value of some bytes whose text fills the memory.
@@ -94,7 +94,7 @@ def inside(folder: Path, name: Any) -> Path:
         ValueError: No plain file name: it has a folder, is "..", or something else altogether.
     """
     if not is_file_name(name):
-        raise ValueError(f"{shown(name)} is no name of a file in {folder}")
+        raise ValueError(f"{short_repr(name)} is no name of a file in {folder}")
     return folder / name
 
 

@@ -19,15 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
+from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.components import label_components
 from anomaly_seg_ros.metrics.count_arrays import add_arrays, to_arrays
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
-from anomaly_seg_ros.metrics.pixel_scores import (
-    ANOMALY,
-    IN_DISTRIBUTION,
-    PixelMetrics,
-    PixelScores,
-)
+from anomaly_seg_ros.metrics.pixel_scores import PixelMetrics, PixelScores
 
 DISTANCE_EDGES = tuple(float(metres) for metres in range(5, 55, 5))
 

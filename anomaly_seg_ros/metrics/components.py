@@ -24,7 +24,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY, IN_DISTRIBUTION
+from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.thresholds import alarms
 
 # The evaluator's own expression: a fraction may fall exactly on one of these.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY, IN_DISTRIBUTION
+from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.thresholds import to_float32
 
 

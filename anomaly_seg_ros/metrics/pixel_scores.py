@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
+from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
 from anomaly_seg_ros.metrics.fpr import CONVENTIONS, FIRST_AT_LEAST, fprs_at_tpr
 from anomaly_seg_ros.metrics.per_image import FrameFigures, PerImageMeans
@@ -34,17 +35,12 @@ from anomaly_seg_ros.metrics.threshold_counts import (
 )
 
 __all__ = [
-    "ANOMALY",
     "FPR95_CONVENTION",
-    "IN_DISTRIBUTION",
     "PixelMetrics",
     "PixelScores",
     "ThresholdCounts",
     "count_thresholds",
 ]
-
-IN_DISTRIBUTION = 0
-ANOMALY = 1
 
 FPR95_CONVENTION = CONVENTIONS[FIRST_AT_LEAST]
 

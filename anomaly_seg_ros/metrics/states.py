@@ -12,7 +12,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.io.array_files import DAMAGED, read_stream
+from anomaly_seg_ros.io.atomic import replacing
 from anomaly_seg_ros.io.safe_yaml_json import parse_json
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
 from anomaly_seg_ros.metrics.fpr import CONVENTIONS
@@ -45,17 +45,13 @@ def save_state(pixels: PixelScores, path: str | Path) -> None:
         OutputError: The file cannot be written; nothing half-written is left.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w") as archive:
+        with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
             archive.writestr(zipfile.ZipInfo("header.json", _DATE), _header(pixels))
             for kind in _KINDS:
                 _write_counts(archive, kind, getattr(pixels, kind))
-        partial.replace(path)
     except OSError as error:
-        if partial.is_file():
-            partial.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from anomaly_seg_ros.contract import SegmentationNetwork, check_contract
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 _MODELS = "anomaly_seg_ros.models"
 # Module and class by architecture; a module is imported when its network is asked for.
@@ -53,7 +53,7 @@ def build_network(architecture: str, arguments: dict[str, Any]) -> SegmentationN
     except CheckpointError:
         raise
     except _UNBUILDABLE as error:
-        given = ", ".join(f"{key}={shown(value)}" for key, value in arguments.items())
+        given = ", ".join(f"{key}={short_repr(value)}" for key, value in arguments.items())
         raise CheckpointError(
             f"{architecture} cannot be built from {given}: {first_line(error)}"
         ) from error

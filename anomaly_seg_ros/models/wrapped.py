@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.models.external import build_external, default_classifier
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 from anomaly_seg_ros.models.probing import Layout, probe
@@ -260,7 +260,7 @@ def _checked(network: nn.Module, layout: Layout) -> Layout:
     """
     if not isinstance(layout.align_corners, bool):
         raise CheckpointError(
-            f"align_corners is {shown(layout.align_corners)}, expected true or false"
+            f"align_corners is {short_repr(layout.align_corners)}, expected true or false"
         )
     parts = {part: tuple(paths) for part, paths in layout.trainable_parts.items()}
     classifier, trunk = tuple(layout.classifier), tuple(layout.trunk)

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from anomaly_seg_ros.errors import ParameterError, first_line
-from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 
 # rcl names the line of its own source at which it gave up.
 _RCL_SOURCE = re.compile(r", at /\S+:\d+")
@@ -50,7 +50,7 @@ def tell_unused_files(node: Node, args: Sequence[str] | None = None) -> None:
     for path in _parameter_files(args):
         names = list(_node_names(read_yaml(path, ParameterError)))
         if not any(_pattern(given).fullmatch(name) for given in names):
-            found = f"only for {', '.join(map(shown, names))}" if names else "none at all"
+            found = f"only for {', '.join(map(short_repr, names))}" if names else "none at all"
             node.get_logger().warning(
                 f"{path}: no parameters for {name}, {found}: begin it with "
                 f"'/**:' or '{name}:', and 'ros__parameters:' below"

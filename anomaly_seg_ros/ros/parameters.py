@@ -19,7 +19,7 @@ from rclpy.parameter import Parameter
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.io.safe_yaml_json import read_yaml, shown
+from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.devices import PRECISIONS
@@ -84,7 +84,7 @@ class ParameterSpec:
             hint = {str: "; put it in quotes", list: "; write a list, such as [front, rear]"}
             raise ParameterError(
                 f"parameter '{name}' must be of type {self.kind.__name__}, not "
-                f"{type(value).__name__} ({shown(value)}){hint.get(self.kind, '')}"
+                f"{type(value).__name__} ({short_repr(value)}){hint.get(self.kind, '')}"
             )
         if self.choices and value not in self.choices:
             raise ParameterError(
@@ -225,7 +225,7 @@ def read_defaults(path: Path | None = None) -> dict[str, Any]:
     if not isinstance(defaults, dict):
         raise ParameterError(f"{path}: 'ros__parameters' must map names to values")
     if set(defaults) != set(PARAMETERS):
-        names = ", ".join(sorted(shown(name) for name in set(defaults) ^ set(PARAMETERS)))
+        names = ", ".join(sorted(short_repr(name) for name in set(defaults) ^ set(PARAMETERS)))
         raise ParameterError(f"{path}: missing or unknown parameters: {names}")
     return {name: PARAMETERS[name].accept(name, value) for name, value in defaults.items()}
 
@@ -318,12 +318,14 @@ def camera_names(values: Sequence[str]) -> tuple[str, ...]:
         ParameterError: A name that cannot be part of a topic, or that comes twice.
     """
     if not all(isinstance(value, str) for value in values):
-        raise ParameterError(f"parameter 'cameras' must be a list of strings, not {shown(values)}")
+        raise ParameterError(
+            f"parameter 'cameras' must be a list of strings, not {short_repr(values)}"
+        )
     names = tuple(name for name in values if name)
     for name in names:
         if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
             raise ParameterError(
-                f"parameter 'cameras': {shown(name)} cannot be part of a topic's name: take "
+                f"parameter 'cameras': {short_repr(name)} cannot be part of a topic's name: take "
                 "letters, digits and _, a letter first"
             )
         if names.count(name) > 1:

@@ -16,6 +16,7 @@ from std_msgs.msg import Float32, Header
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule
+from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_message
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.qos import QosEvents
@@ -56,8 +57,6 @@ _OPEN_SET_LABELS = {"open_set_labels", "open_set_labels/compressed"}
 _NEED_MASK = {"open_set_mask", "open_set_mask/compressed"} | _OVERLAYS
 NEED_LABELS = frozenset({"labels", "labels/compressed"} | _OVERLAYS)
 NEED_SCORE = frozenset({"ood_score"} | _OPEN_SET_LABELS | _NEED_MASK | _HEAT_MAPS)
-
-UNLABELLED = 255
 
 
 class Outputs:
@@ -121,7 +120,7 @@ class Outputs:
         if not self.has_label_info:
             return
         names = {**dict(enumerate(self._metadata.classes)), self._unknown_label: "unknown"}
-        names[UNLABELLED] = "unlabelled"
+        names[IGNORE_INDEX] = "unlabelled"
         message = LabelInfo(
             class_map=[VisionClass(class_id=k, class_name=name) for k, name in names.items()]
         )

@@ -19,9 +19,9 @@ from anomaly_seg_ros.evaluation.results import (
     best_scores,
     format_table,
     read_metrics,
-    write_atomically,
     write_metrics,
 )
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 

@@ -9,8 +9,9 @@ import pytest
 
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
+from anomaly_seg_ros.labels import UNKNOWN_ID
 from training.data.augment import ViewOptions
-from training.data.corpora import UNKNOWN, Corpus, load_corpus, weighted
+from training.data.corpora import Corpus, load_corpus, weighted
 from training.data.sampling import ViewDataset
 
 
@@ -110,7 +111,7 @@ def test_natural_unknowns_train_nothing(tmp_path: Path) -> None:
         labels_path=tmp_path / "labels.png",
     )
     loaded = load_corpus("street", [sample])
-    assert loaded.labels[0][:, 0].tolist() == [255, UNKNOWN, 0, 0]
+    assert loaded.labels[0][:, 0].tolist() == [255, UNKNOWN_ID, 0, 0]
     views = ViewOptions(crop=(4, 4), height_range=(4, 4), photometric=0, blur_probability=0)
     _, closed_set = ViewDataset([loaded], views, class_uniform=0)[0]
     assert set(closed_set.unique().tolist()) <= {0, 255}

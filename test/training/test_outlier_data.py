@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from anomaly_seg_ros.errors import DatasetError, ParameterError
+from anomaly_seg_ros.labels import OUTLIER_ID
 from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.data.corpora import Corpus
-from training.data.mixing.mixer import OUTLIER
 from training.data.outlier_data import build_mixer
 from training.engine.config import CONFIGS
 
@@ -32,7 +32,7 @@ def test_the_default_mixer_pastes_outliers_and_decoys(shared_data: Path) -> None
     categories = {mixer.decoys[i].category for i in range(len(mixer.decoys))}
     assert {"car", "person"} <= categories <= set(taxonomy.classes)
     _, labels = mixer(street().images[0], street().labels[0], np.random.default_rng(0))
-    assert (labels == OUTLIER).any()
+    assert (labels == OUTLIER_ID).any()
 
 
 def write_objects(root: Path) -> None:

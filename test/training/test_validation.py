@@ -9,10 +9,10 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
+from anomaly_seg_ros.labels import OUTLIER_ID, UNKNOWN_ID
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame, mixed_frames
-from training.data.mixing.mixer import OUTLIER, RIM
 from training.validation import Viewer, anomaly_figures, closed_set_matrix
 
 SCALING = InputScaling((0.0,) * 3, (1.0,) * 3)
@@ -100,8 +100,8 @@ def test_outputs_are_upsampled_as_the_network_says(align_corners: bool) -> None:
 def corner_mixer(frame, labels, rng, squeeze):
     """Marks a random pixel as outlier, the next row as rim."""
     target = labels.copy()
-    target[0, rng.integers(8)] = OUTLIER
-    target[1] = RIM
+    target[0, rng.integers(8)] = OUTLIER_ID
+    target[1] = UNKNOWN_ID
     return frame + np.uint8(squeeze), target
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

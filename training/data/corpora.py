@@ -9,12 +9,7 @@ import numpy as np
 
 from anomaly_seg_ros.datasets import Sample
 from anomaly_seg_ros.errors import DatasetError, ParameterError
-from anomaly_seg_ros.labels import MaskConvention
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
-
-# Label of pixels that train nothing, neither as void nor as in-distribution: what belongs to no
-# known class (an animal, a traffic cone). Closed-set views turn it into the ignore index.
-UNKNOWN = 253
+from anomaly_seg_ros.labels import ANOMALY, UNKNOWN_ID, MaskConvention
 
 
 @dataclass(frozen=True)
@@ -24,7 +19,7 @@ class Corpus:
     Attributes:
         name: For logs.
         images: (H, W, 3) uint8 RGB arrays.
-        labels: (H, W) uint8 trainIds, 255 = ignore, :data:`UNKNOWN`; or anomaly masks, see
+        labels: (H, W) uint8 trainIds, 255 = ignore, :data:`UNKNOWN_ID`; or anomaly masks, see
             :func:`load_corpus`.
         weight: Share of the training samples, relative to the other corpora.
         aspect: True width / height of frames that are stored squeezed; 0 = stored as taken.
@@ -87,7 +82,7 @@ def load_corpus(
         if masks and sample.mask_255 is None:
             convention.add(label)
         if not masks and loaded.anomaly_mask is not None:
-            label = np.where(loaded.anomaly_mask == ANOMALY, np.uint8(UNKNOWN), label)
+            label = np.where(loaded.anomaly_mask == ANOMALY, np.uint8(UNKNOWN_ID), label)
         corpus.images.append(loaded.image)
         corpus.labels.append(label)
     if not corpus.images:

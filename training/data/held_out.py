@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
+from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.data.corpora import Corpus
 from training.data.mixing.mixer import Mixer, outlier_mask

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX, UNKNOWN_ID
 from training.data.augment import ViewOptions, random_view
-from training.data.corpora import UNKNOWN, Corpus
+from training.data.corpora import Corpus
 
 
 class ViewDataset(Dataset):
@@ -60,7 +60,7 @@ class ViewDataset(Dataset):
             corpus.aspect,
             focus,
         )
-        label[label == UNKNOWN] = IGNORE_INDEX
+        label[label == UNKNOWN_ID] = IGNORE_INDEX
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
 
     def describe(self, index: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -187,7 +187,7 @@ def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
         return value
     raise ParameterError(
         f"{source}: {dotted} must be {_TYPE_NAMES.get(type(old), type(old).__name__)} "
-        f"like {old!r}, got {shown(value)}"
+        f"like {old!r}, got {short_repr(value)}"
     )
 
 
@@ -197,7 +197,8 @@ def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) ->
     if len({type(item) for item in old}) == 1 and isinstance(old[0], (int, float)):
         if len(value) != len(old):
             raise ParameterError(
-                f"{source}: {dotted} must have {len(old)} values like {old!r}, got {shown(value)}"
+                f"{source}: {dotted} must have {len(old)} values like {old!r}, "
+                f"got {short_repr(value)}"
             )
         return [_checked(item, old[0], dotted, source) for item in value]
     return value

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anomaly_seg_ros.checkpoints.pickles import DAMAGED
 from anomaly_seg_ros.errors import CheckpointError, OutputError
+from anomaly_seg_ros.io.atomic import replacing
 
 # Beside the tensors: keys, pickle structure, zip entries.
 _OVERHEAD_BYTES = 1 << 20
@@ -78,16 +79,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], needed: int 
         OutputError: It cannot be written; the old file is untouched, nothing partial remains.
     """
     check_free_space(path, needed)
-    partial = path.with_suffix(path.suffix + ".partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     # torch.save wraps a failed write into a RuntimeError.
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: cannot be written: {error}; what was there before is untouched"
         ) from error

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
 from training.data.batches import MixedBatch
-
-OUTLIER = 1
 
 
 class Rectangles(NamedTuple):
@@ -70,7 +68,7 @@ class Rectangles(NamedTuple):
             images: (N, 3, H, W) with the rectangles filled.
         """
         return MixedBatch(
-            images, self.fill(batch.labels, IGNORE_INDEX), self.fill(batch.ood_mask, OUTLIER)
+            images, self.fill(batch.labels, IGNORE_INDEX), self.fill(batch.ood_mask, ANOMALY)
         )
 
     def _places(self) -> list[tuple[int, int, int]]:

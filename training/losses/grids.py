@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_seg_ros.contract import NetworkOutput
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX
 
 GRIDS = ("label", "logits")
 MASK_MODES = ("nearest", "area")

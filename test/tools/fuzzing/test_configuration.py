@@ -16,7 +16,7 @@ from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, Parame
 from anomaly_seg_ros.evaluation.dumps import read_dump
 from anomaly_seg_ros.evaluation.plan import parse_data, parse_named
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
-from anomaly_seg_ros.io.safe_yaml_json import inside, parse_json, parse_yaml, read_yaml, shown
+from anomaly_seg_ros.io.safe_yaml_json import inside, parse_json, parse_yaml, read_yaml, short_repr
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
 from anomaly_seg_ros.system.resources import ResourceError, asset_path, config_path
@@ -96,9 +96,9 @@ def test_aliases_do_not_fill_messages_of_the_training(tmp_path: Path) -> None:
 
 def test_shown_values_are_those_of_repr_if_short() -> None:
     for value in ("text", 3, 0.5, [1, 2], {"a": 1}, None, "it's"):
-        assert shown(value) == repr(value)
-    assert len(shown("x" * 10**6)) < 100
-    assert len(shown([["x" * 50] * 50] * 50)) < 3000
+        assert short_repr(value) == repr(value)
+    assert len(short_repr("x" * 10**6)) < 100
+    assert len(short_repr([["x" * 50] * 50] * 50)) < 3000
 
 
 @pytest.mark.parametrize("name", ["../../x", "../x", "a/../../x", "a\0b"])

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import torch
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX, OUTLIER_ID
 from training.data.augment import ViewOptions, random_view
 from training.data.batches import MixedBatch
 from training.data.corpora import Corpus
-from training.data.mixing.mixer import OUTLIER, Mixer, outlier_mask
+from training.data.mixing.mixer import Mixer, outlier_mask
 from training.data.sampling import ViewDataset
 
 
@@ -54,7 +54,7 @@ class MixedViewDataset(ViewDataset):
         image, label = corpus.images[position], corpus.labels[position]
         image, label = self.mixer(image, label, rng, corpus.squeeze(position))
         if rng.random() < self.focus_outlier:
-            focus = OUTLIER
+            focus = OUTLIER_ID
         view, target = random_view(image, label, self.options, rng, corpus.aspect, focus)
         if rng.random() < self.jpeg:
             view = _recompressed(view, int(rng.integers(40, 96)))

@@ -19,20 +19,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
-from anomaly_seg_ros.metrics.pixel_scores import ANOMALY
-from training.data.corpora import UNKNOWN
+from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, OUTLIER_ID, UNKNOWN_ID
 from training.data.mixing.checks import check_counts, check_range, check_share
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.paste import blend, cast_shadow, fit_to_box, soften
 from training.data.mixing.placement import Ground, PlacementOptions, place
 from training.data.negatives.objects import NegativeObject, ObjectSource
 from training.data.style import StyleAlignment
-
-# Labels that stand for "outlier" and "rim of an outlier" while a frame is being warped: free in
-# every taxonomy of at most 253 classes.
-OUTLIER = 254
-RIM = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -79,14 +72,14 @@ def outlier_mask(target: np.ndarray) -> np.ndarray:
     """What is foreign in a mixed frame.
 
     Args:
-        target: (H, W) uint8 labels with :data:`OUTLIER` and :data:`RIM`.
+        target: (H, W) uint8 labels with :data:`OUTLIER_ID` and :data:`UNKNOWN_ID`.
 
     Returns:
         (H, W) uint8: 0 inlier, 1 outlier, 255 the rim of one.
     """
     mask = np.zeros(target.shape, np.uint8)
-    mask[target == OUTLIER] = ANOMALY
-    mask[target == RIM] = IGNORE_INDEX
+    mask[target == OUTLIER_ID] = ANOMALY
+    mask[target == UNKNOWN_ID] = IGNORE_INDEX
     return mask
 
 
@@ -139,7 +132,7 @@ class Mixer:
             squeeze: True width / stored width of the frame's pixels.
 
         Returns:
-            The frame, and the labels with :data:`OUTLIER` and :data:`RIM` where objects are.
+            The frame; and the labels, with ``OUTLIER_ID`` on objects and ``UNKNOWN_ID`` on rims.
         """
         mixed, target = frame.copy(), labels.copy()
         ground = Ground(labels)
@@ -158,7 +151,9 @@ class Mixer:
                 outlier = self.outliers[int(rng.integers(len(self.outliers)))]
                 if rng.random() < self.options.scene_texture:
                     outlier = self._textured(outlier, rng)
-                self._paste(mixed, target, ground, outlier, frame, OUTLIER, RIM, rng, squeeze)
+                self._paste(
+                    mixed, target, ground, outlier, frame, OUTLIER_ID, UNKNOWN_ID, rng, squeeze
+                )
         return mixed, target
 
     def _paint(

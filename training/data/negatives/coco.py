@@ -11,7 +11,7 @@ from typing import Any
 
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.image_headers import MOST_PIXELS
-from anomaly_seg_ros.io.safe_yaml_json import shown
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from training.data.negatives.annotation_files import read_annotations
 from training.data.negatives.coco_masks import UnusableMaskError, decode_mask
 from training.data.negatives.indexed import AnnotatedImage, IndexedObjects, Unusable
@@ -141,7 +141,7 @@ def _absent(entry: Any, part: str) -> str:
 
 
 def _name(entry: Any) -> str:
-    return shown(entry.get("id", entry)) if isinstance(entry, dict) else shown(entry)
+    return short_repr(entry.get("id", entry)) if isinstance(entry, dict) else short_repr(entry)
 
 
 def _size(image: Mapping[str, Any], path: Path) -> tuple[int, int]:
@@ -149,8 +149,8 @@ def _size(image: Mapping[str, Any], path: Path) -> tuple[int, int]:
     sides = image["height"], image["width"]
     if not all(isinstance(n, int | float) and n >= 1 and n == n // 1 for n in sides):
         raise DatasetError(
-            f"{path}: images: {_name(image)}: height {shown(sides[0])} and width "
-            f"{shown(sides[1])} are no numbers of pixels"
+            f"{path}: images: {_name(image)}: height {short_repr(sides[0])} and width "
+            f"{short_repr(sides[1])} are no numbers of pixels"
         )
     if sides[0] * sides[1] > MOST_PIXELS:
         raise DatasetError(

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.datasets.label_maps import IGNORE_INDEX
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.images import check_same_size, read_annotated_image, read_label
-from anomaly_seg_ros.labels import IGNORE, check_mask_255
+from anomaly_seg_ros.labels import IGNORE_INDEX, MASK_255_IGNORE, check_mask_255
 from training.data.negatives.indexed import AnnotatedImage, IndexedObjects
 from training.data.negatives.known_classes import KnownClasses
 from training.data.negatives.quality import Instance, Quality
@@ -78,7 +77,7 @@ def _annotated_images(root: Path, category: str, mask_255: str | None) -> Iterat
                     "border to ignore; say which with mixing.mask_255=anomaly or "
                     "mixing.mask_255=ignore"
                 )
-            if mask_255 == IGNORE:
+            if mask_255 == MASK_255_IGNORE:
                 values = values[:-1]
         yield AnnotatedImage(
             path=str(path.relative_to(root)),

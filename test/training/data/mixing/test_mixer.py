@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data.mixing.mixer import OUTLIER, RIM, Mixer, MixOptions
+from anomaly_seg_ros.labels import OUTLIER_ID, UNKNOWN_ID
+from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.mixing.paint import PaintOptions
 from training.data.mixing.placement import PlacementOptions
 from training.data.negatives.objects import NegativeObject
@@ -45,9 +46,9 @@ def test_outliers_are_labelled_and_the_rest_is_untouched(street: tuple) -> None:
     mixed, target = Mixer(Discs("ball"), options(decoys=(0, 0)))(
         frame, labels, np.random.default_rng(1)
     )
-    touched = (target == OUTLIER) | (target == RIM)
-    assert (target == OUTLIER).sum() > 0
-    assert mixed[target == OUTLIER].mean() > 150
+    touched = (target == OUTLIER_ID) | (target == UNKNOWN_ID)
+    assert (target == OUTLIER_ID).sum() > 0
+    assert mixed[target == OUTLIER_ID].mean() > 150
     assert np.array_equal(target[~touched], labels[~touched])
     # A soft edge blends at most a tenth beyond the rim.
     assert np.abs(mixed.astype(int) - frame)[~touched].max() <= 20
@@ -70,7 +71,7 @@ def test_decoys_carry_their_class(street: tuple) -> None:
     )
     mixed, target = mixer(*street, np.random.default_rng(2))
     assert mixed[target == PERSON].mean() > 150
-    assert not np.isin(target, (OUTLIER, RIM)).any()
+    assert not np.isin(target, (OUTLIER_ID, UNKNOWN_ID)).any()
 
 
 def test_scene_textures_fill_the_outline(street: tuple) -> None:
@@ -80,7 +81,7 @@ def test_scene_textures_fill_the_outline(street: tuple) -> None:
         Discs("ball"), options(scene_texture=1.0, soft_edges=0.0, decoys=(0, 0)), textures=[scene]
     )
     mixed, target = mixer(*street, np.random.default_rng(3))
-    assert (mixed[target == OUTLIER] == (0, 255, 0)).all()
+    assert (mixed[target == OUTLIER_ID] == (0, 255, 0)).all()
 
 
 def test_textures_need_frames() -> None:
@@ -91,7 +92,7 @@ def test_textures_need_frames() -> None:
 def test_share_of_mixed_frames_is_the_probability(street: tuple) -> None:
     mixer = Mixer(Discs("ball"), options(probability=0.3))
     rng = np.random.default_rng(4)
-    mixed = [(mixer(*street, rng)[1] == OUTLIER).any() for _ in range(400)]
+    mixed = [(mixer(*street, rng)[1] == OUTLIER_ID).any() for _ in range(400)]
     assert np.mean(mixed) == pytest.approx(0.3, abs=0.07)
 
 
@@ -119,7 +120,7 @@ def test_style_sees_the_object_its_mask_and_the_frame(street: tuple) -> None:
         style=paint_black,
     )
     mixed, target = mixer(*street, np.random.default_rng(5))
-    assert (mixed[target == OUTLIER] == 0).all()
+    assert (mixed[target == OUTLIER_ID] == 0).all()
     image, mask, exemplar = seen[0]
     assert image[:2] == mask
     assert exemplar == street[0].shape

@@ -19,7 +19,7 @@ from training.data.negatives.annotation_files import read_annotations
         (b'{"a": [1, 2', "not JSON .*cut short"),
         (b'{"a": "tex', "not JSON .*cut short"),
         (b'{"a" 1}', r"not JSON \(.*column 6 \(char 5\)\)$"),
-        (gzip.compress(b"{}"), "a packed file"),
+        (gzip.compress(b"{}", mtime=0), "a packed file"),
         (b"PK\x03\x04", "a packed file"),
         (b'{"a": "\xe4"}', "not JSON .*utf-8"),
         (b"[" * 10**5, "not JSON .nested too deeply"),
