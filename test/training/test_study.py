@@ -16,10 +16,11 @@ from tiny import tiny_metadata, tiny_network
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from training.engine.config import CONFIGS, load_config, to_dataclass
-from training.flow.joint import FlowOptions
+from training.flow.synthetic_negatives import FlowOptions
 from training.losses import build_loss
+from training.study.experiments import Experiment, protocol, read_experiments
 from training.study.measure import MeasureOptions
-from training.study.run import Row, main, protocol, read_rows, run_row
+from training.study.run import main, run_experiment
 from training.study.tables import read_table, write_tables
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def result(ap: float, **changes: object) -> dict:
 
 
 def test_equal_trainings_share_a_folder() -> None:
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     first, second = (row for row in tables["losses"] if row.name == "top-K")
     assert first.folder != second.folder
     assert tables["again"][0].folder == first.folder
@@ -66,7 +67,7 @@ def test_equal_trainings_share_a_folder() -> None:
 def test_models_as_they_are_share_a_folder_only_by_their_path() -> None:
     """Every fine-tuned model is called final.safetensors; shipped ones keep their folders."""
     models = ("default", "erfnet", "runs/a/final.safetensors", "runs/b/final.safetensors")
-    rows = [Row("x", model, None, 0, ("energy",)) for model in models]
+    rows = [Experiment("x", model, None, 0, ("energy",)) for model in models]
     assert [row.folder for row in rows[:2]] == ["default-untrained", "erfnet-untrained"]
     assert len({row.folder for row in rows}) == len(rows)
 
@@ -78,11 +79,11 @@ def test_a_row_at_another_size_is_measured_at_it_in_a_folder_of_its_own(tmp_path
     table = {"title": "Sizes", "model": str(tmp_path / "a.safetensors"), "scores": ["energy"]}
     rows = {"own": None, "small": None}
     study = {**STUDY, "tables": {"x": {**table, "rows": rows, "sizes": {"small": [32, 32]}}}}
-    own, small = read_rows(study)["x"]
+    own, small = read_experiments(study)["x"]
     assert (own.size, small.size) == (None, (32, 32))
     assert small.folder == f"{own.folder}-32x32"
     for row in (own, small):
-        run_row(row, study, tmp_path, tmp_path, "cpu")
+        run_experiment(row, study, tmp_path, tmp_path, "cpu")
     figures = [
         json.loads((tmp_path / row.folder / "result.json").read_text())["sets"]["street"]
         for row in (own, small)
@@ -94,33 +95,33 @@ def test_a_row_at_another_size_is_measured_at_it_in_a_folder_of_its_own(tmp_path
 def test_a_size_that_is_no_pair_of_pixels(size: object) -> None:
     table = {**STUDY["tables"]["again"], "sizes": {"the same": size}}
     with pytest.raises(ParameterError, match="table again, row 'the same': a size is"):
-        read_rows({**STUDY, "tables": {"again": table}})
+        read_experiments({**STUDY, "tables": {"again": table}})
 
 
 def test_a_finished_row_is_not_run_again(tmp_path: Path) -> None:
-    row = Row("x", "no such model", ("steps=1",), 1, ("energy",))
+    row = Experiment("x", "no such model", ("steps=1",), 1, ("energy",))
     (tmp_path / row.folder).mkdir()
     (tmp_path / row.folder / "result.json").write_text(json.dumps(result(0.1)))
-    run_row(row, STUDY, tmp_path, tmp_path, "cpu")
+    run_experiment(row, STUDY, tmp_path, tmp_path, "cpu")
 
 
 def test_a_finished_row_is_run_again_for_another_score(tmp_path: Path) -> None:
-    row = Row("x", "no such model", None, 0, ("energy", "odin"))
+    row = Experiment("x", "no such model", None, 0, ("energy", "odin"))
     (tmp_path / row.folder).mkdir()
     (tmp_path / row.folder / "result.json").write_text(json.dumps(result(0.1)))
     with pytest.raises(CheckpointError, match="no such model"):
-        run_row(row, STUDY, tmp_path, tmp_path, "cpu")
+        run_experiment(row, STUDY, tmp_path, tmp_path, "cpu")
 
 
 def test_a_finished_training_is_measured_again_on_another_set(tmp_path: Path) -> None:
     """Not trained again; the result is an old one, which tells no more than its sets."""
-    row = Row("x", "default", (), 1, ("energy",))
+    row = Experiment("x", "default", (), 1, ("energy",))
     (tmp_path / row.folder).mkdir()
     (tmp_path / row.folder / "result.json").write_text(json.dumps(result(0.1)))
     (tmp_path / row.folder / "final.safetensors").write_bytes(b"")
     more = {**STUDY, "sets": {"street": STREET, "lane": STREET}}
     with pytest.raises(CheckpointError, match=r"final\.safetensors"):
-        run_row(row, more, tmp_path, tmp_path, "cpu")
+        run_experiment(row, more, tmp_path, tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -136,22 +137,22 @@ def test_a_finished_training_is_measured_again_on_another_set(tmp_path: Path) ->
 def test_what_was_measured_otherwise_is_measured_again(
     tmp_path: Path, changes: dict, data: str
 ) -> None:
-    row = Row("x", "no such model", None, 0, ("energy",))
+    row = Experiment("x", "no such model", None, 0, ("energy",))
     (tmp_path / row.folder).mkdir()
     content = result(0.1, protocol=protocol(STUDY, tmp_path / "data"))
     (tmp_path / row.folder / "result.json").write_text(json.dumps(content))
-    run_row(row, STUDY, tmp_path, tmp_path / "data", "cpu")
+    run_experiment(row, STUDY, tmp_path, tmp_path / "data", "cpu")
     with pytest.raises(CheckpointError, match="no such model"):
-        run_row(row, {**STUDY, **changes}, tmp_path, tmp_path / data, "cpu")
+        run_experiment(row, {**STUDY, **changes}, tmp_path, tmp_path / data, "cpu")
 
 
 def test_another_title_and_a_set_less_measure_nothing(tmp_path: Path) -> None:
-    row = Row("x", "no such model", None, 0, ("energy",))
+    row = Experiment("x", "no such model", None, 0, ("energy",))
     (tmp_path / row.folder).mkdir()
     more = {**STUDY, "sets": {"street": {**STREET, "title": "Road"}, "lane": STREET}}
     content = result(0.1, protocol=protocol(more, tmp_path))
     (tmp_path / row.folder / "result.json").write_text(json.dumps(content))
-    run_row(row, STUDY, tmp_path, tmp_path, "cpu")
+    run_experiment(row, STUDY, tmp_path, tmp_path, "cpu")
 
 
 def write_frames(folder: Path, labels: tuple[int, ...], seed: int) -> None:
@@ -218,7 +219,7 @@ def test_a_study_without_a_part_is_an_error_of_one_line(
 
 
 def test_tables_show_percent_means_and_deviations(tmp_path: Path) -> None:
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     before, first, second = tables["losses"]
     path = tmp_path / "results.md"
     path.write_text("intro\n")
@@ -236,7 +237,7 @@ def test_tables_show_percent_means_and_deviations(tmp_path: Path) -> None:
 
 
 def test_tables_are_replaced_and_the_text_around_them_stays(tmp_path: Path) -> None:
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     path = tmp_path / "results.md"
     path.write_text("before\n")
     for ap in (0.1, 0.9):
@@ -248,7 +249,7 @@ def test_tables_are_replaced_and_the_text_around_them_stays(tmp_path: Path) -> N
 
 
 def test_a_table_without_results_or_that_is_not_asked_for_stays(tmp_path: Path) -> None:
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     before, first, _ = tables["losses"]
     path = tmp_path / "results.md"
     write_tables(path, STUDY, tables, {before.folder: result(0.1), first.folder: result(0.2)})
@@ -289,7 +290,7 @@ def test_a_row_without_a_result_keeps_its_figures_and_shows_a_dash_for_others(
     """Here AUROC, which older tables lack; bold is judged over both kinds of rows."""
     path = tmp_path / "results.md"
     path.write_text(OLD_TABLE)
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     for _ in range(2):
         write_tables(path, STUDY, tables, {tables["losses"][0].folder: result(ap)})
         assert path.read_text().splitlines()[5:10] == [
@@ -305,7 +306,7 @@ def test_a_row_without_a_result_keeps_its_figures_and_shows_a_dash_for_others(
 def test_a_row_that_was_measured_otherwise_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "results.md"
     path.write_text(OLD_TABLE)
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     before, first, _ = tables["losses"]
     write_tables(path, STUDY, tables, {before.folder: result(0.2), first.folder: None})
     assert "top-K" not in path.read_text()
@@ -315,7 +316,7 @@ def test_a_table_without_a_result_keeps_all_its_rows(tmp_path: Path) -> None:
     """Also those that were measured otherwise: an old table is worth more than half a one."""
     path = tmp_path / "results.md"
     path.write_text(OLD_TABLE.replace("Losses", "Again").replace("top-K", "the same"))
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     before, first, _ = tables["losses"]
     write_tables(path, STUDY, tables, {before.folder: result(0.2), first.folder: None})
     assert "| the same (2 seeds) | `energy` | **20.0 ± 1.0** / – / 30.0" in path.read_text()
@@ -327,7 +328,7 @@ def test_a_table_that_was_edited_by_hand_is_an_error_of_one_line(
 ) -> None:
     path = tmp_path / "results.md"
     path.write_text(OLD_TABLE.replace(" / 30.0 ± 2.0", wrong))
-    tables = read_rows(STUDY)
+    tables = read_experiments(STUDY)
     with pytest.raises(ParameterError, match=r"does not fit its table: \| top-K"):
         write_tables(path, STUDY, tables, {tables["losses"][0].folder: result(0.2)})
 
@@ -338,7 +339,7 @@ def test_every_row_of_the_shipped_results_survives_being_written_again(tmp_path:
     study = yaml.safe_load((CONFIGS / "study.yaml").read_text())
     path = tmp_path / "results.md"
     path.write_text(shipped)
-    tables = read_rows(study)
+    tables = read_experiments(study)
     figures = {"AP": 0.5, "AUROC": 0.5, "FPR95": 0.5}
     scores = dict.fromkeys(study["tables"]["erfnet"]["scores"][:3], figures)
     row = tables["erfnet"][0]
@@ -363,7 +364,7 @@ def test_without_any_result_the_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "results.md"
     path.write_text("as it was")
     with pytest.raises(ParameterError, match="no row of losses, again has a result"):
-        write_tables(path, STUDY, read_rows(STUDY), {})
+        write_tables(path, STUDY, read_experiments(STUDY), {})
     assert path.read_text() == "as it was"
 
 
@@ -391,7 +392,7 @@ def test_make_study_writes_the_results_of_the_shipped_study_only(
         assert trains == ["--out", str(run), "--data", str(tmp_path)]
         assert writes == ["--out", str(run), "--tables", "docs/results.md", *trains[2:]]
         return
-    before = read_rows(STUDY)["losses"][0]
+    before = read_experiments(STUDY)["losses"][0]
     (run / before.folder).mkdir(parents=True)
     (run / before.folder / "result.json").write_text(json.dumps(result(0.1)))
     assert main(writes) == 0
@@ -405,25 +406,25 @@ def test_make_study_writes_the_results_of_the_shipped_study_only(
 def test_a_table_of_an_unknown_model() -> None:
     table = {**STUDY["tables"]["again"], "model": "erfnet"}
     with pytest.raises(ParameterError, match="erfnet"):
-        read_rows({**STUDY, "tables": {"again": table}})
+        read_experiments({**STUDY, "tables": {"again": table}})
 
 
 def test_an_unknown_score() -> None:
     table = {**STUDY["tables"]["again"], "scores": ["energi"]}
     with pytest.raises(ParameterError, match="energi"):
-        read_rows({**STUDY, "tables": {"again": table}})
+        read_experiments({**STUDY, "tables": {"again": table}})
 
 
 def test_an_override_that_yaml_reads_as_a_mapping() -> None:
     rows = yaml.safe_load("top-K:\n- loss.options={k: 3}")
     table = {**STUDY["tables"]["again"], "rows": rows}
     with pytest.raises(ParameterError, match="quote"):
-        read_rows({**STUDY, "tables": {"again": table}})
+        read_experiments({**STUDY, "tables": {"again": table}})
 
 
 def test_a_row_of_another_model() -> None:
     table = {**STUDY["tables"]["losses"], "models": {"before": "erfnet"}}
-    before, *trained = read_rows({**STUDY, "tables": {"losses": table}})["losses"]
+    before, *trained = read_experiments({**STUDY, "tables": {"losses": table}})["losses"]
     assert before.model == "erfnet"
     assert before.folder == "erfnet-untrained"
     assert {row.model for row in trained} == {"default"}
@@ -433,7 +434,7 @@ def test_every_row_of_the_shipped_study_is_a_valid_configuration() -> None:
     study = yaml.safe_load((CONFIGS / "study.yaml").read_text())
     assert to_dataclass(MeasureOptions, study["measure"]).miou_every > 0
     trained = 0
-    for rows in read_rows(study).values():
+    for rows in read_experiments(study).values():
         for row in rows:
             if row.overrides is not None:
                 config = load_config(CONFIGS / "fine_tune.yaml", None, row.overrides)

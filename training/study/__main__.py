@@ -1,6 +1,7 @@
 """``python -m training.study``."""
 
+import sys
+
 from training.study.run import main
 
-if __name__ == "__main__":
-    main()
+sys.exit(main())

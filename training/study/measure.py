@@ -1,4 +1,4 @@
-"""What a study measures on one model: AP, AUROC and FPR95 of its scores, and its mIoU."""
+"""Measure one model: AP, AUROC and FPR95 of its scores, and its closed-set mIoU."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from training.validation import Viewer, closed_set_matrix, upsampled_outputs
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How a study measures.
+    """Settings of the measurements.
 
     Attributes:
-        miou_every: Takes every n-th of the 500 Cityscapes-256 validation frames.
-        training_frames: Of each corpus, for the scores that are fitted to training frames.
+        miou_every: Measure mIoU on every n-th of the 500 Cityscapes-256 validation frames.
+        training_frames: Frames per corpus for the scores that are fitted to training frames.
         scores: See :class:`~training.study.scores.ScoreOptions`.
     """
 
@@ -44,17 +44,17 @@ def measure(
     options: MeasureOptions,
     size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Measures a model as the Segmenter runs it, against masks of full size.
+    """Measures a model as the Segmenter runs it, against full-size masks.
 
     Args:
-        model: For :func:`~anomaly_seg_ros.checkpoints.loading.load_model`.
-        scores: Of :data:`~training.study.scores.STUDY_SCORES`; those that need what the model
-            lacks are left out.
+        model: Name or file, see :func:`~anomaly_seg_ros.checkpoints.loading.load_model`.
+        scores: Names from :data:`~training.study.scores.STUDY_SCORES`; scores that the model
+            cannot compute are left out.
         sets: Name -> ``adapter`` and ``root`` (relative to ``data``).
-        data: The shared data folder.
-        device: To run on, in float32.
+        data: Folder of the data sets.
+        device: Device to run on, in float32.
         options: See :class:`MeasureOptions`.
-        size: (height, width) that frames are resized to; None takes the model's own.
+        size: (height, width) to resize frames to; None uses the model's own inference size.
 
     Returns:
         ``sets`` (set -> score -> ``AP``, ``AUROC``, ``FPR95``) and ``mIoU``, fractions.
@@ -90,7 +90,7 @@ def measure(
 
 
 def training_frames(data: Path, count: int) -> list[np.ndarray]:
-    """About ``count`` frames of every training corpus, evenly spread over it."""
+    """About ``count`` evenly spaced frames from every training corpus."""
     return [
         image
         for corpus in training_corpora(data)
@@ -104,13 +104,13 @@ def set_figures(
     viewer: Viewer,
     scores: Mapping[str, FrameScore],
 ) -> dict[str, dict[str, float]]:
-    """AP, AUROC and FPR95 of each score over the pixels of all frames.
+    """Computes AP, AUROC and FPR95 of each score over the pixels of all frames.
 
     Args:
-        network: In eval mode.
-        samples: With anomaly masks.
-        viewer: How they are looked at.
-        scores: By name. Their maps are upsampled to the masks (bilinear), as in the node.
+        network: The network, in eval mode.
+        samples: Frames with anomaly masks.
+        viewer: Runs the network on single frames.
+        scores: Scores by name. Their maps are upsampled bilinearly to the masks, as in the node.
     """
     pooled = {name: PixelScores() for name in scores}
     for sample in samples:
@@ -123,8 +123,8 @@ def set_figures(
             if raw.shape[-2:] == output.logits.shape[-2:]:
                 full = upsampled_outputs(raw, size, network)
             else:
-                # A smoothed score lies on the input's grid, to which the frame was resized by
-                # pixel centres, whatever the network's own grid.
+                # A smoothed score is on the input's grid. The frame was resized to it with
+                # aligned pixel centres, whatever the network's own convention.
                 full = F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
             pixels.update(full[0, 0].cpu().numpy(), frame.anomaly_mask, sample.name)
     figures = {}

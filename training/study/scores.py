@@ -1,7 +1,7 @@
-"""Every score of a study by name: those of the node, the post-hoc ones, the point-wise flow's.
+"""Every score that a study can measure: the node's, the post-hoc ones, the point-wise flow's.
 
-All take one frame's network input and outputs, so a frame passes through the network once for
-all scores but those that need passes of their own (ODIN, ReAct, MC dropout, smoothed SML).
+Each takes the network's input and output for one frame, so all scores share one forward pass,
+except those that need passes of their own (ODIN, ReAct, MC dropout, smoothed SML).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ FrameScore = Callable[[Tensor, NetworkOutput], Tensor]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What the scores beyond the node's are made with.
+    """Settings of the scores that the node does not have.
 
     Attributes:
-        dropout_passes: T of MC dropout.
-        react_percentile: Of the pre-logits of the training frames; ReAct clips there.
-        flow_pixels: Of each training frame, for the point-wise flow.
-        flow_steps: Of its fit.
+        dropout_passes: Forward passes of MC dropout, T.
+        react_percentile: ReAct clips at this percentile of the training frames' pre-logits.
+        flow_pixels: Pixels per training frame to fit the point-wise flow to.
+        flow_steps: Optimizer steps of that fit.
     """
 
     dropout_passes: int = 4
@@ -48,7 +48,7 @@ class ScoreOptions:
 
 
 def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
-    """Whether a model has what a score of :data:`STUDY_SCORES` needs."""
+    """Tells whether a model has what a score of :data:`STUDY_SCORES` needs."""
     has_statistics = metadata.statistics is not None
     has_head = network.outlier_head is not None
     if name in score_functions.SCORES:
@@ -59,13 +59,13 @@ def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
 
 
 class ScoreBuilder:
-    """Makes the scores of one network; what is fitted to training frames is fitted once.
+    """Builds the scores of one network; what is fitted to training frames is fitted once.
 
     Args:
-        network: In eval mode; not changed.
-        metadata: Of the network.
-        viewer: How frames are looked at.
-        frames: Gives (H, W, 3) uint8 RGB training frames; called if a score needs any.
+        network: The network, in eval mode; not changed.
+        metadata: Its metadata.
+        viewer: Runs the network on single frames.
+        frames: Returns (H, W, 3) uint8 RGB training frames; called only if a score needs them.
         options: See :class:`ScoreOptions`.
     """
 
@@ -84,7 +84,7 @@ class ScoreBuilder:
         self.options = options
 
     def __call__(self, name: str) -> FrameScore:
-        """Makes a score that :func:`is_offered`."""
+        """Builds one score for which :func:`is_offered` is true."""
         if name in _FLOW:
             flow = self._flow
             return lambda inputs, output: _FLOW[name](output, flow)
@@ -95,7 +95,7 @@ class ScoreBuilder:
         return lambda inputs, output: score_functions.compute(name, output, statistics)
 
     def _arguments(self, name: str) -> dict[str, object]:
-        """Constructor arguments of a post-hoc score."""
+        """Returns the constructor arguments of a post-hoc score."""
         if name == "odin":
             return {"std": self.metadata.std}
         if name == "sml_smoothed":
@@ -110,7 +110,7 @@ class ScoreBuilder:
 
     @functools.cached_property
     def _flow(self) -> PointwiseFlow:
-        """The point-wise flow, fitted to the pre-logits of training frames."""
+        """Point-wise flow fitted to the pre-logits of the training frames."""
         pixels = pixels_of(self.network, self.frames(), self.viewer, self.options.flow_pixels)
         torch.manual_seed(0)
         flow = PointwiseFlow(pixels.shape[1]).to(self.viewer.device)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anomaly_seg_ros.errors import ParameterError
 from training.engine.storage import write_atomically
-
-if TYPE_CHECKING:
-    from training.study.run import Row
+from training.study.experiments import Experiment
 
 _BEGIN = "<!-- tables: written by training.study, do not edit -->"
 _END = "<!-- end of tables -->"
@@ -23,14 +22,14 @@ _UNKNOWN = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table, in the words that are printed.
+    """One printed line of a table: the figures of one score of one row.
 
     Attributes:
         row: Name of the row, as in the study's file.
-        label: The same with the number of seeds, if there are several.
+        label: The same, with the number of seeds if there are several.
         score: Name of the score.
-        cells: Title of a set -> metric -> percent; what is not known is left out.
-        miou: In percent; a row's other scores repeat it.
+        cells: Title of a set -> metric -> percent; unknown figures are left out.
+        miou: mIoU in percent, the same for all scores of a row.
     """
 
     row: str
@@ -40,32 +39,33 @@ class Line:
     miou: str
 
     def ap(self, title: str) -> float:
-        """The mean AP as printed, in percent; -1 if it is not known."""
+        """Mean AP in percent, as printed; -1 if unknown."""
         return float(self.cells.get(title, {}).get("AP", "-1").split()[0])
 
 
 def write_tables(
     path: Path,
     study: Mapping[str, Any],
-    tables: Mapping[str, Sequence[Row]],
+    tables: Mapping[str, Sequence[Experiment]],
     results: Mapping[str, Mapping[str, Any] | None],
 ) -> None:
     """Replaces the tables between the two markers of a file; a new file gets the markers.
 
-    Rows without a result keep the figures that stand in the file, with a dash for a metric that
-    the file does not hold; their names are printed.
+    Rows without a result keep the figures already in the file, with a dash for a metric that the
+    file does not have; the names of these rows are printed.
 
     Args:
-        path: Markdown.
+        path: The Markdown file.
         study: Content of the study's file.
-        tables: Rows of the tables to write. Other tables of the study stay as they are.
-        results: By run folder; None leaves the row out, unless its whole table has no result.
+        tables: Experiments of the tables to write. Other tables of the study stay unchanged.
+        results: Results by run folder; None leaves the row out, unless its whole table has no
+            result.
 
     Raises:
-        ParameterError: There is no result at all, or a line that stands does not fit its table.
+        ParameterError: There is no result at all, or an old line does not fit its table.
         OutputError: The file cannot be written.
     """
-    if not any(results.get(row.folder) for rows in tables.values() for row in rows):
+    if not any(results.get(each.folder) for each in itertools.chain(*tables.values())):
         raise ParameterError(f"{path}: not written, no row of {', '.join(tables)} has a result")
     before, block, after = "", "", "\n"
     if path.exists():
@@ -89,7 +89,7 @@ def write_tables(
 
 
 def read_table(text: str) -> Iterator[Line]:
-    """The lines of a table that :func:`write_tables` wrote, also of one without AUROC.
+    """Parses a table written by :func:`write_tables`, also an old one without AUROC.
 
     Raises:
         ParameterError: A line does not fit the header.
@@ -114,7 +114,7 @@ def read_table(text: str) -> Iterator[Line]:
 
 
 def _figures(metrics: str, cell: str) -> dict[str, str]:
-    """Metric -> figure of a cell; ValueError for what is none."""
+    """Metric -> figure of a cell; raises ValueError if one is not a number."""
     pairs = zip(metrics.split(" / "), cell.split(" / "), strict=True)
     known = {metric: text for metric, text in pairs if text != _UNKNOWN}
     for text in known.values():
@@ -124,13 +124,13 @@ def _figures(metrics: str, cell: str) -> dict[str, str]:
 
 def _lines(
     table: Mapping[str, Any],
-    rows: Sequence[Row],
+    rows: Sequence[Experiment],
     sets: Mapping[str, Mapping[str, str]],
     results: Mapping[str, Mapping[str, Any] | None],
     standing: str,
 ) -> list[Line]:
-    """The lines of a table: from the results, else as they stand; says which stand."""
-    by_name: dict[str, list[Row]] = {}
+    """Lines of a table: from results where there are any, else the old ones, named in a note."""
+    by_name: dict[str, list[Experiment]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)
     old = [line for line in read_table(standing) if line.score in table["scores"]]
@@ -159,7 +159,7 @@ def _measured(
     results: Sequence[Mapping[str, Any]],
     sets: Mapping[str, Mapping[str, str]],
 ) -> Line:
-    """A line of the results of a row's seeds."""
+    """One line, from the results of all seeds of a row."""
     cells = {}
     for key, where in sets.items():
         figures = [result["sets"][key][score] for result in results]
@@ -173,7 +173,7 @@ def _measured(
 
 
 def _render(lines: Sequence[Line], titles: Sequence[str]) -> Iterator[str]:
-    """Name and mIoU stand in a row's first line; the best AP of a set, as printed, is bold."""
+    """Renders lines; a row's first line has name and mIoU, and each set's best AP is bold."""
     header = ["", "score", *(f"{title} {' / '.join(_METRICS)}" for title in titles), "mIoU"]
     yield _join(header)
     yield _join(["---"] * len(header))
@@ -191,7 +191,7 @@ def _render(lines: Sequence[Line], titles: Sequence[str]) -> Iterator[str]:
 
 
 def _percent(values: Sequence[float]) -> str:
-    """Mean in percent, and the standard deviation of several."""
+    """Mean in percent, with the standard deviation if there are several values."""
     text = f"{100 * statistics.fmean(values):.1f}"
     return f"{text} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else text
 
