@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.system.process_group import leave_process_group
 from training.data.batches import MixedBatch
-from training.flow import joint
+from training.flow import synthetic_negatives
 from training.flow.dense_flow import DenseFlow
-from training.flow.joint import FlowNegatives, FlowOptions, flow_optimizer
 from training.flow.rectangles import Rectangles
+from training.flow.synthetic_negatives import FlowNegatives, FlowOptions, flow_optimizer
 
 OPTIONS = FlowOptions(smallest=16, largest=24, epoch_steps=0)
 
@@ -91,7 +91,7 @@ def train_share(rank: int, world: int) -> dict[str, Tensor]:
     mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
     share = MixedBatch(*(x[mine] for x in whole_batch))
     network = Segmenter().eval()
-    draw = joint.draw_rectangles
+    draw = synthetic_negatives.draw_rectangles
     log_prob = player.flow.log_prob
     sample = player.flow.sample
 
@@ -99,7 +99,7 @@ def train_share(rank: int, world: int) -> dict[str, Tensor]:
         r = draw(4, *args)
         return r._replace(images=torch.arange(count), tops=r.tops[mine], lefts=r.lefts[mine])
 
-    joint.draw_rectangles = rectangles
+    synthetic_negatives.draw_rectangles = rectangles
     player.flow.sample = lambda count, size, g: sample(4, size, g)[mine]
 
     def all_bits(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -113,7 +113,7 @@ def train_share(rank: int, world: int) -> dict[str, Tensor]:
             torch.manual_seed(step)
             player.after_step(network, share)
     finally:
-        joint.draw_rectangles = draw
+        synthetic_negatives.draw_rectangles = draw
     return {key: value.clone() for key, value in player.flow.state_dict().items()}
 
 

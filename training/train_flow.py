@@ -27,10 +27,8 @@ from training.data.sampling import ViewDataset
 from training.data.stream import SampleStream
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
-from training.flow.checkpoints import load_flow, save_flow
-from training.flow.dense_flow import DenseFlow
-from training.flow.joint import flow_optimizer
-from training.flow.pictures import sample_sheet
+from training.flow.dense_flow import DenseFlow, load_flow, sample_sheet, save_flow
+from training.flow.synthetic_negatives import flow_optimizer
 from training.pictures import save_picture
 
 # Of the held-out crops and their noise: the same in every run, so that runs can be compared.

@@ -15,7 +15,7 @@ from tiny_flow import flow
 from training import train_flow
 from training.data.corpora import Corpus
 from training.data.sampling import ViewDataset
-from training.flow.checkpoints import load_flow
+from training.flow.dense_flow import load_flow
 
 SETTINGS = [
     "steps=6", "batch_size=4", "workers=0", "crop=[16,16]", "height_range=[64,96]", "warmup=2",

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from anomaly_seg_ros.errors import ImageError, ParameterError
-from training.flow.blocks import FlowBlock
-from training.flow.dequantisation import dequantise, log_bin_volume, to_levels
-from training.flow.invertible import set_from_next_batch
-from training.flow.layers import squeeze, unsqueeze
-from training.flow.noise import log_standard_normal, standard_normal
-from training.flow.sizes import FlowSize, flow_size
+from anomaly_seg_ros import drawing
+from anomaly_seg_ros.checkpoints.fit import load_strictly
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
+from anomaly_seg_ros.errors import CheckpointError, ImageError, ParameterError
+from training.engine.storage import make_folder, write_atomically
+from training.flow.dense_blocks import SIZES, FlowBlock, FlowSize, flow_size
+from training.flow.invertible import set_from_next_batch, squeeze, unsqueeze
+
+_LEVELS = 256
+_NAME = "dense_flow"
+_PROVENANCE = "provenance"
+_SEED = 0
 
 
 class Encoding(NamedTuple):
-    """What an image becomes.
+    """Latents of a batch of images.
 
     Attributes:
-        latents: (N, C_i, H / 2^i, W / 2^i): the halves factored out after each block, the last
-            one whole.
+        latents: (N, C_i, H / 2^i, W / 2^i) tensors: the half factored out after each block, and
+            the whole output of the last one.
         log_det: (N,) ln |det| of the map from (image, noise) to the latents.
     """
 
@@ -32,23 +42,23 @@ class Encoding(NamedTuple):
 
 
 class DenseFlow(nn.Module):
-    """Blocks of densely connected flow units, with half of the channels factored out between.
+    """Blocks of densely connected flow units; half of the channels is factored out after each.
 
     Source: Grcic et al., "Densely connected normalizing flows" (NeurIPS 2021), with uniform
-    dequantisation. Written from the formulas; the numbers are those of the public joint-training
-    code (see :mod:`training.flow.sizes`).
+    dequantisation. Written from the formulas; the sizes follow the public joint-training code
+    (see :data:`~training.flow.dense_blocks.SIZES`).
 
     The likelihood is exact for an image together with its dequantisation noise and its cross-unit
     noise; averaged over both it bounds ln p(image) from below.
 
-    Everything runs in the parameters' precision, whatever autocast is on around it. On a GPU
-    convolutions in float32 would still round to TF32: the training entries switch that off for
-    their process (``use_exact_float32``); elsewhere it is the caller's to do.
+    Everything runs in the parameters' precision, regardless of any surrounding autocast. On a GPU
+    float32 convolutions would still round to TF32. The training entries switch that off for their
+    process (``use_exact_float32``); other callers have to do so themselves.
 
     Args:
         size: Units, layers, widths.
-        name: Of the size, stored with the weights.
-        checkpointing: Trades a second computation of each step for the memory of its inside.
+        name: Name of the size, stored with the weights.
+        checkpointing: Saves memory by recomputing each step in the backward pass.
     """
 
     def __init__(self, size: FlowSize, name: str = "custom", checkpointing: bool = False) -> None:
@@ -81,25 +91,25 @@ class DenseFlow(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Of height and width, in pixels."""
+        """Height and width must be multiples of this, in pixels."""
         return self.size.size_multiple
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The same as :meth:`log_prob`, for wrappers like DistributedDataParallel."""
+        """Same as :meth:`log_prob`, for wrappers such as DistributedDataParallel."""
         return self.log_prob(images, generator)
 
     def log_prob(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Estimates ln p of images from one draw of the noise; its mean is a lower bound.
+        """Estimates ln p of images from one draw of the noise; the mean is a lower bound.
 
         Args:
             images: (N, 3, H, W) RGB levels 0 to 255, uint8 or float.
-            generator: Of the noise; None takes the default one of the device.
+            generator: Random generator for the noise; None uses the default one of the device.
 
         Returns:
             (N,) nats, float32 (float64 if the parameters are).
 
         Raises:
-            ImageError: Another shape, or height and width that are no multiples of
+            ImageError: Another shape, or a height or width that is not a multiple of
                 ``size_multiple``.
         """
         self._check(images)
@@ -130,14 +140,14 @@ class DenseFlow(nn.Module):
         Args:
             count: N.
             size: (height, width), multiples of ``size_multiple``.
-            generator: Of the latents.
+            generator: Random generator for the latents.
 
         Returns:
             (N, 3, height, width) RGB levels in [0, 255], in the parameters' dtype. Not rounded:
             rounding would stop every gradient.
 
         Raises:
-            ImageError: A size that is no multiple of ``size_multiple``.
+            ImageError: The size is not a multiple of ``size_multiple``.
         """
         self._check_size(*size)
         like = self.base_mean
@@ -154,7 +164,7 @@ class DenseFlow(nn.Module):
 
         Args:
             values: (N, 3, H, W) in [-0.5, 0.5).
-            noises: As :meth:`draw_noises` gives them.
+            noises: Tensors from :meth:`draw_noises`.
         """
         remaining = list(noises)
         latents: list[Tensor] = []
@@ -170,7 +180,7 @@ class DenseFlow(nn.Module):
         return Encoding([*latents, x], log_det)
 
     def decode(self, latents: list[Tensor]) -> Tensor:
-        """Maps latents to values (N, 3, H, W), around [-0.5, 0.5); the noise is dropped."""
+        """Maps latents to values (N, 3, H, W), roughly in [-0.5, 0.5); the noise is dropped."""
         *factored, x = latents
         for index, block in reversed(list(enumerate(self.blocks))):
             x = block.inverse(x)
@@ -202,14 +212,14 @@ class DenseFlow(nn.Module):
 
     @torch.no_grad()
     def initialise(self, images: Tensor, generator: torch.Generator | None = None) -> float:
-        """Sets every ActNorm from data, once; call before training from scratch.
+        """Initialises every ActNorm from data; call once before training from scratch.
 
         Args:
-            images: (N, 3, H, W) levels 0 to 255; a training batch.
-            generator: Of the noise.
+            images: (N, 3, H, W) levels 0 to 255, from the training data.
+            generator: Random generator for the noise.
 
         Returns:
-            Mean bits per dimension of ``images`` afterwards.
+            Mean bits per dimension of ``images`` after initialisation.
 
         Raises:
             ImageError: See :meth:`log_prob`.
@@ -220,7 +230,7 @@ class DenseFlow(nn.Module):
         return float(bits.mean())
 
     def _log_base(self, top: Tensor) -> Tensor:
-        """(N,) log-density of the last latent: a normal with mean and deviation a channel."""
+        """(N,) log-density of the last latent: normal with a mean and deviation per channel."""
         standard = (top - self.base_mean) * torch.exp(-self.base_log_std)
         pixels = top.shape[2] * top.shape[3]
         return log_standard_normal(standard) - self.base_log_std.sum() * pixels
@@ -240,8 +250,128 @@ class DenseFlow(nn.Module):
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Half precision would spoil both the log-determinants and the inverse.
+    """Disables autocast: half precision would ruin both the log-determinants and the inverse.
 
-    TF32 is not this context's: the backward pass runs outside of it.
+    It cannot disable TF32, because the backward pass runs outside of this context.
     """
     return torch.autocast(device.type, enabled=False)
+
+
+def dequantise(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """``(x + u) / 256 - 0.5`` with u uniform in [0, 1).
+
+    Args:
+        levels: (N, 3, H, W) float, 0 to 255.
+        generator: Random generator for u.
+
+    Returns:
+        Values in [-0.5, 0.5), same shape.
+    """
+    return (levels + uniform(levels.shape, levels, generator)) / _LEVELS - 0.5
+
+
+def log_bin_volume(images: Tensor) -> float:
+    """Log volume of one image's bin, which turns a density over values into ln p(levels)."""
+    return -images.shape[1:].numel() * math.log(_LEVELS)
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """Converts values to levels, without rounding.
+
+    ``floor(256 (v + 0.5))`` is the exact inverse of :func:`dequantise`, but its gradient is zero
+    everywhere. Subtracting half a bin in place of the floor is correct on average and
+    differentiable. Values outside the range of an image are clamped.
+
+    Returns:
+        Levels in [0, 255], same shape and dtype.
+    """
+    return ((values + 0.5) * _LEVELS - 0.5).clamp(0, _LEVELS - 1)
+
+
+def standard_normal(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws N(0, 1) on the generator's device; returns it on ``like``'s device, in its dtype."""
+    device = like.device if generator is None else generator.device
+    drawn = torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype)
+    return drawn.to(like.device)
+
+
+def uniform(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws uniformly from [0, 1), as :func:`standard_normal` does."""
+    device = like.device if generator is None else generator.device
+    drawn = torch.rand(tuple(shape), generator=generator, device=device, dtype=like.dtype)
+    return drawn.to(like.device)
+
+
+def log_standard_normal(x: Tensor) -> Tensor:
+    """Log-density of each item under N(0, I): (N, ...) to (N,) nats."""
+    flat = x.flatten(1)
+    return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi))
+
+
+def save_flow(path: Path, flow: DenseFlow, provenance: dict[str, Any]) -> None:
+    """Writes weights atomically; creates the folder if it is missing.
+
+    Args:
+        path: File to write, ``*.safetensors``; its header names the flow's size.
+        flow: Flow built by :meth:`DenseFlow.by_name`.
+        provenance: Plain values that describe data, settings and figures.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    make_folder(path.parent)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
+    content = save(tensors, {_NAME: flow.name, _PROVENANCE: json.dumps(provenance)})
+    write_atomically(path, lambda file: file.write(content), len(content))
+
+
+def load_flow(path: Path, checkpointing: bool = False) -> DenseFlow:
+    """Loads a flow written by :func:`save_flow`.
+
+    Args:
+        path: File to read.
+        checkpointing: See :class:`DenseFlow`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, not a flow, or does not fit its size.
+    """
+    tensors, header = read_tensors(path)
+    if header.get(_NAME) not in SIZES:
+        raise CheckpointError(
+            f"{path}: no flow of a known size ({_NAME} is {header.get(_NAME)!r} in its header, "
+            f"known are {', '.join(SIZES)})"
+        )
+    flow = DenseFlow.by_name(header[_NAME], checkpointing)
+    load_strictly(flow, tensors, str(path))
+    return flow
+
+
+@torch.no_grad()
+def sample_sheet(
+    flow: DenseFlow, sizes: list[tuple[int, int]], columns: int = 6, cell_width: int = 160
+) -> np.ndarray:
+    """Draws samples of several sizes, one row each, from the same latents at every call.
+
+    Args:
+        flow: The flow to sample from.
+        sizes: (height, width) of each row.
+        columns: Samples per row.
+        cell_width: Width that each sample is scaled to, in pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rows = []
+    for size in sizes:
+        generator = torch.Generator().manual_seed(_SEED)
+        rows.append([to_picture(x) for x in flow.sample(columns, size, generator)])
+    return drawing.grid(rows, cell_width=cell_width)
+
+
+def to_picture(image: Tensor) -> np.ndarray:
+    """Converts (3, H, W) levels in [0, 255] to (H, W, 3) uint8."""
+    return np.ascontiguousarray(image.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())

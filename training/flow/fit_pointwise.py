@@ -1,9 +1,9 @@
-"""Fits the point-wise flow to the pre-logits of a network on in-distribution images.
+"""Fit the point-wise flow to the pre-logits of a network on in-distribution images.
 
     python -m training.flow.fit_pointwise --model erfnet --output erfnet_flow.safetensors
 
-Negative data is optional, as in the paper's Table 5: with outlier pixels, their density is pushed
-down at the same time. The network itself stays as it is.
+Outlier pixels are optional, as in the paper's Table 5; their density is lowered at the same time.
+The network itself does not change.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _FIRST_PIXELS = 16384
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How the flow is fitted.
+    """Settings of the fit.
 
     Attributes:
         steps: Optimizer steps.
-        batch: Inlier pixels of a step.
-        lr: Of Adam, falling to 0 by a cosine.
-        outlier_weight: beta of the outlier pixels' term.
-        outlier_floor: Nats a channel below the inliers' mean at which an outlier pixel has been
-            pushed far enough. Without a floor the term would run away.
-        clip_norm: Largest norm of the gradient.
-        seed: Of the pixels of each step.
+        batch: Inlier pixels per step.
+        lr: Learning rate of Adam, with cosine decay to 0.
+        outlier_weight: Weight of the outlier pixels' term, beta.
+        outlier_floor: Outlier pixels this many nats per channel below the inliers' mean are not
+            pushed further. Without a floor the term would diverge.
+        clip_norm: Maximum norm of the gradient.
+        seed: Seed for choosing the pixels of each step.
     """
 
     steps: int = 2000
@@ -62,20 +62,20 @@ def pixels_of(
     per_image: int,
     seed: int = 0,
 ) -> Tensor:
-    """Pre-logits at random places.
+    """Samples pre-logits at random pixels.
 
     Args:
-        network: In eval mode.
-        images: (H, W, 3) uint8 RGB.
-        viewer: How they are looked at.
-        per_image: Pixels of each, or all if it has fewer.
-        seed: Of the places.
+        network: The network, in eval mode.
+        images: (H, W, 3) uint8 RGB images.
+        viewer: Runs the network on single images.
+        per_image: Pixels per image, at most.
+        seed: Seed for choosing the pixels.
 
     Returns:
         (n, C) float32 on the CPU.
 
     Raises:
-        ParameterError: There is no image.
+        ParameterError: There are no images.
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -98,13 +98,13 @@ def fit_pointwise(
     ``L = -E_in[ln p(z)] + beta E_out[max(ln p(z) - floor, 0)]``.
 
     Args:
-        flow: Its ActNorms are set from the first pixels.
-        inliers: (n, C) float.
-        outliers: (m, C) float, or None.
+        flow: The flow; its ActNorms are initialised from a part of the inliers.
+        inliers: (n, C) float pre-logits.
+        outliers: (m, C) float pre-logits, or None.
         options: See :class:`FitOptions`.
 
     Returns:
-        Mean log-density of the inlier pixels of each step, nats.
+        Mean log-density of the inlier pixels at each step, in nats.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -141,7 +141,7 @@ def _drawn(pixels: Tensor, count: int, generator: torch.Generator, device: torch
 
 
 def _as_image(pixels: Tensor, device: torch.device) -> Tensor:
-    """(n, C) to (1, C, 1, n)."""
+    """Reshapes (n, C) to (1, C, 1, n)."""
     return pixels.T[None, :, None].to(device)
 
 

@@ -1,8 +1,8 @@
 """Invertible layers of normalizing flows, each with its log-determinant and its inverse.
 
 Every layer maps ``forward(x) -> (z, log_det)`` and ``inverse(z) -> x`` on tensors (N, C, H, W).
-``log_det`` is (N, H, W): its sum over the pixels is ln |det dz/dx| in nats. Where a layer looks at
-each pixel alone, it is the log-determinant of that pixel's own map.
+``log_det`` is (N, H, W), and its sum over the pixels is ln |det dz/dx| in nats. For a layer that
+treats each pixel separately, it is the log-determinant of that pixel's own map.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _MIN_STD = 1e-6
 
 
 def bounded_log_scale(raw: Tensor) -> Tensor:
-    """``2 tanh(a / 2)``: the identity near 0, never beyond +-2."""
+    """``2 tanh(a / 2)``: the identity near 0, bounded by +-2."""
     return _SCALE_BOUND * torch.tanh(raw / _SCALE_BOUND)
 
 
 class ActNorm(nn.Module):
-    """Shift and scale of every channel, set by the first data.
+    """Shift and scale per channel, initialised from data.
 
-    ``z = (x - shift) exp(-log_scale)``. An identity until data has been seen: set ``pending`` and
-    the next forward pass makes its own output zero-mean and unit-variance.
+    ``z = (x - shift) exp(-log_scale)``, the identity at first. After ``pending`` has been set, the
+    next forward pass chooses both so that its output has zero mean and unit variance.
 
     Source: Kingma & Dhariwal, "Glow" (NeurIPS 2018), section 3.1.
 
@@ -48,7 +48,7 @@ class ActNorm(nn.Module):
         return z, _everywhere(-self.log_scale.sum(), x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes :meth:`forward`."""
+        """Inverts :meth:`forward`."""
         return z * torch.exp(self.log_scale) + self.shift
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class ActNorm(nn.Module):
 
 
 class InvertibleConv1x1(nn.Module):
-    """A learned invertible mixing of the channels, a rotation at first.
+    """Learned invertible mixing of the channels, initially a rotation.
 
     Source: Kingma & Dhariwal, "Glow" (NeurIPS 2018), section 3.2.
 
@@ -78,7 +78,7 @@ class InvertibleConv1x1(nn.Module):
         return self._mix(x, self.weight), _everywhere(log_det, x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes :meth:`forward`; the inverse matrix is computed in float64."""
+        """Inverts :meth:`forward`; the inverse matrix is computed in float64."""
         return self._mix(z, torch.linalg.inv(self.weight.double()).to(z.dtype))
 
     @staticmethod
@@ -87,17 +87,17 @@ class InvertibleConv1x1(nn.Module):
 
 
 class AffineCoupling(nn.Module):
-    """Half of the channels scales and shifts the other half; then the halves change places.
+    """Scales and shifts one half of the channels given the other half, then swaps the halves.
 
-    ``z2 = x2 exp(s(x1)) + t(x1)`` with s = 2 tanh(a / 2). With an odd C the conditioning half is
-    the larger one. The exchange lets the next coupling act on the other half.
+    ``z2 = x2 exp(s(x1)) + t(x1)`` with s = 2 tanh(a / 2). If C is odd, the conditioning half is
+    the larger one. The swap lets the next coupling act on the other half.
 
     Source: Dinh et al., "Density estimation using Real NVP" (ICLR 2017), section 3.2.
 
     Args:
         channels: C.
-        build_net: Makes the network from its numbers of input and output channels; the first half
-            of the output is a, the second t.
+        build_net: Builds the network from its numbers of input and output channels; the first
+            half of its output is a, the second t.
     """
 
     def __init__(self, channels: int, build_net: Callable[[int, int], nn.Module]) -> None:
@@ -107,14 +107,14 @@ class AffineCoupling(nn.Module):
         self.net = build_net(self.kept, 2 * self.moved)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Couples and exchanges."""
+        """Couples and swaps."""
         x1, x2 = x.split([self.kept, self.moved], 1)
         log_scale, shift = self._scale_and_shift(x1)
         z2 = x2 * torch.exp(log_scale) + shift
         return torch.cat([z2, x1], 1), log_scale.sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes :meth:`forward`."""
+        """Inverts :meth:`forward`."""
         z2, x1 = z.split([self.moved, self.kept], 1)
         log_scale, shift = self._scale_and_shift(x1)
         x2 = (z2 - shift) * torch.exp(-log_scale)
@@ -126,12 +126,32 @@ class AffineCoupling(nn.Module):
 
 
 def set_from_next_batch(flow: nn.Module) -> None:
-    """Lets every ActNorm of a flow take mean and deviation from the next forward pass."""
+    """Makes every ActNorm of a flow initialise itself in the next forward pass."""
     for module in flow.modules():
         if isinstance(module, ActNorm):
             module.pending = True
 
 
+def sum_per_image(x: Tensor) -> Tensor:
+    """Sums (N, ...) to (N,)."""
+    return x.flatten(1).sum(1)
+
+
+def squeeze(x: Tensor) -> Tensor:
+    """Moves 2x2 pixels into channels: (N, C, H, W) to (N, 4 C, H / 2, W / 2).
+
+    Like ``F.pixel_unshuffle``, which does not reshape an empty batch.
+    """
+    pairs = x.unflatten(3, (x.shape[3] // 2, 2)).unflatten(2, (x.shape[2] // 2, 2))
+    return pairs.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def unsqueeze(z: Tensor) -> Tensor:
+    """Inverse of :func:`squeeze`."""
+    pairs = z.unflatten(1, (z.shape[1] // 4, 2, 2))
+    return pairs.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+
 def _everywhere(value: Tensor, x: Tensor) -> Tensor:
-    """The same scalar at every pixel of ``x``: (N, H, W)."""
+    """Expands a scalar to all pixels of ``x``: (N, H, W)."""
     return value.expand(x.shape[0], *x.shape[2:])

@@ -1,9 +1,9 @@
-"""A normalizing flow over the pre-logits of single pixels: its density as anomaly score.
+"""A normalizing flow over the pre-logits of single pixels, whose density is an anomaly score.
 
 Source: Grcic & Segvic, "Hybrid Open-set Segmentation with Synthetic Negative Data", section 6.3
-(Table 5, bottom), which puts it in the place of the unnormalised density; in the spirit of the
-embedding density of Blum et al., "Fishyscapes" (ICCV Workshops 2019). The paper says nothing of
-the flow's size: Glow's step with pixel-wise coupling networks is this package's choice.
+(Table 5, bottom), where it replaces the unnormalised density; similar to the embedding density of
+Blum et al., "Fishyscapes" (ICCV Workshops 2019). The paper does not specify the flow. Glow's step
+with pixel-wise coupling networks is this package's choice.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _METADATA_KEY = "pointwise_flow"
 class PointwiseFlow(nn.Module):
     """Steps of ActNorm, 1x1 convolution and affine coupling on the channels of each pixel.
 
-    A pixel's density depends on nothing but its own channels, so it is the same in any picture
-    and at any size. Computed in the parameters' precision, whatever autocast is on.
+    A pixel's density depends only on its own channels, not on the rest of the image. It is
+    computed in the parameters' precision, regardless of any surrounding autocast.
 
     Args:
-        channels: C of the pre-logits, at least 2.
-        steps: Steps of the flow.
+        channels: Channels of the pre-logits, C, at least 2.
+        steps: Number of flow steps.
         width: Hidden channels of the coupling networks.
     """
 
@@ -64,11 +64,11 @@ class PointwiseFlow(nn.Module):
             ]
 
     def forward(self, pre_logits: Tensor) -> Tensor:
-        """The same as :meth:`log_density`."""
+        """Same as :meth:`log_density`."""
         return self.log_density(pre_logits)
 
     def log_density(self, pre_logits: Tensor) -> Tensor:
-        """Log-density of every pixel's vector.
+        """Computes the log-density of every pixel's vector.
 
         Args:
             pre_logits: (N, C, h, w) of any float dtype.
@@ -77,7 +77,7 @@ class PointwiseFlow(nn.Module):
             (N, h, w) nats, float32 (float64 if the parameters are).
 
         Raises:
-            ImageError: Another number of channels.
+            ImageError: The number of channels is wrong.
         """
         latents, log_det = self.encode(pre_logits)
         dimensions = latents.shape[1]
@@ -85,7 +85,7 @@ class PointwiseFlow(nn.Module):
         return log_base + log_det
 
     def encode(self, pre_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps to latents (N, C, h, w), with (N, h, w) ln |det| of each pixel's map."""
+        """Maps to latents (N, C, h, w), with ln |det| of each pixel's map, (N, h, w)."""
         channels = self.arguments["channels"]
         if pre_logits.ndim != 4 or pre_logits.shape[1] != channels:
             raise ImageError(
@@ -101,7 +101,7 @@ class PointwiseFlow(nn.Module):
         return x, log_det
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Inverse of :meth:`encode`."""
+        """Inverts :meth:`encode`."""
         with torch.autocast(latents.device.type, enabled=False):
             for layer in reversed(self.layers):
                 latents = layer.inverse(latents)
@@ -109,13 +109,13 @@ class PointwiseFlow(nn.Module):
 
     @torch.no_grad()
     def initialise(self, pre_logits: Tensor) -> float:
-        """Sets every ActNorm from data, once; call before training.
+        """Initialises every ActNorm from data; call once before training.
 
         Args:
             pre_logits: (N, C, h, w) of in-distribution images.
 
         Returns:
-            Their mean log-density afterwards, nats.
+            Their mean log-density after initialisation, in nats.
         """
         set_from_next_batch(self)
         return float(self.log_density(pre_logits).mean())
@@ -125,8 +125,8 @@ def flow_density(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
     r"""Anomaly score :math:`-\ln p(z)`, on the grid of the logits.
 
     Args:
-        output: Of the network that the flow was fitted to.
-        flow: On the same device.
+        output: Output of the network that the flow was fitted to.
+        flow: The flow, on the same device.
 
     Returns:
         (N, h, w) float32, higher = more anomalous.
@@ -144,8 +144,8 @@ def flow_hybrid(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
     r"""The hybrid score with the flow's density, :math:`\ln P(d_{out} | x) - \ln p(z)`.
 
     Args:
-        output: Of a network with an outlier head.
-        flow: As for :func:`flow_density`.
+        output: Output of a network with an outlier head.
+        flow: See :func:`flow_density`.
 
     Raises:
         CheckpointError: The network has no outlier head.
@@ -156,12 +156,12 @@ def flow_hybrid(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
 
 
 def save_pointwise_flow(path: Path, flow: PointwiseFlow, provenance: dict[str, Any]) -> None:
-    """Writes weights as safetensors, so that an interrupted write leaves no file.
+    """Writes weights as safetensors; an interrupted write leaves no file.
 
     Args:
-        path: The file.
-        flow: Any.
-        provenance: Plain values; say which network the flow belongs to.
+        path: File to write.
+        flow: The flow.
+        provenance: Plain values that say which network the flow belongs to.
 
     Raises:
         OutputError: The folder is missing or not writable.
@@ -171,20 +171,21 @@ def save_pointwise_flow(path: Path, flow: PointwiseFlow, provenance: dict[str, A
 
 
 def load_pointwise_flow(path: Path) -> PointwiseFlow:
-    """Reads what :func:`save_pointwise_flow` wrote.
+    """Loads a flow written by :func:`save_pointwise_flow`.
 
     Returns:
         The flow in eval mode, on the CPU.
 
     Raises:
-        CheckpointError: Missing, damaged, not a point-wise flow, or not fitting its description.
+        CheckpointError: The file is missing, damaged, not a point-wise flow, or does not match its
+            own description.
     """
     tensors, header = read_tensors(path)
     if _METADATA_KEY not in header:
         raise CheckpointError(f"{path}: no {_METADATA_KEY!r} metadata, so it is no such flow")
     content = parse_json(header[_METADATA_KEY], f"{path}: metadata", CheckpointError)
     try:
-        with torch.device("meta"):  # a file may ask for any size
+        with torch.device("meta"):  # a file may claim any size
             blank = PointwiseFlow(**content["arguments"])
         if misfit := compare(blank.state_dict(), tensors):
             raise CheckpointError(f"{path} does not fit PointwiseFlow: {misfit}")

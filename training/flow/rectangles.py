@@ -1,4 +1,4 @@
-"""Where synthetic negatives go: one rectangle in each image, one size for the whole batch."""
+"""Rectangles for synthetic negatives: at most one per image, one size for the whole batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from training.data.batches import MixedBatch
 
 
 class Rectangles(NamedTuple):
-    """Rectangles of one size, at most one in each image.
+    """Rectangles of one size, at most one per image.
 
     Attributes:
-        height, width: In pixels.
-        images: (n,) int64 indices into the batch, rising.
-        tops, lefts: (n,) int64 corners.
+        height, width: Size in pixels.
+        images: (n,) int64 indices into the batch, ascending.
+        tops, lefts: (n,) int64 coordinates of the top left corners.
     """
 
     height: int
@@ -33,7 +33,7 @@ class Rectangles(NamedTuple):
         return self.height, self.width
 
     def cut(self, x: Tensor) -> Tensor:
-        """The rectangles' content.
+        """Cuts out the content of the rectangles.
 
         Args:
             x: (N, C, H, W) or (N, H, W).
@@ -48,11 +48,11 @@ class Rectangles(NamedTuple):
         return torch.stack(pieces) if pieces else x.new_zeros(0, *x.shape[1:-2], *self.size)
 
     def fill(self, x: Tensor, content: Tensor | int) -> Tensor:
-        """A copy of ``x`` with other content in the rectangles.
+        """Returns a copy of ``x`` with new content in the rectangles.
 
         Args:
-            x: As for :meth:`cut`.
-            content: As :meth:`cut` returns it, or one value for every pixel.
+            x: (N, C, H, W) or (N, H, W).
+            content: Content shaped as from :meth:`cut`, or one value for every pixel.
         """
         filled = x.clone()
         for k, (i, top, left) in enumerate(self._places()):
@@ -61,11 +61,11 @@ class Rectangles(NamedTuple):
         return filled
 
     def paste(self, batch: MixedBatch, images: Tensor) -> MixedBatch:
-        """Marks the rectangles as outliers without a class.
+        """Marks the rectangles as outliers without a class label.
 
         Args:
-            batch: Labels and mask of the images without them.
-            images: (N, 3, H, W) with the rectangles filled.
+            batch: Labels and mask before pasting.
+            images: (N, 3, H, W) images with the rectangles filled.
         """
         return MixedBatch(
             images, self.fill(batch.labels, IGNORE_INDEX), self.fill(batch.ood_mask, ANOMALY)
@@ -84,17 +84,17 @@ def draw_rectangles(
     probability: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Rectangles:
-    """Draws a size, and a uniform place wholly inside of each chosen image.
+    """Draws a size for the batch, and a uniform position inside each chosen image.
 
     Args:
-        count: N images.
-        crop: Their (height, width).
-        sides: Heights and widths to choose from; those larger than the crop are left out.
-        probability: Of each image to be chosen.
-        generator: On the CPU; None takes torch's global one.
+        count: Number of images, N.
+        crop: (height, width) of the images.
+        sides: Candidate heights and widths; those larger than the crop are ignored.
+        probability: Probability that an image gets a rectangle.
+        generator: Random generator on the CPU; None uses torch's global one.
 
     Raises:
-        ParameterError: No side fits into the crop.
+        ParameterError: No candidate fits into the crop.
     """
 
     def below(limit: int, n: int = 1) -> Tensor:

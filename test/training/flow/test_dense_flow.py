@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny_flow import flow as tiny_flow
 from torch import Tensor
 
-from anomaly_seg_ros.errors import ImageError, ParameterError
+from anomaly_seg_ros.errors import CheckpointError, ImageError, OutputError, ParameterError
 from training.data.road_scenes import cityscapes256_val
-from training.flow.dense_flow import DenseFlow
-from training.flow.sizes import SIZES, flow_size
+from training.flow.dense_blocks import SIZES, flow_size
+from training.flow.dense_flow import DenseFlow, load_flow, sample_sheet, save_flow, to_picture
 
 
 def flow(name: str = "tiny", seed: int = 0, spread: float = 0.05, **options: bool) -> DenseFlow:
@@ -245,3 +248,49 @@ def test_an_optimised_flow_beats_its_start() -> None:
     with torch.no_grad():
         colour = model.sample(32, (16, 16), generator).mean((0, 2, 3))
     torch.testing.assert_close(colour, base.flatten(), atol=4, rtol=0)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = tiny_flow()
+    model.initialised.fill_(True)
+    path = tmp_path / "flow.safetensors"
+    save_flow(path, model, {"steps": 3})
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"dense_flow": "tiny", "provenance": '{"steps": 3}'}
+    loaded = load_flow(path, checkpointing=True)
+    assert loaded.name == "tiny"
+    assert loaded.initialised
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    with torch.no_grad():
+        samples = [
+            m.sample(1, (16, 16), g) for m, g in zip((model, loaded), generators, strict=True)
+        ]
+    assert torch.equal(*samples)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "flow.safetensors"
+    with pytest.raises(CheckpointError, match=r"flow\.safetensors"):
+        load_flow(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="known size"):
+        load_flow(path)
+    save_file({"x": torch.zeros(1)}, path, {"dense_flow": "tiny"})
+    with pytest.raises(CheckpointError, match="does not fit DenseFlow"):
+        load_flow(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="a text that begins 'nothing'"):
+        load_flow(path)
+    with pytest.raises(OutputError, match=r"flow\.safetensors"):
+        save_flow(path / "in_a_file.safetensors", tiny_flow(), {})
+
+
+def test_picture_of_samples() -> None:
+    model = tiny_flow()
+    sheet = sample_sheet(model, [(16, 16), (16, 32)], columns=3, cell_width=32)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[1] > 3 * 32
+    assert np.array_equal(sheet, sample_sheet(model, [(16, 16), (16, 32)], 3, 32))
+    assert sheet.std() > 5
+    levels = torch.tensor([0.4, 0.6, 255.0]).view(3, 1, 1)
+    assert to_picture(levels).tolist() == [[[0, 1, 255]]]
