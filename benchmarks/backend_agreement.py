@@ -13,6 +13,7 @@ reference in points. ``--document FILE`` writes the table between the marks
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,10 @@ from anomaly_seg_ros.datasets import Dataset, open_dataset
 from anomaly_seg_ros.inference.options import TORCH
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.system.tool import run_tool
+from tools.marked_text import write_between
 
-BEGIN, END = "<!-- agreement -->", "<!-- /agreement -->"
+MARKS = "<!-- agreement -->", "<!-- /agreement -->"
 HEAD = (
     "| model | backend | data | frames | equal labels | worst frame | AP | difference | FPR95 "
     "| difference |",
@@ -94,18 +97,8 @@ def table_rows(model: str, data: str, reference: Row, others: Sequence[Row]) -> 
     return lines
 
 
-def write_between_marks(document: Path, text: str) -> None:
-    """Replaces what stands between the marks of a document."""
-    whole = document.read_text(encoding="utf-8")
-    before, found, rest = whole.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise SystemExit(f"{document}: no {BEGIN} ... {END}")
-    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
-def main() -> None:
-    """Prints the table."""
+def main() -> int:
+    """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["default", "erfnet_open_set"])
     parser.add_argument("--backends", nargs="+", default=["auto"], metavar="BACKEND[:PRECISION]")
@@ -113,18 +106,22 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first so many frames of each")
     parser.add_argument("--document", type=Path, help="also write the table there")
     arguments = parser.parse_args()
-    candidates = [Candidate.parse(text) for text in arguments.backends]
-    lines = list(HEAD)
-    for model in arguments.models:
-        for folder in arguments.data:
-            data = open_dataset("auto", folder)
-            reference, others = compare(model, candidates, data, arguments.limit)
-            lines += table_rows(model, Path(folder).name, reference, others)
-    text = "\n".join(lines)
-    print(text)
-    if arguments.document is not None:
-        write_between_marks(arguments.document, text)
+
+    def body() -> None:
+        candidates = [Candidate.parse(text) for text in arguments.backends]
+        lines = list(HEAD)
+        for model in arguments.models:
+            for folder in arguments.data:
+                data = open_dataset("auto", folder)
+                reference, others = compare(model, candidates, data, arguments.limit)
+                lines += table_rows(model, Path(folder).name, reference, others)
+        text = "\n".join(lines)
+        print(text)
+        if arguments.document is not None:
+            write_between(arguments.document, *MARKS, f"\n{text}\n")
+
+    return run_tool("backend_agreement", body)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

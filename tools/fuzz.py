@@ -27,16 +27,12 @@ if TYPE_CHECKING:
     from tools.fuzzing.fuzzer import Outcome
     from tools.fuzzing.target import Target
 
-BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
+MARKS = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"  # of the table in a document
 _PACKAGES = ("atheris", "opencv-python-headless", "torch", "safetensors", "rosbags", "PyYAML")
 # Python that parses what files hold; C code is not seen by atheris. What these import is
 # instrumented, too, unless it was imported before.
 _INSTRUMENTED = (
-    "anomaly_seg_ros",
-    "training.engine.config",
-    "rosbags.rosbag2",
-    "rosbags.serde",
-    "yaml",
+    *("anomaly_seg_ros", "training.engine.config", "rosbags.rosbag2", "rosbags.serde", "yaml"),
 )
 _NOT_INSTRUMENTED = ("numpy", "torch", "rosbags.typesys")
 
@@ -76,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.document:
-        write_table(arguments.document, report)
+        from anomaly_seg_ros.system.tool import run_tool
+        from tools.marked_text import write_between
+
+        text = f"\n{table(report)}"
+        if run_tool("fuzz", lambda: write_between(arguments.document, *MARKS, text)):
+            return 1
     return int(any(outcome.failure for outcome in outcomes))
 
 
@@ -89,13 +90,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("out/fuzz"), help="logs, inputs, failures (%(default)s)"
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--document", type=Path, help=f"put the table between {BEGIN} and {END}")
+    parser.add_argument(
+        "--document", type=Path, help=f"put the table between {' and '.join(MARKS)}"
+    )
     parser.add_argument("--list", action="store_true", help="print the targets")
     parser.add_argument(
-        "--reproduce",
-        type=Path,
-        metavar="FILE",
-        help="try one input on one target",
+        "--reproduce", type=Path, metavar="FILE", help="try one input on one target"
     )
     return parser.parse_args(argv)
 
@@ -137,20 +137,6 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-
-
-def write_table(document: Path, report: dict[str, Any]) -> None:
-    """Puts the figures of a report between the two marks of a document.
-
-    Raises:
-        SystemExit: The document has not both marks.
-    """
-    text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"fuzz: error: {document} has not the marks {BEGIN} and {END}")
-    document.write_text(f"{before}{BEGIN}\n{table(report)}{END}{after}", encoding="utf-8")
 
 
 def table(report: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from anomaly_seg_ros.errors import AnomalySegError, OutputError
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.system.tool import run_tool
 from tools.fault_replay.replay import FaultOptions, run_all
-from tools.fault_replay.report import summary, write_document
+from tools.fault_replay.report import MARKS, summary, tables
+from tools.marked_text import write_between
 
 TOOL = "inject_faults"
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise OutputError(f"{arguments.out}: {error.strerror}") from error
         print("\n".join(summary(results)))
         if arguments.document is not None:
-            write_document(arguments.document, results)
+            write_between(arguments.document, *MARKS, f"\n\n{tables(results)}\n\n")
         if results["violations"]:
             raise AnomalySegError(
                 f"{len(results['violations'])} violations: " + "; ".join(results["violations"][:5])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.errors import OutputError
 from tools.fault_replay.frames import BAD_FORMS, GOOD_FORMS
 from tools.fault_replay.plan import EVENT_INTERVALS, FRAME_SHARES
 
-BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
+MARKS = "<!-- faults:begin -->", "<!-- faults:end -->"  # of the tables in a document
 NOTHING_LEFT = "as after the first"
 _ENTITIES = ("publishers", "subscriptions", "services", "clients", "timers")
 
@@ -100,22 +98,6 @@ def tables(results: Mapping[str, Any]) -> str:
     if replay["violations"]:
         parts += ["### Violations", "\n".join(f"- {line}" for line in replay["violations"])]
     return "\n\n".join(parts)
-
-
-def write_document(path: Path, results: Mapping[str, Any]) -> None:
-    """Puts the tables between the marks of a document.
-
-    Raises:
-        OutputError: The document cannot be read or written, or lacks the marks.
-    """
-    try:
-        before, mark, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (mark and end):
-            raise OutputError(f"{path}: no lines {BEGIN} and {END}")
-        path.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{after}", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}") from error
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

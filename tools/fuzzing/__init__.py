@@ -1,1 +1,1 @@
-"""What is fuzzed, for tools/fuzz.py (coverage-guided) and test/fuzz (hypothesis)."""
+"""The fuzzer's targets: tools/fuzz.py is guided by coverage, test/tools/fuzzing by hypothesis."""

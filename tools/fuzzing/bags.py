@@ -159,7 +159,6 @@ def _metadata_seeds() -> list[bytes]:
 TARGETS = (
     Target(
         "mcap",
-        "bags",
         "MCAP files",
         _mcap,
         lambda: [
@@ -170,7 +169,6 @@ TARGETS = (
     ),
     Target(
         "sqlite3",
-        "bags",
         "SQLite files",
         _sqlite,
         lambda: [
@@ -178,6 +176,6 @@ TARGETS = (
             *(sqlite_attack(script) for script in SQLITE_ATTACKS.values()),
         ],
     ),
-    Target("bag_metadata", "bags", "metadata.yaml", _metadata, _metadata_seeds),
-    Target("bag_message", "bags", "serialised messages", _message, lambda: list(image_messages())),
+    Target("bag_metadata", "metadata.yaml", _metadata, _metadata_seeds),
+    Target("bag_message", "serialised messages", _message, lambda: list(image_messages())),
 )

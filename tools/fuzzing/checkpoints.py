@@ -206,13 +206,12 @@ def _shapes(data: bytes, folder: Path) -> None:
 
 
 TARGETS = (
-    Target("safetensors", "checkpoints", "safetensors files", _safetensors, _safetensors_seeds),
-    Target("metadata", "checkpoints", "our JSON in their header", _metadata, _metadata_seeds),
-    Target("torch_pickle", "checkpoints", "pickles in torch's zip files", _zip_pickle, _pickles),
-    Target("torch_file", "checkpoints", "torch zip and legacy files", _file, _files),
+    Target("safetensors", "safetensors files", _safetensors, _safetensors_seeds),
+    Target("metadata", "our JSON in their header", _metadata, _metadata_seeds),
+    Target("torch_pickle", "pickles in torch's zip files", _zip_pickle, _pickles),
+    Target("torch_file", "torch zip and legacy files", _file, _files),
     Target(
         "shapes",
-        "checkpoints",
         "public layouts with any shapes",
         _shapes,
         lambda: [bytes([i]) + bytes([4, 19, 255, 1, 1] * 8) for i in range(5)],

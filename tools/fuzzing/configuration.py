@@ -188,21 +188,18 @@ def _json(value: object) -> list[bytes]:
 TARGETS = (
     Target(
         "parameters",
-        "configuration",
         "the node's parameters (detector.yaml)",
         _parameters,
         lambda: _own("detector.yaml"),
     ),
     Target(
         "training_config",
-        "configuration",
         "configurations of the training",
         _training,
         lambda: [_SCHEMA, _bomb(b"seed: %s"), _bomb(b"size: [%s, 1]"), *_YAML_ATTACKS],
     ),
     Target(
         "training_option",
-        "configuration",
         "--set KEY=VALUE of the training",
         _option,
         lambda: [
@@ -215,7 +212,6 @@ TARGETS = (
     ),
     Target(
         "label_map",
-        "configuration",
         "label maps of folders",
         _file("x.yaml", read_label_map),
         lambda: [
@@ -229,36 +225,28 @@ TARGETS = (
     ),
     Target(
         "taxonomy",
-        "configuration",
         "classes and colours",
         _file("x.yaml", read_taxonomy),
         lambda: [*_own("taxonomies/cityscapes.yaml"), _bomb(b"classes: [{name: %s}]")],
     ),
-    Target("clip", "configuration", "a clip's camera.json", _clip, lambda: _json(_CAMERA)),
+    Target("clip", "a clip's camera.json", _clip, lambda: _json(_CAMERA)),
     Target(
-        "camera",
-        "configuration",
-        "Cityscapes camera files",
-        _file("x.json", read_camera),
-        lambda: _json(_TREE),
+        "camera", "Cityscapes camera files", _file("x.json", read_camera), lambda: _json(_TREE)
     ),
     Target(
         "label_colors",
-        "configuration",
         "CamVid's label_colors.txt",
         _camvid,
         lambda: [b"64 128 64 Animal\n0 0 0 Void\n", b"1" * 5000 + b" 1 1 a", b"\xff", b""],
     ),
     Target(
         "classes",
-        "configuration",
         "CamVid's classes.json",
         _camvid_ids,
         lambda: _json({"0": "Road", "1": "Animal"}),
     ),
     Target(
         "plan",
-        "configuration",
         "what to evaluate",
         _plan,
         lambda: [
@@ -275,49 +263,42 @@ TARGETS = (
     ),
     Target(
         "snapshot",
-        "configuration",
         "the configuration of an interrupted run",
         _configuration,
         lambda: _json(_CONFIGURATION),
     ),
     Target(
         "progress",
-        "configuration",
         "frames that a run has counted",
         _progress,
         lambda: _json({"done": [[0, "a"]], "seconds": 1.5}),
     ),
     Target(
         "state",
-        "configuration",
         "states of the metrics",
         _file("x.state", load_state),
         lambda: [_written("x.state", _state)],
     ),
     Target(
         "dump_npy",
-        "configuration",
         "scores as .npy",
         _file("x.npy", lambda path: read_dump(path, _SHAPE)),
         lambda: [_written("x.npy", _npy), _huge_npy()],
     ),
     Target(
         "dump_hdf5",
-        "configuration",
         "scores as .hdf5",
         _file("x.hdf5", lambda path: read_dump(path, _SHAPE)),
         lambda: [_written("x.hdf5", _npy), _written("x.hdf5", _hdf5_elsewhere)],
     ),
     Target(
         "overlay",
-        "configuration",
         "overlays of Fishyscapes Static",
         _file("x.npz", lambda path: add_overlay(np.zeros((*_SHAPE, 3), np.uint8), path)),
         lambda: [_written("x.npz", _npz)],
     ),
     Target(
         "image_counts",
-        "configuration",
         "counts of single images",
         _file("x.npz", ImageCounts.load),
         lambda: [_written("x.npz", _npz)],

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import atheris
@@ -31,17 +31,15 @@ _FAILURE = re.compile(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of fuzzing one target.
+    """The result of fuzzing one target.
 
     Attributes:
-        target: Its name.
-        area: Its area.
-        reads: What it reads.
-        executions: Inputs that were tried.
+        target, area, reads: The target's name, area and what it reads.
+        executions: Number of inputs tried.
         seconds: Wall time.
-        branches: Instrumented branches that were reached.
+        branches: Number of instrumented branches reached.
         failure: What left the reader, in words; None if nothing did.
-        input_file: The input that did it.
+        input_file: The input that failed.
     """
 
     target: str
@@ -51,7 +49,7 @@ class Outcome:
     seconds: float
     branches: int
     failure: str | None = None
-    input_file: str | None = field(default=None)
+    input_file: str | None = None
 
 
 def fuzz(target: Target, folder: Path, limits: Sequence[str]) -> Outcome:
@@ -60,7 +58,7 @@ def fuzz(target: Target, folder: Path, limits: Sequence[str]) -> Outcome:
     Args:
         target: The target; its module was imported with instrumentation.
         folder: Receives the log, the corpus (which a later run goes on with) and failures.
-        limits: Options of libFuzzer that end it: ``-max_total_time=60``, ``-runs=1000``.
+        limits: libFuzzer's options that end it: ``-max_total_time=60``, ``-runs=1000``.
     """
     corpus, failures, log = folder / "corpus", folder / "failures", folder / "log.txt"
     for place in (corpus, failures):

@@ -119,13 +119,10 @@ def _file(data: bytes, folder: Path) -> None:
 
 
 TARGETS = (
-    Target("raw_image", "decoder", "sensor_msgs/Image, all fields", _raw, _raw_messages),
-    Target(
-        "compressed_image", "decoder", "sensor_msgs/CompressedImage", _compressed, encoded_images
-    ),
+    Target("raw_image", "sensor_msgs/Image, all fields", _raw, _raw_messages),
+    Target("compressed_image", "sensor_msgs/CompressedImage", _compressed, encoded_images),
     Target(
         "image_file",
-        "decoder",
         "image, label and disparity files",
         _file,
         lambda: [bytes([kind]) + data for kind in range(3) for data in encoded_images()],

@@ -8,18 +8,8 @@ from hypothesis import strategies as st
 
 # Numbers at which sizes, offsets and signs go wrong.
 _EDGES = (
-    0,
-    1,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**63 - 1,
-    2**64 - 1,
+    *(0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF),
+    *(2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1),
 )
 _MOST_EDITS = 4
 _LONGEST = 64

@@ -1,13 +1,20 @@
-"""All targets by name."""
+"""All targets by name, and their areas."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tools.fuzzing import bags, checkpoints, configuration, images
 from tools.fuzzing.target import Target
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for module in (images, bags, checkpoints, configuration)
-    for target in module.TARGETS
+AREAS = {
+    "decoder": images.TARGETS,
+    "bags": bags.TARGETS,
+    "checkpoints": checkpoints.TARGETS,
+    "configuration": configuration.TARGETS,
 }
-AREAS = tuple(dict.fromkeys(target.area for target in TARGETS.values()))
+TARGETS: dict[str, Target] = {
+    target.name: replace(target, area=area)
+    for area, targets in AREAS.items()
+    for target in targets
+}

@@ -21,18 +21,18 @@ class Target:
     """One reader.
 
     Attributes:
-        name: On the command line.
-        area: What it belongs to: "decoder", "bags", "checkpoints", "configuration".
+        name: Its name on the command line.
         reads: What the bytes are, for people.
-        attempt: Reads the bytes; may write below the folder that it is given.
+        attempt: Reads the bytes; may write into the folder that it is given.
         seeds: Makes valid inputs and known attacks, to mutate.
+        area: Its group on the command line, set by the registry.
     """
 
     name: str
-    area: str
     reads: str
     attempt: Callable[[bytes, Path], None]
     seeds: Callable[[], list[bytes]]
+    area: str = ""
 
 
 class Attack:
@@ -40,14 +40,14 @@ class Attack:
 
     Args:
         target: The reader.
-        folder: Empty; what the target writes is removed after each input.
+        folder: An empty folder; what the target writes is removed after each input.
     """
 
     def __init__(self, target: Target, folder: Path) -> None:
         self.target = target
         self._inside = folder / "inside"
         self._watch = Watch(self._inside, folder / OUTSIDE)
-        # What a file that leads out would read: a YAML and JSON value, and nobody may open it.
+        # A file outside that is valid YAML and JSON; nobody may open it.
         (folder / OUTSIDE).mkdir()
         (folder / OUTSIDE / "secret.yaml").write_text("{}\n", encoding="utf-8")
         for seed in target.seeds():  # imports and caches, before anything is forbidden
@@ -57,7 +57,7 @@ class Attack:
         """Runs the target once.
 
         Returns:
-            Whether the bytes were accepted; else one of our errors refused them.
+            True if the bytes were accepted, False if one of our errors refused them.
 
         Raises:
             Forbidden: The target ran, wrote or opened something that it must not.

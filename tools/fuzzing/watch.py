@@ -1,4 +1,4 @@
-"""Sees what Python does while a reader runs, and forbids what no file may cause."""
+"""Watches a reader through Python's audit events, and forbids what no file may cause."""
 
 from __future__ import annotations
 

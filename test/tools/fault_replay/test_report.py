@@ -6,15 +6,11 @@ import copy
 
 import pytest
 
-from anomaly_seg_ros.errors import OutputError
 from tools.fault_replay.report import (
-    BEGIN,
-    END,
     NOTHING_LEFT,
     handles_verdict,
     summary,
     tables,
-    write_document,
 )
 
 HELD = {
@@ -91,23 +87,3 @@ def test_a_run_that_ended_early_has_no_verdict():
     assert handles_verdict(results["replay"]["handles"]) == "not reached"
     assert "received 0 = 0 processed" in "\n".join(summary(results))
     assert "not reached" in tables(results)
-
-
-def test_only_the_part_between_the_marks_changes(tmp_path):
-    path = tmp_path / "reliability.md"
-    path.write_text(f"# Title\n\n{BEGIN}\nstale words\n{END}\nThe end.\n")
-    for _ in range(2):
-        write_document(path, RESULTS)
-        text = path.read_text()
-        assert text.startswith(f"# Title\n\n{BEGIN}\n\n- 2,000 frames")
-        assert text.endswith(f"{END}\nThe end.\n")
-        assert "stale words" not in text
-
-
-@pytest.mark.parametrize("text", ["# no marks\n", f"{BEGIN}\n", None])
-def test_documents_without_marks_are_refused(tmp_path, text):
-    path = tmp_path / "reliability.md"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(OutputError, match=r"reliability\.md"):
-        write_document(path, RESULTS)

@@ -34,7 +34,7 @@ def test_pickled_calls_are_refused_and_not_made(tmp_path: Path, name: str, in_zi
         with pytest.raises(CheckpointError, match=r"x\.pth: "):
             load_model(folder / "x.pth")
 
-    Attack(Target("x", "x", "x", attempt, list), tmp_path)(data)
+    Attack(Target("x", "x", attempt, list), tmp_path)(data)
 
 
 @pytest.mark.timeout(20)
@@ -63,7 +63,7 @@ def test_states_of_a_training_are_read_alike(tmp_path: Path, name: str) -> None:
             with pytest.raises(CheckpointError, match=r"last\.pt"):
                 load_checkpoint(folder / "last.pt")
 
-    Attack(Target("x", "x", "x", attempt, list), tmp_path)(PICKLES[name])
+    Attack(Target("x", "x", attempt, list), tmp_path)(PICKLES[name])
 
 
 def test_a_zip_file_that_grows_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tools.fuzzing.watch import CANARY, OUTSIDE, Forbidden
 
 
 def attack(attempt, folder: Path) -> Attack:
-    return Attack(Target("x", "x", "x", attempt, list), folder)
+    return Attack(Target("x", "x", attempt, list), folder)
 
 
 def secret(folder: Path) -> Path:
