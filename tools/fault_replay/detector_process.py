@@ -46,7 +46,7 @@ class DetectorProcess:
     """Starts the detector in a process of its own, commands and watches it.
 
     Args:
-        weights: File written by :func:`~tools.fault_replay.network.save_smallest_model`.
+        weights: File written by :func:`~tools.fault_replay.network.save_brittle_model`.
         parameters: Overrides of ``config/detector.yaml``.
         log: File for the node's output.
 

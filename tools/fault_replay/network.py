@@ -21,9 +21,8 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
 
-SMALLEST, BRITTLE = "smallest", "brittle"
+BRITTLE = "brittle"
 CALIBRATED = ("msp", "entropy", "max_logit", "energy")
-INFERENCE_SIZE = (32, 48)
 _CLASSES = ("road", "building", "vegetation", "sky", "car")
 _LOST = "CUDA error: unspecified launch failure"
 
@@ -94,8 +93,11 @@ class Switch:
 SWITCH = Switch()
 
 
-class SmallestNetwork(SegmentationNetwork):
-    """Two convolutions, so that nearly all the time goes into the code around the network."""
+class BrittleNetwork(SegmentationNetwork):
+    """Two convolutions that fail when :data:`SWITCH` says so.
+
+    So small that nearly all the time goes into the code around the network.
+    """
 
     output_stride = size_multiple = 8
     pre_logits_channels = 8
@@ -106,9 +108,11 @@ class SmallestNetwork(SegmentationNetwork):
         self.num_classes = num_classes
         self.features = nn.Conv2d(3, self.pre_logits_channels, 8, stride=8)
         self.classifier = nn.Conv2d(self.pre_logits_channels, num_classes, 1)
+        self._losses_at_birth = SWITCH.losses
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Maps (N, 3, H, W) to logits of an eighth of the size."""
+        """Maps (N, 3, H, W) to logits of an eighth of the size, or fails."""
+        SWITCH.strike(self._losses_at_birth)
         pre_logits = self.features(images).relu()
         return NetworkOutput(pre_logits, self.classify(pre_logits))
 
@@ -117,48 +121,15 @@ class SmallestNetwork(SegmentationNetwork):
         return self.classifier(pre_logits)
 
 
-class BrittleNetwork(SegmentationNetwork):
-    """Any network, failing when :data:`SWITCH` says so.
-
-    Args:
-        architecture: The inner network's architecture.
-        arguments: The inner network's arguments.
-    """
-
-    def __init__(self, architecture: str, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.inner = build_network(architecture, arguments)
-        for name in ("num_classes", "output_stride", "size_multiple", "align_corners",
-                     "pre_logits_channels"):  # fmt: skip
-            setattr(self, name, getattr(self.inner, name))
-        self._losses_at_birth = SWITCH.losses
-
-    @property
-    def outlier_head(self) -> nn.Module | None:
-        """The inner network's outlier head."""
-        return self.inner.outlier_head
-
-    def forward(self, images: Tensor) -> NetworkOutput:
-        """Runs the inner network, or fails."""
-        SWITCH.strike(self._losses_at_birth)
-        return self.inner(images)
-
-    def classify(self, pre_logits: Tensor) -> Tensor:
-        """Maps pre-logits to logits."""
-        return self.inner.classify(pre_logits)
-
-
 def register() -> None:
-    """Enters both networks into this process's model registry."""
-    ARCHITECTURES[SMALLEST] = (__name__, "SmallestNetwork")
+    """Enters the network into this process's model registry."""
     ARCHITECTURES[BRITTLE] = (__name__, "BrittleNetwork")
 
 
-def save_smallest_model(path: Path) -> None:
-    """Writes a brittle :class:`SmallestNetwork`, for processes that call :func:`register`."""
+def save_brittle_model(path: Path) -> None:
+    """Writes a :class:`BrittleNetwork`, for processes that call :func:`register`."""
     register()
-    inner = {"architecture": SMALLEST, "arguments": {"num_classes": len(_CLASSES)}}
-    _save(path, BRITTLE, inner, INFERENCE_SIZE)
+    _save(path, BRITTLE, {"num_classes": len(_CLASSES)}, (32, 48))
 
 
 def save_small_model(path: Path) -> None:

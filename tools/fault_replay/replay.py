@@ -22,7 +22,7 @@ from tools.fault_replay.frames import BAD_FORMS, GOOD_FORMS
 from tools.fault_replay.ledger import Ledger
 from tools.fault_replay.link import DEEP, Link
 from tools.fault_replay.messages import Sender
-from tools.fault_replay.network import save_small_model, save_smallest_model
+from tools.fault_replay.network import save_brittle_model, save_small_model
 from tools.fault_replay.node_runs import compare_two_runs, kill_and_restart
 from tools.fault_replay.plan import CHECKPOINT, Action, make_plan, plan_hash
 from tools.fault_replay.report import NOTHING_LEFT, handles_verdict
@@ -108,8 +108,8 @@ def inject_faults(options: FaultOptions, folder: Path) -> dict[str, Any]:
     """
     plan = make_plan(options.seed, options.frames, options.minimum)
     pictures = read_pictures(options.bag)
-    weights = folder / "smallest.safetensors"
-    save_smallest_model(weights)
+    weights = folder / "brittle.safetensors"
+    save_brittle_model(weights)
     parameters: dict[str, object] = {
         "autostart": False,
         "diagnostics_period": _DIAGNOSTICS_S,
