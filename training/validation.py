@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.contract import NetworkOutput
-from anomaly_seg_ros.inference.preprocessing import size_for
+from anomaly_seg_ros.inference.preprocessing import resized, size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.models.input_scaling import InputScaling
@@ -46,15 +45,11 @@ class Viewer:
 
     def to_input(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB to the network's input (1, 3, *size), float32."""
-        height, width = self.size
+        size = self.size
         if self.multiple is not None:
-            height, width = size_for(image.shape[0], self.size, self.multiple)
-        if image.shape[:2] != (height, width):
-            # Area averaging where pixels are dropped, as in the Segmenter.
-            shrinks = image.shape[0] > height and image.shape[1] > width
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=method)
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+            size = size_for(image.shape[0], size, self.multiple)
+        image = np.ascontiguousarray(resized(image, size))
+        tensor = torch.from_numpy(image).to(self.device)
         return self.scaling(tensor.permute(2, 0, 1)[None])
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What is exported: a network with its input scaling in front and a score behind it."""
+"""The module that is exported: a network between its input scaling and an anomaly score."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from anomaly_seg_ros.scores import ClassStatistics
 class Deployment(nn.Module):
     """Raw RGB image in; logits and an anomaly score out, on the network's output grid.
 
-    The input scaling is part of it, so whoever runs an exported file cannot get it wrong. What is
-    not part of it has no parameters: bilinear upsampling of the score to the image's size, and of
-    the logits before their argmax. With the network's ``align_corners``, which the description
-    repeats and which differs from network to network, that gives what the ``Segmenter`` gives.
+    The input scaling is inside, so whoever runs an exported file cannot get it wrong. Left to the
+    caller is bilinear upsampling, which has no parameters: of the score to the image's size, and
+    of the logits before their argmax. With the network's ``align_corners``, which differs from
+    network to network and stands in the description, the result equals the ``Segmenter``'s.
 
     Args:
         network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; put into eval
             mode, in float32.
-        metadata: Of the network.
+        metadata: The network's metadata.
         score: Name of the anomaly score, or ``auto`` for the metadata's default.
 
     Attributes:
@@ -47,9 +47,9 @@ class Deployment(nn.Module):
         self.network = network
         self.metadata = metadata
         self.output_names = ("logits", *(("ood_logits",) if has_head else ()), "score")
+        # Buffers, because an exported graph takes no constants from outside the module.
         for name, value in zip(("mean", "std"), metadata.input_scaling.constants(), strict=True):
             self.register_buffer(name, value)
-        # Buffers: in an exported graph they must be part of the module, not foreign constants.
         self.has_statistics = statistics is not None
         if self.has_statistics:
             self.register_buffer("statistics_mean", statistics.mean)
@@ -78,10 +78,10 @@ class Deployment(nn.Module):
         return {**outputs, "score": scores.compute(self.score, output, statistics)}
 
     def description(self) -> dict[str, str]:
-        """What a program that runs the exported file must know, as JSON texts by key.
+        """Describes the model to programs that run the exported file, as JSON texts by key.
 
         ``anomaly_seg_ros`` holds the whole metadata; the other keys repeat what every reader
-        needs, for those that do not know its format.
+        needs, for readers that do not know its format.
         """
         metadata, network = self.metadata, self.network
         calibration = metadata.calibration.get(self.score)

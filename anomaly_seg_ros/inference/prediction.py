@@ -1,4 +1,4 @@
-"""What is asked of a segmenter about an image, and what it answers."""
+"""What to compute for an image, and the result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class UnknownRule:
-    """Which pixels are called unknown, and what of it is wanted.
+    """Which pixels count as unknown, and which maps to make of that.
 
     Attributes:
-        score: Name of the anomaly score; its calibration is the model's.
+        score: Name of the anomaly score, put on the unit scale by the model's calibration.
         threshold: On the unit scale; compared as float32, as subscribers would.
-        mask, open_set_labels: Whether to make them; the unit score is always made.
+        mask, open_set_labels: Make these maps; the unit score is always made.
     """
 
     score: str
@@ -23,20 +23,43 @@ class UnknownRule:
     open_set_labels: bool = False
 
 
-@dataclass
-class Prediction:
-    """What the network says about one image, at the image's size (H, W).
+@dataclass(frozen=True)
+class OutputRequest:
+    """The maps to compute.
 
     Attributes:
-        labels: (H, W) uint8 trainIds, or None if not asked for.
+        scores: Names of the anomaly scores to return in raw units.
+        labels, confidence: Make these maps.
+        unknown: How to tell unknown pixels; None makes none of the maps that depend on it.
+    """
+
+    scores: tuple[str, ...] = ()
+    labels: bool = True
+    confidence: bool = True
+    unknown: UnknownRule | None = None
+
+    @property
+    def needed_scores(self) -> tuple[str, ...]:
+        """Every score that must be computed: those returned, and the rule's."""
+        if self.unknown is None or self.unknown.score in self.scores:
+            return self.scores
+        return (*self.scores, self.unknown.score)
+
+
+@dataclass
+class Prediction:
+    """The requested maps of one image, at the image's size (H, W).
+
+    Attributes:
+        labels: (H, W) uint8 trainIds, or None if not requested.
         confidence: (H, W) uint8, maximum softmax probability times 255, or None.
         scores: Raw anomaly scores by name, (H, W) float32, higher = more anomalous.
         unit_score: (H, W) float32, the rule's score on the unit scale, or None without a rule.
         mask: (H, W) uint8, 255 where unknown, else 0, or None.
         open_set_labels: (H, W) uint8, the labels with K where unknown, or None.
-        inference_ms: From the image in memory to the arrays in memory.
-        stages_ms: Parts of it: ``resize``, ``upload``, ``network``, ``score``, ``download``. Of a
-            batch, each frame has those of the frames that ran with it.
+        inference_ms: Time from the image in memory to the maps in memory.
+        stages_ms: Its parts: ``resize``, ``upload``, ``network``, ``score``, ``download``. Images
+            that ran in one batch share the times of the batch.
     """
 
     labels: np.ndarray | None = None
@@ -47,19 +70,3 @@ class Prediction:
     open_set_labels: np.ndarray | None = None
     inference_ms: float = 0.0
     stages_ms: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What of a prediction was asked for.
-
-    Attributes:
-        scores: Names of anomaly scores, in raw units.
-        labels, confidence: Whether these are.
-        unknown: How to tell what is unknown; None asks for nothing of it.
-    """
-
-    scores: tuple[str, ...]
-    labels: bool
-    confidence: bool
-    unknown: UnknownRule | None

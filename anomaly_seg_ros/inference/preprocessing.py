@@ -1,4 +1,4 @@
-"""How a frame of any size reaches the network: resized, at full resolution, or in tiles."""
+"""Bringing frames of any size to the network: resized, at full resolution, or in tiles."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from anomaly_seg_ros.inference.options import (
     SegmenterOptions,
 )
 
-# Of small frames on their way to the model's own size: beyond it there is only blur to look at,
-# at full cost.
+# Small frames are enlarged no further than this on their way to the model's own size: beyond it
+# the network would see only blur, at full cost.
 MAX_ENLARGEMENT = 2.0
 
 Size = tuple[int, int]
 
 
 def size_for(rows: int, size: Size, multiple: int) -> Size:
-    """The model's own size, or less of the same shape for a frame of few rows.
+    """Chooses the model's own size, or a smaller one of the same shape for a small frame.
 
     Args:
         rows: Height of the frame.
-        size: (height, width), the model's own.
-        multiple: Of which the network wants height and width.
+        size: The model's own (height, width).
+        multiple: Height and width must be multiples of this.
 
     Returns:
         ``size`` where the frame has at least half its height; otherwise a size of about twice the
@@ -42,20 +42,32 @@ def size_for(rows: int, size: Size, multiple: int) -> Size:
     return height, width
 
 
+def resized(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes (H, W, 3) uint8 to (height, width), as the Segmenter and training both do.
+
+    Averages areas where both sides shrink (plain bilinear would alias), else bilinear.
+    """
+    if image.shape[:2] == size:
+        return image
+    shrinks = image.shape[0] > size[0] and image.shape[1] > size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=method)
+
+
 @dataclass(frozen=True)
 class Framing:
-    """One way of bringing frames to a network; :meth:`choose` checks and fills in.
+    """How frames reach the network; :meth:`choose` builds it from checked options.
 
     Attributes:
         mode: ``resized``: one pass over the frame resized to ``size``. ``full``: one pass over
             the frame at its own size. ``tiled``: overlapping tiles, one after another, over the
             frame at its own size or, where ``size`` is set, resized to it first.
         size: (height, width) to which frames are resized; None keeps their own.
-        at_most: Whether small frames are resized to less, see :func:`size_for`.
+        at_most: Resize small frames to less than ``size``; see :func:`size_for`.
         tile: (height, width) of a tile; None without tiles.
-        overlap: Pixels that neighbouring tiles share at least.
-        multiple: Of which the network wants height and width.
-        usual_size: (height, width) to try the network with when no frame has come yet.
+        overlap: Minimum overlap of neighbouring tiles, in pixels.
+        multiple: The network takes heights and widths that are multiples of this.
+        usual_size: (height, width) to try the network with before the first frame.
     """
 
     mode: str
@@ -107,7 +119,7 @@ class Framing:
         return cls(mode, size, False, tile, tile_overlap, multiple, size or tile)
 
     def describe(self) -> str:
-        """In words, for logs and messages."""
+        """Describes it in words, for logs and messages."""
         pixels = "full resolution"
         if self.size is not None:
             bound = "at most " if self.at_most else ""
@@ -120,11 +132,11 @@ class Framing:
         """Brings a frame to a size that the network takes.
 
         At full resolution the frame keeps its pixels and is padded at the bottom and on the right
-        by less than ``multiple`` pixels, which are cut off the results again. The padding mirrors
-        the frame: repeating its last row would draw streaks, and zeros an edge, that no camera
-        sees and that look anomalous; a mirrored border has the texture of the real one. (On two
-        real frames whose continuation is known, ``max_logit`` of the default model is off by 0.27
-        and 0.47 in the outermost 32 pixels with it, and by 1.0 to 1.2 with the others.)
+        by less than ``multiple`` pixels, which are cropped from the results. The padding mirrors
+        the frame, because streaks (a repeated last row) and edges (zeros) look anomalous, while a
+        mirrored border has the texture of the real one. On two real frames whose continuation is
+        known, ``max_logit`` of the default model is off by 0.27 and 0.47 in the outermost 32
+        pixels with mirroring, and by 1.0 to 1.2 with the other paddings.
 
         Args:
             image: (H, W, 3) uint8, any strides.
@@ -136,14 +148,7 @@ class Framing:
         if size is not None and self.at_most:
             size = size_for(image.shape[0], size, self.multiple)
         if size is not None and image.shape[:2] != size:
-            height, width = size
-            # Area averaging where pixels are dropped: plain bilinear would alias.
-            shrinks = image.shape[0] > height and image.shape[1] > width
-            return cv2.resize(
-                image,
-                (width, height),
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            )
+            return resized(image, size)
         bottom, right = (-length % self.multiple for length in image.shape[:2])
         if bottom or right:
             image = np.ascontiguousarray(image)

@@ -1,4 +1,4 @@
-"""From an RGB image to labels, anomaly scores, confidence and what is unknown.
+"""From an RGB image to labels, anomaly scores, confidence and unknown pixels.
 
 segmenter = Segmenter.load("default", device="auto")
 prediction = segmenter.predict(image, scores=("max_logit", "energy"))
@@ -26,8 +26,8 @@ from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, P
 from anomaly_seg_ros.inference.backends.contract import as_batch
 from anomaly_seg_ros.inference.backends.selection import select_backend
 from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
-from anomaly_seg_ros.inference.postprocessing import Geometry, MapMaker, downloaded
-from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule, Wanted
+from anomaly_seg_ros.inference.postprocessing import Geometry, Maps, Postprocessor
+from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
 from anomaly_seg_ros.models.fusion import fold_batchnorm
@@ -35,9 +35,9 @@ from anomaly_seg_ros.system.devices import select_device, select_precision
 from anomaly_seg_ros.system.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
-# In float32 2 MiB: a core's second-level cache.
+# 2 MiB of float32: a core's second-level cache.
 _CACHED_VALUES = 1 << 19
-# What needs less memory, by inference mode.
+# Advice on how to need less memory, by inference mode.
 _LESS_MEMORY = {
     RESIZED: "take inference mode 'tiled' or a smaller inference size",
     FULL: "take inference mode 'tiled'",
@@ -48,7 +48,7 @@ _LESS_MEMORY = {
 class Segmenter:
     """A network with its metadata on a device, ready for images of any size.
 
-    Several threads may share one: they take turns.
+    Threads may share one; their calls take turns.
 
     Args:
         network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; taken over and
@@ -59,14 +59,16 @@ class Segmenter:
             replace those of ``options``.
 
     Attributes:
+        metadata: The network's metadata.
+        device: The device in use.
         framing: How frames reach the network; may be replaced between two frames.
         available_scores: Names of the scores that the model can compute.
-        backend: Name of what runs the network.
-        precision: Of the network's arithmetic.
+        backend: Name of the backend in use, never ``auto``.
+        precision: Precision of the network's arithmetic, never ``auto``.
 
     Raises:
-        DeviceError, ExportError, ParameterError: What was asked for does not exist or does not
-            fit.
+        DeviceError, ExportError, ParameterError: An option is unknown, or does not suit the
+            machine or the network.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Segmenter:
         )
         self.backend, self.precision = self._runner.name, self._runner.precision
         self._turn = threading.Lock()
-        self._maps = MapMaker(metadata, self.device, align_corners)
+        self._postprocessor = Postprocessor(metadata, self.device, align_corners)
         self.available_scores = tuple(
             name
             for name in score_functions.SCORES
@@ -119,10 +121,7 @@ class Segmenter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the backend, a sentence each.
-
-        Some are known only after the first frame.
-        """
+        """Sentences about the backend for the user; some appear only after the first frame."""
         return (*self._notes, *self._runner.notes)
 
     @property
@@ -143,16 +142,16 @@ class Segmenter:
         Args:
             image: (H, W, 3) uint8 RGB, any strides.
             scores: Names of the anomaly scores to compute, in raw units.
-            labels: Whether to compute labels.
-            confidence: Whether to compute class confidence.
-            unknown: Whether, and how, to say which pixels are unknown.
+            labels: Compute labels.
+            confidence: Compute class confidence.
+            unknown: How to find unknown pixels; None does not look for them.
 
         Raises:
             ImageError: The image has another shape or dtype.
-            ParameterError: A score that this model cannot compute.
-            DeviceError: Out of memory; the next, smaller image may do. Or logits that are NaN or
-                infinite, of which nothing can be said.
-            ExportError: The backend cannot take the network at this size.
+            ParameterError: The model cannot compute a score.
+            DeviceError: Out of memory (a smaller image may still fit), or the logits are NaN or
+                infinite.
+            ExportError: The backend cannot convert the network for this size.
         """
         return self.predict_batch([image], scores, labels, confidence, unknown)[0]
 
@@ -164,15 +163,18 @@ class Segmenter:
         confidence: bool = True,
         unknown: UnknownRule | None = None,
     ) -> list[Prediction]:
-        """Segments several images, those that reach the network at the same size in one pass.
+        """Segments several images; see :meth:`predict` for arguments, and :meth:`segment`."""
+        return self.segment(images, OutputRequest(tuple(scores), labels, confidence, unknown))
 
-        Arguments and errors are those of :meth:`predict`. No images give no predictions.
+    def segment(self, images: Sequence[np.ndarray], request: OutputRequest) -> list[Prediction]:
+        """Makes the requested maps of each image; no images give no predictions.
+
+        Images that reach the network at the same size share one pass. Errors are those of
+        :meth:`predict`.
         """
-        names = tuple(scores) if unknown is None else (*scores, unknown.score)
-        self._check(images, names)
+        self._check(images, request.needed_scores)
         if not images:
             return []
-        wanted = Wanted(tuple(scores), labels, confidence, unknown)
         started = time.perf_counter()
         situation = "on {} for {} of {} x {}, {}: {}".format(
             self.device,
@@ -184,7 +186,7 @@ class Segmenter:
         with self._turn, torch.inference_mode():
             try:
                 with out_of_memory_as_device_error(situation):
-                    predictions = self._predict(images, wanted)
+                    predictions = self._predict(images, request)
             except DeviceMemoryError:
                 self._runner.forget()
                 raise
@@ -193,13 +195,13 @@ class Segmenter:
         return predictions
 
     def run_network(self, frames: np.ndarray) -> NetworkOutput:
-        """The network alone, with its input scaling, on frames that have its size already.
+        """Runs the network alone, with its input scaling, on frames that have its size already.
 
         Args:
             frames: (N, H, W, 3) uint8 RGB.
 
         Returns:
-            Logits and outlier logits on the device, good until the next call.
+            Logits and outlier logits on the device, valid until the next call.
         """
         with self._turn:
             return self._runner(frames, Stopwatch(self.device))
@@ -217,7 +219,7 @@ class Segmenter:
                     f"{', '.join(self.available_scores)}"
                 )
 
-    def _predict(self, images: Sequence[np.ndarray], wanted: Wanted) -> list[Prediction]:
+    def _predict(self, images: Sequence[np.ndarray], request: OutputRequest) -> list[Prediction]:
         watch = Stopwatch(self.device)
         groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
         for index, image in enumerate(images):
@@ -232,14 +234,14 @@ class Segmenter:
             output, band = self._run(batch, watch)
             for tensor in (output.logits, output.ood_logits):
                 extremes += () if tensor is None else tensor.aminmax()
-            maps = []
+            maps: list[Maps] = []
             for place, index in enumerate(indices):
                 frame, seen = images[index].shape[:2], shape[:2]
                 geometry = Geometry(frame, seen, frame if self.framing.size else seen, band)
-                maps.append(self._maps.make(_of_batch(output, place), geometry, wanted))
+                maps.append(self._postprocessor(_of_batch(output, place), geometry, request))
             watch.lap("score")
             for index, made in zip(indices, maps, strict=True):
-                predictions[index] = downloaded(made)
+                predictions[index] = made.download()
             if self.device.type == "cuda":
                 watch.lap("download")
         if self.device.type == "cuda":
@@ -253,7 +255,7 @@ class Segmenter:
     def _require_finite(self, extremes: Sequence[Tensor]) -> None:
         """Refuses outputs whose minimum or maximum is NaN or infinite.
 
-        A score that is NaN reaches no threshold: the mask would call its pixel known.
+        A NaN score reaches no threshold, so the mask would call its pixel known.
         """
         if all(map(math.isfinite, extremes)):
             return
@@ -266,7 +268,7 @@ class Segmenter:
         )
 
     def _run(self, frames: np.ndarray, watch: Stopwatch) -> tuple[NetworkOutput, int | None]:
-        """The outputs of frames of one size, and the rows of logits to score at once."""
+        """Runs frames of one size; returns the outputs and the rows of logits to score at once."""
         if self.framing.tile is None:
             output = self._runner(frames, watch)
             return output, _cached_rows(output.logits)
@@ -283,14 +285,14 @@ class Segmenter:
 
 
 def _cached_rows(logits: Tensor) -> int | None:
-    """Rows whose logits stay in a processor's cache over all steps of a score; None on a GPU."""
+    """Rows of logits that stay in the CPU's cache through all steps of a score; None on a GPU."""
     if logits.device.type != "cpu":
         return None
     return max(1, _CACHED_VALUES // (logits.shape[1] * logits.shape[3]))
 
 
 def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
-    """One frame's outputs, still with a batch axis."""
+    """Takes one frame's outputs from a batch, with N = 1."""
     parts = (output.logits, output.ood_logits)
     logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
     return NetworkOutput(output.pre_logits, logits, ood_logits)

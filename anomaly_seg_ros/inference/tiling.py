@@ -1,17 +1,16 @@
-"""Running a network over overlapping tiles, one after another, and stitching its outputs.
+"""Runs a network over overlapping tiles, one after another, and stitches its outputs.
 
-Every cell of the stitched logits comes from one tile: where two tiles overlap they are cut in the
-middle of the overlap. So what a tile gets wrong, because it sees padding where the frame goes on,
-is dropped as far as half the overlap reaches: if that covers the receptive field's radius, the
-stitched logits equal those of one pass everywhere, and with a smaller overlap they equal them
-wherever the radius does not reach past a tile. Blending two tiles over their overlap would hide
-the seams better and mix those wrong values into the right ones.
+Every cell of the stitched logits comes from one tile: overlapping tiles are cut in the middle of
+the overlap. That drops the values near a tile's border, which are wrong because the tile sees
+padding where the frame goes on. If half the overlap covers the receptive field's radius, the
+stitched logits equal those of one pass everywhere; with a smaller overlap they do wherever the
+radius stays within the tile. Blending the overlap would hide the seams better, but mix wrong
+values into right ones.
 
-Tiles begin on multiples of what the network's strides want, so that its inner grids lie where
-they lie in one pass.
+Tiles begin on multiples of the network's strides, so that its inner grids lie as in one pass.
 
 A network that pools over the whole image (the image branch of DeepLab's ASPP) differs in every
-pixel, by design: each tile is an image of its own to it.
+pixel, by design: to it each tile is an image of its own.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class Span(NamedTuple):
     """One tile along one axis, in pixels.
 
     Attributes:
-        start, stop: What the network sees.
-        keep_start, keep_stop: What is kept of its output.
+        start, stop: The part that the network sees.
+        keep_start, keep_stop: The part of its output that is kept.
     """
 
     start: int
@@ -46,19 +45,19 @@ def spans(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     """Lays tiles along one axis: as few as cover it, evenly spread, the last one at its end.
 
     Args:
-        length: Of the axis, a multiple of ``multiple``.
+        length: Length of the axis, a multiple of ``multiple``.
         tile: Length of a tile, a multiple of ``multiple``; clipped to ``length``.
-        overlap: Pixels that neighbours share at least; at most ``tile - multiple``.
-        multiple: On multiples of which tiles begin.
+        overlap: Minimum overlap of neighbours in pixels; at most ``tile - multiple``.
+        multiple: Tiles begin on multiples of this.
 
     Returns:
-        Spans in order; what they keep covers the axis once.
+        Spans in order; the parts that they keep cover the axis once.
     """
     if length <= tile:
         return [Span(0, length, 0, length)]
     step = (tile - overlap) // multiple * multiple
     steps = -(-(length - tile) // step)
-    # Evenly, rather than by whole steps and a short last one: no overlap is wasted at the end.
+    # Evenly, because whole steps and a short last one would waste overlap at the end.
     slots = (length - tile) // multiple
     starts = [multiple * (slots * i // steps) for i in range(steps + 1)]
     cuts = [(left + tile + right) // 2 for left, right in itertools.pairwise(starts)]
@@ -74,13 +73,13 @@ def run_in_tiles(
     """Runs a network over the tiles of one image.
 
     Args:
-        network: Answers for these rows and columns of the image.
+        network: Maps rows and columns of the image to the network's outputs.
         size: (H, W) of the image, multiples of ``framing.multiple``.
-        framing: Of mode ``tiled``.
+        framing: In mode ``tiled``.
 
     Returns:
         Stitched logits and outlier logits, on the grid of one pass over the whole image. The
-        pre-logits are left out (an empty tensor): they are the largest of the three.
+        pre-logits, the largest of the three, are left out (an empty tensor).
 
     Raises:
         ParameterError: The network's logits do not lie on a grid that tiles can share.
@@ -91,7 +90,7 @@ def run_in_tiles(
     )
     whole: list[Tensor] = []
     for row, column in itertools.product(rows, columns):
-        # Held by no name: the next tile must not find this one's pre-logits in memory.
+        # Never bound to a name: this tile's pre-logits must be freed before the next tile runs.
         parts = _read(network(slice(row.start, row.stop), slice(column.start, column.stop)))
         strides = [_stride(part, row, column, framing.multiple) for part in parts]
         if not whole:
@@ -103,11 +102,11 @@ def run_in_tiles(
 
 
 def band_height(logits: Tensor, width: int, tile: tuple[int, int]) -> int:
-    """Rows of logits that hold about as many pixels as one tile.
+    """Returns the rows of logits that hold about as many pixels as one tile.
 
     Args:
         logits: (1, K, h, w), stitched.
-        width: Of the image, in pixels.
+        width: Width of the image in pixels.
         tile: (height, width) in pixels.
     """
     stride = width // logits.shape[-1]
@@ -115,10 +114,10 @@ def band_height(logits: Tensor, width: int, tile: tuple[int, int]) -> int:
 
 
 def row_bands(output: NetworkOutput, height: int | None) -> Iterator[NetworkOutput]:
-    """Cuts logits and outlier logits into bands of rows; None leaves them whole.
+    """Cuts logits and outlier logits into bands of ``height`` rows; None leaves them whole.
 
-    A score's intermediate values are as large as the logits: taken band by band they stay as
-    large as a tile's.
+    A score's intermediate values are as large as its logits; in bands they stay as small as a
+    tile's.
     """
     if height is None:
         yield output
@@ -130,12 +129,12 @@ def row_bands(output: NetworkOutput, height: int | None) -> Iterator[NetworkOutp
 
 
 def _read(output: NetworkOutput) -> list[Tensor]:
-    """What is stitched of an output."""
+    """The tensors of an output that are stitched."""
     return [part for part in (output.logits, output.ood_logits) if part is not None]
 
 
 def _stride(part: Tensor, row: Span, column: Span, multiple: int) -> int:
-    """Pixels of the tile for each cell of the output."""
+    """Returns the pixels of the tile per cell of the output."""
     height, width = row.stop - row.start, column.stop - column.start
     stride = height // part.shape[-2]
     fits = (part.shape[-2] * stride, part.shape[-1] * stride) == (height, width)
@@ -156,7 +155,7 @@ def _canvas(part: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 
 def _paste(canvas: Tensor, part: Tensor, row: Span, column: Span, stride: int) -> None:
-    """Copies what is kept; both neighbours round the cut between them down to the same cell."""
+    """Copies the kept part; both neighbours round the cut between them down to the same cell."""
     top, bottom = row.keep_start // stride, row.keep_stop // stride
     left, right = column.keep_start // stride, column.keep_stop // stride
     y, x = row.start // stride, column.start // stride

@@ -1,8 +1,8 @@
-"""From the network's output grid to the frame: score maps, and the argmax of upsampled logits.
+"""Bilinear upsampling from the network's output grid: score maps, and the argmax of logits.
 
-Both are bilinear. The argmax is the expensive one: K maps to upsample for one that is wanted. On
-the CPU most of that is spared, see :func:`argmax_on_cpu`. What is said of times is measured by
-``python -m benchmarks.upsampling``.
+The argmax is the expensive one, because it needs K upsampled maps for one result. On the CPU
+:func:`argmax_on_cpu` avoids most of that. ``python -m benchmarks.upsampling`` measured the times
+given here.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Pixels whose K interpolated logits are in memory at once.
+# Pixels to interpolate K logits for at once.
 _CHUNK = 1 << 18
-# The same where torch interpolates all pixels, in values: 64 MiB of float32.
+# Values that torch interpolates at once: 64 MiB of float32.
 _BAND = 1 << 24
-# Pixels whose maximum so far stays in a core's second-level cache.
+# Pixels whose running maximum stays in a core's second-level cache.
 _CACHED = 1 << 16
 
 
 def upsampled(score: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """A map (1, h, w) float32 at another size (H, W), bilinear, as (H, W)."""
+    """Resizes a map (1, h, w) float32 to (H, W), bilinearly."""
     if score.shape[-2:] == size:
         return score[0]
     if score.device.type == "cpu" and not align_corners:
@@ -43,10 +43,10 @@ def upsampled_argmax(
     Args:
         logits: (1, K, h, w), K at most 256.
         size: (H, W) of the result.
-        height: Rows of logits to upsample at once, which bounds the memory; None takes as many
-            as fill 64 MiB, which a GPU's cache may hold. All where H is no multiple of h: bands
-            would not meet on whole rows.
-        align_corners: Of the interpolation; True needs all rows at once.
+        height: Rows of logits to upsample at once, to bound the memory; None takes as many as
+            fill 64 MiB, which a GPU's cache may hold. Ignored where H is no multiple of h,
+            because bands would not meet on whole rows.
+        align_corners: As of ``F.interpolate``; True needs all rows at once.
 
     Returns:
         (H, W) uint8.
@@ -61,7 +61,7 @@ def upsampled_argmax(
             planes = logits[0].float().contiguous().numpy().reshape(logits.shape[1], -1)
             return torch.from_numpy(plane_argmax(planes)).view(size)
         return logits.argmax(1)[0].to(torch.uint8)
-    # In half precision, interpolated logits would tie where classes meet.
+    # In half precision interpolated logits would tie where classes meet.
     logits = logits.float()
     if height is None and scale:
         height = max(1, _BAND // (logits.shape[1] * scale * size[1]))
@@ -86,13 +86,13 @@ def upsampled_argmax(
 def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
     r"""Argmax of bilinearly upsampled logits, interpolating only where classes meet.
 
-    The pixels between the centres of four neighbouring cells are convex combinations of them:
-    where all four have the same class c, :math:`l_c \ge l_k` holds for each and so for every
-    combination. In street scenes that leaves a twentieth of the pixels to interpolate.
+    The logits of a pixel between the centres of four neighbouring cells are a convex combination
+    of theirs: where all four have the same class c, :math:`l_c \ge l_k` holds for each and so for
+    every combination. In street scenes that leaves a twentieth of the pixels to interpolate.
 
     Args:
         logits: (K, h, w) float32 in C order, K at most 256.
-        scale: Pixels a cell, even, the same along both axes.
+        scale: Pixels per cell along each axis; even.
 
     Returns:
         (h * scale, w * scale) uint8.
@@ -100,7 +100,7 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
     _, rows, columns = logits.shape
     planes = logits.reshape(len(logits), -1)
     cells = plane_argmax(planes).reshape(rows, columns)
-    # Blocks of scale x scale pixels between four centres each; half a block of border around.
+    # Blocks of scale x scale pixels between four centres, with a border of half a block.
     corners = np.pad(cells, 1, mode="edge")
     labels = cv2.resize(
         np.ascontiguousarray(corners[:-1, :-1]),
@@ -124,15 +124,15 @@ def argmax_on_cpu(logits: np.ndarray, scale: int) -> np.ndarray:
 
 
 def mixed_blocks(corners: np.ndarray) -> np.ndarray:
-    """Where the four corners of a block differ: (h, w) of any type to (h - 1, w - 1) bool."""
+    """Marks blocks whose four corners differ: (h, w) of any type to (h - 1, w - 1) bool."""
     a, b, c, d = corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]
     return (a != b) | (a != c) | (a != d)
 
 
 def plane_argmax(planes: np.ndarray) -> np.ndarray:
-    """Argmax over the first axis of (K, P) float32, K at most 256; the first of equals.
+    """Argmax over the first axis of (K, P) float32, K at most 256; ties go to the first.
 
-    NumPy's and torch's own walk across the planes pixel by pixel, which takes three and twelve
+    NumPy's and torch's own argmax walk across the planes pixel by pixel and take three and twelve
     times as long.
 
     Returns:
@@ -149,7 +149,7 @@ def plane_argmax(planes: np.ndarray) -> np.ndarray:
         for label, plane in enumerate(part[1:], 1):
             np.greater(plane, top, out=above)
             np.maximum(plane, top, out=top)
-            # Labels grow, so the last class that was higher is the maximum; no branch, no gather.
+            # Labels grow, so the last higher class is the argmax; no branch, no gather.
             np.multiply(above.view(np.uint8), np.uint8(label), out=number)
             np.maximum(found, number, out=found)
     return index

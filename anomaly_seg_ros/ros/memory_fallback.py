@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from anomaly_seg_ros.errors import DeviceMemoryError
 from anomaly_seg_ros.inference.options import TILE_OVERLAP, TILED, TORCH
-from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction
 from anomaly_seg_ros.inference.preprocessing import Framing, Size
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.device_errors import free_cache
@@ -64,28 +63,29 @@ class MemoryFallback:
         """
         started = time.perf_counter()
         grey = np.full((*self.segmenter.framing.usual_size, 3), 127, np.uint8)
+        everything = OutputRequest(self.segmenter.available_scores)
         for count in range(1, 2 if self.one_by_one else cameras + 1):
-            self.predict([grey] * count, on_out_of_memory, scores=self.segmenter.available_scores)
+            self.predict([grey] * count, everything, on_out_of_memory)
         return 1e3 * (time.perf_counter() - started)
 
     def predict(
-        self, images: Sequence[np.ndarray], on_out_of_memory: str, **what: Any
+        self, images: Sequence[np.ndarray], request: OutputRequest, on_out_of_memory: str
     ) -> list[Prediction]:
-        """The predictions of these images.
+        """Segments images, if need be in smaller portions.
 
         Args:
-            images: Of :meth:`Segmenter.predict`.
+            images: See :meth:`Segmenter.segment`.
+            request: The maps to make.
             on_out_of_memory: ``fail`` or ``tile``.
-            what: The other arguments of :meth:`Segmenter.predict`.
 
         Raises:
-            DeviceMemoryError: Out of memory, and there is nothing smaller, or it is not allowed.
+            DeviceMemoryError: Out of memory, and no smaller portion is possible or allowed.
         """
         while True:
             try:
                 if len(images) == 1 or self.one_by_one:
-                    return [self.segmenter.predict(image, **what) for image in images]
-                return self.segmenter.predict_batch(images, **what)
+                    return [self.segmenter.segment([image], request)[0] for image in images]
+                return self.segmenter.segment(images, request)
             except DeviceMemoryError as error:
                 reason = str(error)
             # Not within the except: there the traceback still holds the tensors of the pass.

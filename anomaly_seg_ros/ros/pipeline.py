@@ -20,7 +20,7 @@ from anomaly_seg_ros.ros.device_errors import is_lost
 from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
 from anomaly_seg_ros.ros.messages import rgb_from_message
 from anomaly_seg_ros.ros.parameters import Settings
-from anomaly_seg_ros.ros.publishers import Outputs, request
+from anomaly_seg_ros.ros.publishers import Outputs, output_request
 from anomaly_seg_ros.ros.stage_times import StageTimes
 from anomaly_seg_ros.ros.worker import Outcome
 from anomaly_seg_ros.system.memory import is_out_of_memory
@@ -115,8 +115,8 @@ class Pipeline:
         try:
             predictions = self._model.predict(
                 [frame.image for frame in frames],
+                output_request(wanted, settings),
                 settings.on_out_of_memory,
-                **request(wanted, settings),
             )
         except Exception as error:  # noqa: BLE001
             if len(frames) == 1 or is_out_of_memory(error) or is_lost(error):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -15,7 +14,7 @@ from std_msgs.msg import Float32, Header
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule
+from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_message
 from anomaly_seg_ros.ros.parameters import Settings
@@ -209,22 +208,21 @@ class Outputs:
         self._publish_ms += (time.perf_counter() - started) * 1e3
 
 
-def request(wanted: Collection[str], settings: Settings) -> dict[str, Any]:
-    """What the wanted outputs need of a prediction: keyword arguments of ``Segmenter.predict``."""
+def output_request(topics: Collection[str], settings: Settings) -> OutputRequest:
+    """The maps that these frame topics need."""
     unknown = None
-    if NEED_SCORE.intersection(wanted):
+    if NEED_SCORE.intersection(topics):
         unknown = UnknownRule(
             settings.score_method,
             settings.threshold,
-            mask=bool(_NEED_MASK.intersection(wanted)),
-            open_set_labels=bool(_OPEN_SET_LABELS.intersection(wanted)),
+            mask=bool(_NEED_MASK.intersection(topics)),
+            open_set_labels=bool(_OPEN_SET_LABELS.intersection(topics)),
         )
-    return {
-        "scores": (),
-        "labels": bool(NEED_LABELS.intersection(wanted)),
-        "confidence": "confidence" in wanted,
-        "unknown": unknown,
-    }
+    return OutputRequest(
+        labels=bool(NEED_LABELS.intersection(topics)),
+        confidence="confidence" in topics,
+        unknown=unknown,
+    )
 
 
 def restamped(camera_info: CameraInfo, header: Header) -> CameraInfo:

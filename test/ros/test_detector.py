@@ -11,6 +11,7 @@ from detector_harness import array_of, seconds_of, stamped, street
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from anomaly_seg_ros import drawing
+from anomaly_seg_ros.inference.prediction import OutputRequest
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros import pipeline
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, rgb_from_message
@@ -81,19 +82,19 @@ def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
         monkeypatch.setattr(
             drawing, name, lambda *a, n=name, r=real, **k: made.append(n) or r(*a, **k)
         )
-    predict = Segmenter.predict
+    segment = Segmenter.segment
     decode = pipeline.rgb_from_message
     monkeypatch.setattr(
         pipeline, "rgb_from_message", lambda *a: made.append("image") or decode(*a)
     )
     asked = []
 
-    def spy(self, image, **what):
-        asked.append(what)
-        return predict(self, image, **what)
+    def spy(self, images, request):
+        asked.append(request)
+        return segment(self, images, request)
 
     detector = start_detector()
-    monkeypatch.setattr(Segmenter, "predict", spy)
+    monkeypatch.setattr(Segmenter, "segment", spy)
     detector.spin_until(detector.images.get_subscription_count)
     detector.segment(FRAME, 1.0)
     detector.wait_for_diagnostic("input", "unwatched", "1")
@@ -102,7 +103,7 @@ def test_outputs_nobody_wants_are_not_made(start_detector, monkeypatch):
     detector.wait_connected()
     detector.segment(FRAME, 2.0)
     detector.wait_for("labels", 2.0)
-    assert asked == [{"scores": (), "labels": True, "confidence": False, "unknown": None}]
+    assert asked == [OutputRequest(labels=True, confidence=False)]
     assert made == ["image"]
     detector.listen("ood_heatmap/compressed")
     detector.wait_connected()
@@ -197,14 +198,14 @@ def test_answers_while_inference_runs_and_keeps_the_newest_frame(start_detector,
     detector = start_detector()
     detector.listen("labels")
     detector.wait_connected()
-    predict, taken, let_go = Segmenter.predict, threading.Event(), threading.Event()
+    segment, taken, let_go = Segmenter.segment, threading.Event(), threading.Event()
 
-    def held(self, image, **what):
+    def held(self, images, request):
         taken.set()
         let_go.wait()
-        return predict(self, image, **what)
+        return segment(self, images, request)
 
-    monkeypatch.setattr(Segmenter, "predict", held)
+    monkeypatch.setattr(Segmenter, "segment", held)
     try:
         for received, seconds in enumerate((1.0, 2.0, 3.0, 4.0), 1):
             detector.segment(FRAME, seconds)

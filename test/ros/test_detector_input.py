@@ -96,10 +96,10 @@ def test_a_failing_network_does_not_end_the_node(start_detector, monkeypatch):
     detector.wait_connected()
     with monkeypatch.context() as patch:
 
-        def fail(self, image, **what):
+        def fail(self, images, request):
             raise RuntimeError("CUDA out of memory")
 
-        patch.setattr(Segmenter, "predict", fail)
+        patch.setattr(Segmenter, "segment", fail)
         detector.segment(FRAME, 1.0)
         reason = detector.wait_for_diagnostic("input", "failed", "1")
     assert reason["fault: inference: RuntimeError"] == "1, last: CUDA out of memory"

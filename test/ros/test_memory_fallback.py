@@ -9,6 +9,7 @@ from detector_harness import street
 
 from anomaly_seg_ros.errors import DeviceMemoryError
 from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
+from anomaly_seg_ros.inference.prediction import OutputRequest
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.memory_fallback import (
@@ -20,6 +21,7 @@ from anomaly_seg_ros.ros.memory_fallback import (
 )
 
 IMAGE = street(256, 384)
+EVERYTHING = OutputRequest(("max_logit",))
 
 
 def framing(mode: str, size=None, tile=None, overlap: int = 128) -> Framing:
@@ -89,7 +91,7 @@ def test_a_frame_that_does_not_fit_is_answered_in_tiles(segmenter, tiny_model, t
     memory = Memory(150 * 256)
     on_forward(memory)
     fallback = MemoryFallback(segmenter, told.append)
-    (prediction,) = fallback.predict([IMAGE], TILE, scores=("energy",))
+    (prediction,) = fallback.predict([IMAGE], OutputRequest(("energy",)), TILE)
     assert len(told) == 2
     assert "tiles of 256 x 192" in told[0]
     assert "tiles of 128 x 192" in told[1]
@@ -101,7 +103,7 @@ def test_a_frame_that_does_not_fit_is_answered_in_tiles(segmenter, tiny_model, t
     expected = alone.predict(IMAGE, scores=("energy",))
     np.testing.assert_array_equal(prediction.labels, expected.labels)
     np.testing.assert_array_equal(prediction.scores["energy"], expected.scores["energy"])
-    fallback.predict([IMAGE], TILE)
+    fallback.predict([IMAGE], EVERYTHING, TILE)
     assert len(told) == 2  # nothing is tried again
 
 
@@ -110,13 +112,13 @@ def test_what_cannot_be_made_to_fit_is_a_clear_error(segmenter, told, on_forward
     on_forward(Memory(pixels))
     fallback = MemoryFallback(segmenter, told.append)
     with pytest.raises(DeviceMemoryError, match=r"out of memory on cpu.*Tried to allocate") as e:
-        fallback.predict([IMAGE], rule)
+        fallback.predict([IMAGE], EVERYTHING, rule)
     assert bool(told) == (rule == TILE)
     # Neither holds the tensors of the pass that failed, which would keep memory from being freed.
     assert e.value.__cause__ is None
     assert e.value.__context__ is None
     small = IMAGE[:16, :24]
-    assert fallback.predict([small], rule)[0].labels.shape == (16, 24)
+    assert fallback.predict([small], EVERYTHING, rule)[0].labels.shape == (16, 24)
 
 
 def test_frames_of_several_cameras_go_on_one_by_one(segmenter, told, on_forward):
@@ -124,13 +126,13 @@ def test_frames_of_several_cameras_go_on_one_by_one(segmenter, told, on_forward)
     on_forward(memory)
     fallback = MemoryFallback(segmenter, told.append)
     images = [IMAGE, street(256, 384, seed=1)]
-    predictions = fallback.predict(images, FAIL)
+    predictions = fallback.predict(images, EVERYTHING, FAIL)
     assert memory.passes == [(1, 256, 384)] * 2
     assert len(told) == 1
     assert "one by one" in told[0]
     for image, prediction in zip(images, predictions, strict=True):
         np.testing.assert_array_equal(prediction.labels, segmenter.predict(image).labels)
-    assert fallback.predict(images, FAIL)
+    assert fallback.predict(images, EVERYTHING, FAIL)
     assert len(told) == 1
 
 
@@ -141,7 +143,7 @@ def test_backends_that_compile_for_the_cpu_take_frames_one_by_one(segmenter, tol
     fallback = MemoryFallback(segmenter, told.append)
     fallback.warm_up(3, FAIL)
     assert [count for count, *_ in memory.passes] == [1]
-    fallback.predict([IMAGE, IMAGE], FAIL)
+    fallback.predict([IMAGE, IMAGE], EVERYTHING, FAIL)
     assert [count for count, *_ in memory.passes] == [1, 1, 1]
     assert told == []
 

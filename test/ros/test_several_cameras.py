@@ -91,13 +91,13 @@ def test_each_camera_has_its_own_answers_headers_and_counts(start_cameras, tiny_
 def test_frames_that_wait_together_are_one_batch(start_cameras, monkeypatch):
     cameras = start_cameras(batch_wait_ms=10000.0)
     sizes = []
-    predict_batch = Segmenter.predict_batch
+    segment = Segmenter.segment
 
-    def spy(self, images, *arguments, **what):
+    def spy(self, images, request):
         sizes.append(len(images))
-        return predict_batch(self, images, *arguments, **what)
+        return segment(self, images, request)
 
-    monkeypatch.setattr(Segmenter, "predict_batch", spy)
+    monkeypatch.setattr(Segmenter, "segment", spy)
     cameras.send("rear", 1.0)
     cameras.detector.spin_for(0.3)
     assert sizes == []

@@ -1,4 +1,4 @@
-"""What every backend promises: frames as bytes in, logits out."""
+"""What every backend does: frames as bytes in, logits out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from anomaly_seg_ros.system.stopwatch import Stopwatch
 
 
 class Backend(Protocol):
-    """Runs one network on one device; for one thread at a time.
+    """Runs one network on one device, in one thread at a time.
 
     Attributes:
-        name: As in :data:`~anomaly_seg_ros.inference.backends.selection.BACKENDS`, never ``auto``.
+        name: One of :data:`~anomaly_seg_ros.inference.options.BACKENDS`, never ``auto``.
         precision: ``fp32``, ``bf16`` or ``fp16``: the arithmetic inside. Logits may come in it.
-        notes: Sentences about what was asked for and cannot be had.
+        notes: Sentences about options that this backend could not follow.
     """
 
     name: str
@@ -32,20 +32,20 @@ class Backend(Protocol):
 
         Args:
             frames: (N, H, W, 3) uint8 RGB, H and W multiples of the network's ``size_multiple``.
-            watch: Gets the laps ``upload`` and ``network``.
+            watch: Records the laps ``upload`` and ``network``.
 
         Returns:
-            Logits and outlier logits on the device, good until the next call; the pre-logits are
+            Logits and outlier logits on the device, valid until the next call; the pre-logits are
             left out (an empty tensor).
 
         Raises:
-            DeviceError: The network failed while it ran, or the memory did not suffice.
-            ExportError: The network cannot be brought to this backend at this size.
+            DeviceError: The network failed while it ran, or ran out of memory.
+            ExportError: The network cannot be converted for this backend at this size.
         """
         ...
 
     def forget(self) -> None:
-        """Frees what is kept for sizes that came; it is made anew when they come again."""
+        """Frees what is cached per input size; it is made again when needed."""
         ...
 
 
@@ -54,7 +54,7 @@ class ScaledNetwork(nn.Module):
 
     Args:
         network: In eval mode, on its device, in its precision.
-        metadata: Of the network.
+        metadata: The network's metadata.
     """
 
     mean: Tensor
@@ -80,14 +80,14 @@ class ScaledNetwork(nn.Module):
         return output.logits, output.ood_logits
 
 
-def as_output(tensors: tuple[Tensor, ...] | list[Tensor]) -> NetworkOutput:
-    """What :class:`ScaledNetwork` returns, by name."""
+def as_output(tensors: Sequence[Tensor]) -> NetworkOutput:
+    """Names the tensors that :class:`ScaledNetwork` returns."""
     logits, *ood_logits = tensors
     return NetworkOutput(logits.new_empty(0), logits, *ood_logits)
 
 
 def as_batch(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
-    """Outputs of single frames of one size as those of a batch."""
+    """Joins the outputs of single frames of one size to those of a batch."""
     first = outputs[0]
     if len(outputs) == 1:
         return first

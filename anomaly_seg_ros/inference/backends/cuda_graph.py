@@ -1,8 +1,8 @@
 """A network on a GPU replayed as one graph: one launch a frame instead of hundreds.
 
-Light networks spend more time in launching kernels than in running them. What the host does is
-written for torch's CUDA graphs as its documentation describes them: a warm-up on a side stream,
-then a capture on that stream; inputs and outputs keep their addresses.
+Light networks take longer to launch their kernels than to run them. This follows torch's
+documentation of CUDA graphs: warm up on a side stream, then capture on that stream; inputs and
+outputs keep their addresses.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from anomaly_seg_ros.errors import first_line
-from anomaly_seg_ros.inference.backends.compiled_sizes import CompiledSizes
+from anomaly_seg_ros.inference.backends.compiled import CompiledSizes
 
 Network = Callable[[Tensor], tuple[Tensor, ...]]
 
-# cuDNN and cuBLAS choose algorithms and allocate workspaces at the first calls, which a capture
-# forbids; torch.compile compiles at the first.
+# The first calls of cuDNN and cuBLAS choose algorithms and allocate workspaces, which a capture
+# forbids; the first call of torch.compile compiles.
 _WARM_UP_RUNS = 2
-# Every number of cameras that may come together is a size of its own. A graph holds its input and
-# outputs; what is computed in between lies in the pool that all share.
+# Each number of cameras in a batch is a size of its own. A graph holds its input and outputs only;
+# intermediate values lie in the pool that all graphs share.
 _KEPT = 16
 
 
@@ -30,9 +30,9 @@ class _Graph:
 
     Args:
         network: On the device.
-        shape: Of its input.
+        shape: Shape of its input.
         stream: A side stream of the device, for warm-up and capture.
-        pool: The memory that all graphs share.
+        pool: Memory that all graphs share.
 
     Attributes:
         frames: The input that a replay reads.
@@ -54,8 +54,8 @@ class _Graph:
                 network(self.frames)
         current.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # The outer context: where a capture is refused, torch's own does not get to the line that
-        # leaves the side stream. Other threads may use the GPU meanwhile, hence "thread_local".
+        # The outer context restores the stream: when a capture fails, torch's own context does not
+        # leave the side stream. "thread_local", because other threads may use the GPU meanwhile.
         with (
             torch.cuda.stream(current),
             torch.cuda.graph(
@@ -70,18 +70,18 @@ class _Graph:
 
 
 class GraphedNetwork:
-    """Runs a network as one graph per size of input, on the device's current stream.
+    """Runs a network as one graph per input size, on the device's current stream.
 
-    All graphs share one pool of memory. That is safe because no replay reads what another wrote:
-    outputs are good until the next call, of whatever size.
+    All graphs share one memory pool. That is safe because no replay reads what another wrote:
+    outputs are valid until the next call, of whatever size.
 
-    Calls must run in inference mode, all of them: the buffers are made in it.
+    Every call must run in inference mode, in which the buffers are made.
 
     Args:
         network: On the device, in eval mode.
-        device: CUDA.
-        announce: Told once, in a sentence, when a capture is refused; from then on the network
-            runs operator by operator.
+        device: A CUDA device.
+        announce: Called once, with a sentence, if a capture fails; from then on the network runs
+            operator by operator.
     """
 
     def __init__(
@@ -95,34 +95,34 @@ class GraphedNetwork:
         self._begin()
 
     def upload(self, frames: Tensor) -> Tensor:
-        """Frames in (pinned) host memory -> on the device, where :meth:`__call__` wants them."""
+        """Copies frames from (pinned) host memory to where :meth:`__call__` reads them."""
         graph = None if self._refused else self._graph_for(tuple(frames.shape))
         if graph is None:
             return frames.to(self._device, non_blocking=True)
         return graph.frames.copy_(frames, non_blocking=True)
 
     def __call__(self, uploaded: Tensor) -> tuple[Tensor, ...]:
-        """Outputs for what :meth:`upload` returned, good until the next call."""
+        """Runs the network on uploaded frames; outputs are valid until the next call."""
         shape = tuple(uploaded.shape)
         if shape in self._graphs and self._graphs[shape].frames is uploaded:
             return self._graphs[shape].replay()
         return self._network(uploaded)
 
     def forget(self) -> None:
-        """Drops all graphs and, with their pool, the memory of what they compute in between."""
-        torch.cuda.synchronize(self._device)  # one may still be running
+        """Drops all graphs and, with their pool, the memory of their intermediate values."""
+        torch.cuda.synchronize(self._device)  # a graph may still be running
         self._begin()
 
     def _graph_for(self, shape: tuple[int, ...]) -> _Graph | None:
         if shape in self._graphs:
             return self._graphs[shape]
-        torch.cuda.synchronize(self._device)  # the one that makes room may still be running
+        torch.cuda.synchronize(self._device)  # the evicted graph may still be running
         try:
             with torch.cuda.device(self._device):
                 return self._graphs[shape]
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             reason = first_line(error)
-        # Not within the except: there the traceback still holds the tensors of the pass.
+        # After the except block: inside it the traceback still holds the tensors of the pass.
         self._refused = True
         self.forget()
         torch.cuda.empty_cache()
@@ -133,7 +133,8 @@ class GraphedNetwork:
         return None
 
     def _begin(self) -> None:
-        # Not by way of self: with a cycle the memory would stay taken until the next collection.
+        # Without self in the closure: a reference cycle would hold the memory until the next
+        # garbage collection.
         network, stream, pool = self._network, self._stream, torch.cuda.graph_pool_handle()
         self._graphs: CompiledSizes[_Graph] = CompiledSizes(
             lambda shape: _Graph(network, shape, stream, pool), _KEPT

@@ -14,11 +14,11 @@ from torch import nn
 
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.export.files import silent_onnx_exporter
-from anomaly_seg_ros.inference.backends.compiled_backend import CompiledBackend, Program
+from anomaly_seg_ros.inference.backends.compiled import CompiledBackend, Program
 
 _INPUT = "frames"
 _STATE = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-# All that ONNX Runtime raises: they have no base of their own.
+# Everything that ONNX Runtime raises: its exceptions share no base class.
 _FAILURES = tuple(c for c in _STATE if isinstance(c, type) and issubclass(c, Exception))
 
 
@@ -27,7 +27,7 @@ class OnnxRuntimeBackend(CompiledBackend):
 
     Args:
         network, metadata: See :class:`CompiledBackend`.
-        threads: Of the network.
+        threads: CPU threads to run it with.
     """
 
     name = "onnxruntime"
@@ -39,7 +39,7 @@ class OnnxRuntimeBackend(CompiledBackend):
         super().__init__(network, metadata)
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads
-        # Threads that wait by spinning take the cores which DDS needs.
+        # Spinning threads would take cores that DDS needs.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
     def _convert(self, example: torch.Tensor) -> Program:

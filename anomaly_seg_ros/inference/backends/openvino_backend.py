@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.inference.backends.compiled_backend import CompiledBackend, Program
+from anomaly_seg_ros.inference.backends.compiled import CompiledBackend, Program
 from anomaly_seg_ros.models.rounding import round_kernels
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -21,18 +21,18 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 @functools.cache
 def process_core() -> openvino.Core:
-    """The one Core of this process, which is never given up.
+    """Returns the one Core of this process, which lives as long as the process.
 
-    On CPUs with AMX each Core gives the thread that makes it a stack for signal handlers, and
-    takes that memory back at its own end. With several Cores, or threads, a thread may be left
-    with a stack that is gone: the next signal, a Ctrl-C or a child's end, is then a segmentation
-    fault (OpenVINO 2026.4).
+    On CPUs with AMX a Core gives the thread that creates it a stack for signal handlers, and frees
+    that stack when the Core is destroyed. With several Cores or threads, a thread may be left with
+    a freed stack, and the next signal (Ctrl-C, the end of a child) is a segmentation fault
+    (OpenVINO 2026.4).
     """
     return openvino.Core()
 
 
 def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bfloat16 that OpenVINO uses."""
+    """Tells whether this CPU has bfloat16 instructions that OpenVINO uses."""
     return "BF16" in process_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -42,12 +42,12 @@ class OpenVinoBackend(CompiledBackend):
     Args:
         network, metadata: See :class:`CompiledBackend`.
         precision: ``fp32`` or ``bf16``.
-        threads: Of the network.
+        threads: CPU threads to run it with.
     """
 
     name = "openvino"
     runtime_errors = (RuntimeError,)
-    # torch.export adds the others.
+    # ValueError and AssertionError come from torch.export.
     conversion_errors = (RuntimeError, ValueError, AssertionError)
 
     def __init__(
@@ -67,7 +67,7 @@ class OpenVinoBackend(CompiledBackend):
 
     def _convert(self, example: torch.Tensor) -> Program:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about its own export
+            warnings.simplefilter("ignore")  # torch warns about its own export
             program = torch.export.export(self._network, (example,), strict=False)
             model = openvino.convert_model(program)
         compiled = process_core().compile_model(model, "CPU", self._settings)
@@ -75,7 +75,7 @@ class OpenVinoBackend(CompiledBackend):
 
 
 def _infer(request: openvino.InferRequest, pixels: np.ndarray) -> Sequence[np.ndarray]:
-    # Memory that is read-only cannot be shared: np.require copies it.
+    # Read-only memory cannot be shared: np.require copies it.
     shared = openvino.Tensor(np.require(pixels, requirements="W"), shared_memory=True)
     outputs = request.infer([shared], share_outputs=True)
     return [outputs[i] for i in range(len(outputs))]

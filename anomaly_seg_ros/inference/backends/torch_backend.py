@@ -1,8 +1,8 @@
 """torch itself, operator by operator or, on a GPU, as a graph.
 
-Neither cuDNN's benchmark mode nor its flags for TF32 are touched. With the benchmark mode cuDNN
-would choose its algorithms by timing them, anew in each process, and another algorithm rounds
-otherwise: the same bag would no longer give the same bytes. fp16 and bf16 do not use TF32.
+cuDNN's benchmark mode stays off: it chooses algorithms by timing them in each process, and as
+algorithms round differently, one bag would no longer give the same bytes twice. The TF32 flags are
+left alone, too; fp16 and bf16 do not use TF32.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class TorchBackend:
 
     Args:
         network: BatchNorm folded already; taken over and changed.
-        metadata: Of the network.
+        metadata: The network's metadata.
         device: CPU or CUDA.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        cuda_graphs: Whether a GPU replays the network as one graph for each size of frame.
+        cuda_graphs: Replay the network on a GPU as one CUDA graph per input size.
 
     Attributes:
-        notes: Sentences about what was asked for and cannot be had.
+        notes: Sentences about options that this backend could not follow.
 
     Raises:
-        ParameterError: The device does not have the precision.
+        ParameterError: The device does not support the precision.
     """
 
     name = "torch"
@@ -75,15 +75,15 @@ class TorchBackend:
             self._graphs.forget()
 
     def _runnable(self) -> Network:
-        """What maps uploaded frames to outputs."""
+        """Returns the callable that maps uploaded frames to outputs."""
         return self._network
 
     def _upload(self, frames: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.require(frames, requirements=("C", "W")))
         if self._device.type == "cpu":
             return tensor
-        # From pinned memory the copy is one transfer that the host need not wait for. torch keeps
-        # such blocks for the next frames, and gives none out again before its copy has ended.
+        # From pinned memory the host need not wait for the copy. torch reuses such blocks for
+        # later frames, but not before their copy has ended.
         pinned = tensor.pin_memory()
         if self._graphs is not None:
             return self._graphs.upload(pinned)

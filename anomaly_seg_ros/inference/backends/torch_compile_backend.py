@@ -17,29 +17,28 @@ from torch import nn
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.inference.backends.compiled import while_converting
 from anomaly_seg_ros.inference.backends.contract import as_batch
 from anomaly_seg_ros.inference.backends.cuda_graph import Network
-from anomaly_seg_ros.inference.backends.failures import while_converting
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
-# Beyond this many sizes torch runs further ones operator by operator, with a warning. Its own
-# default is 8, which a batch and the tiles at a frame's edges may reach.
+# torch runs sizes beyond this number operator by operator, with a warning. Its default is 8, which
+# batches and the tiles at a frame's edges may reach.
 _MOST_SIZES = 64
 
 
 class TorchCompileBackend(TorchBackend):
     """Runs the network with torch.compile, compiled anew for each size of frame.
 
-    The first frame of a size takes up to a minute; what was compiled is kept in a folder, and the
-    next process is ready several times sooner.
+    The first frame of a size takes up to a minute. Compiled code is cached on disk, so the next
+    process starts several times faster.
 
     Arguments and attributes are those of :class:`TorchBackend`.
 
     Raises:
-        ParameterError: There is no compiler on this machine, or the device does not have the
-            precision.
+        ParameterError: This machine has no compiler, or the device does not support the precision.
     """
 
     name = "torch_compile"
@@ -64,7 +63,7 @@ class TorchCompileBackend(TorchBackend):
     def __call__(self, frames: np.ndarray, watch: Stopwatch) -> NetworkOutput:
         """See :class:`~anomaly_seg_ros.inference.backends.contract.Backend`."""
         if self._device.type == "cpu" and len(frames) > 1:
-            # Each size of batch would be compiled anew, and a CPU gains nothing from batches.
+            # Each batch size would be compiled, and a CPU gains nothing from batches.
             return as_batch([self(frame[None], watch) for frame in frames])
         if frames.shape in self._shapes:
             return super().__call__(frames, watch)
@@ -84,7 +83,7 @@ class TorchCompileBackend(TorchBackend):
 
 
 def check_compiler(device: torch.device) -> None:
-    """Looks for what torch.compile calls.
+    """Checks for the compilers that torch.compile calls.
 
     Raises:
         ParameterError: Something is missing; says what to install.
@@ -93,7 +92,7 @@ def check_compiler(device: torch.device) -> None:
     if not cpu and importlib.util.find_spec("triton") is None:
         raise ParameterError("backend 'torch_compile' needs Triton on a GPU: pip install triton")
     variable, usual = ("CXX", ("g++", "clang++")) if cpu else ("CC", ("gcc", "clang"))
-    # Of the usual ones torch looks for the first on Linux, for the second on macOS.
+    # torch looks for the first of these on Linux, for the second on macOS.
     wanted = os.environ.get(variable) or usual[cpu and sys.platform == "darwin"]
     candidates = (wanted,) if cpu else (wanted, *usual)
     if not any(shutil.which(name.split()[0]) for name in candidates):
@@ -111,14 +110,14 @@ def check_compiler(device: torch.device) -> None:
 
 
 def keep_compiled() -> str | None:
-    """Lets torch keep what it compiles where a restart of the machine leaves it.
+    """Points torch's cache of compiled code to a folder that survives a reboot.
 
     That is ``$TORCHINDUCTOR_CACHE_DIR`` where it is set, else ``anomaly_seg_ros/inductor`` in
-    ``$XDG_CACHE_HOME`` or ``~/.cache``. What lies there is run as code: no other user may write
-    to it, which torch's own default in the temporary folder cannot promise.
+    ``$XDG_CACHE_HOME`` or ``~/.cache``. Its content is run as code, so no other user may write to
+    it, which torch's default in the temporary folder cannot guarantee.
 
     Returns:
-        A sentence, where the folder cannot be made.
+        A sentence for the user if the folder cannot be made, else None.
     """
     given = os.environ.get(_CACHE)
     if given and not _is_torchs_own(Path(given)):
@@ -136,6 +135,6 @@ def keep_compiled() -> str | None:
 
 
 def _is_torchs_own(folder: Path) -> bool:
-    """Whether nobody asked for this folder: torch writes its default into the variable, too."""
+    """Tells torch's default, which it writes into the variable itself, from a user's choice."""
     temporary = Path(tempfile.gettempdir())
     return folder.parent == temporary and folder.name.startswith("torchinductor_")

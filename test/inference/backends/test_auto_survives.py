@@ -12,7 +12,7 @@ from tiny_backends import CPU, METADATA, Strided, select
 
 from anomaly_seg_ros.errors import AnomalySegError, ExportError
 from anomaly_seg_ros.inference.backends import onnxruntime_backend, openvino_backend, selection
-from anomaly_seg_ros.inference.backends.compiled_backend import CompiledBackend
+from anomaly_seg_ros.inference.backends.compiled import CompiledBackend
 from anomaly_seg_ros.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
 from anomaly_seg_ros.inference.backends.openvino_backend import OpenVinoBackend
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from anomaly_seg_ros.inference.backends.compiled_sizes import CompiledSizes
+from anomaly_seg_ros.inference.backends.compiled import CompiledSizes
 
 
 class Program:

@@ -7,7 +7,7 @@ import pytest
 from tiny_backends import METADATA, Strided
 
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ExportError
-from anomaly_seg_ros.inference.backends.failures import while_converting, while_running
+from anomaly_seg_ros.inference.backends.compiled import while_converting, while_running
 from anomaly_seg_ros.inference.segmenter import Segmenter
 
 SHAPE = (1, 512, 1024, 3)
