@@ -27,10 +27,9 @@ from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.bit_depth import BitDepth
-from anomaly_seg_ros.ros.answer_file import AnswerFile
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.node_process import NodeProcess
-from anomaly_seg_ros.ros.replay import Replayer
+from anomaly_seg_ros.ros.replay import AnswerFile, Replayer
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.system.devices import select_device
 from anomaly_seg_ros.system.memory import peak_memory, reset_peak

@@ -24,20 +24,19 @@ from std_srvs.srv import SetBool
 
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.ros import command_line, device_errors, parameters
+from anomaly_seg_ros.ros import device_loss, parameters, rclpy_errors
 from anomaly_seg_ros.ros.arrival import Arrival
-from anomaly_seg_ros.ros.camera import Camera
-from anomaly_seg_ros.ros.discovery import domain_id
-from anomaly_seg_ros.ros.guarded_services import guard_services
-from anomaly_seg_ros.ros.model_loading import load_model, say_if_uncalibrated
+from anomaly_seg_ros.ros.camera_input import CameraInput
+from anomaly_seg_ros.ros.device_loss import Recovery
+from anomaly_seg_ros.ros.diagnostics import Reporter
+from anomaly_seg_ros.ros.discovery import TransportWatch, domain_id
+from anomaly_seg_ros.ros.model import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
 from anomaly_seg_ros.ros.publishers import Outputs
 from anomaly_seg_ros.ros.qos import QosEvents
-from anomaly_seg_ros.ros.recovery import Recovery
-from anomaly_seg_ros.ros.reporter import Reporter
+from anomaly_seg_ros.ros.rclpy_errors import guard_services
 from anomaly_seg_ros.ros.reports import Report
 from anomaly_seg_ros.ros.transport import use_profile
-from anomaly_seg_ros.ros.transport_watch import TransportWatch
 from anomaly_seg_ros.ros.worker import Worker
 from anomaly_seg_ros.system import malloc_tuning, memory
 from anomaly_seg_ros.system.missing_packages import in_one_line
@@ -61,9 +60,9 @@ class Detector(LifecycleNode):
         super().__init__("detector", **node_arguments)
         self._tell_transport()
         self._segmenter: Segmenter | None = None
-        self._outputs: dict[Camera, Outputs] = {}
+        self._outputs: dict[CameraInput, Outputs] = {}
         self._pipeline: Pipeline | None = None
-        self._worker: Worker[Camera, Arrival] | None = None
+        self._worker: Worker[CameraInput, Arrival] | None = None
         self._qos_events = QosEvents(self.get_logger())
         self._recovery = Recovery()
         self._enabled = True
@@ -110,7 +109,7 @@ class Detector(LifecycleNode):
             self._configure()
         except Exception as error:  # noqa: BLE001
             failure = f"configure failed: {in_one_line(error)}"
-            if device_errors.is_lost(error):
+            if device_loss.is_lost(error):
                 failure += "; a process that lost its device mostly has to be started again"
         # Not within the except: there the traceback still holds the model and its memory.
         if failure:
@@ -257,7 +256,7 @@ class Detector(LifecycleNode):
         # A new dictionary: a thread that was left behind may still look into the old one.
         self._outputs = {}
         self._pipeline = self._segmenter = None
-        device_errors.free_cache()  # back to other processes on the GPU
+        device_loss.free_cache()  # back to other processes on the GPU
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
@@ -265,9 +264,9 @@ class Detector(LifecycleNode):
 
     # Input.
 
-    def _make_cameras(self) -> list[Camera]:
+    def _make_cameras(self) -> list[CameraInput]:
         names = parameters.camera_names(self.get_parameter("cameras").value) or ("",)
-        return [Camera(self, name, self._qos_events, self._on_image) for name in names]
+        return [CameraInput(self, name, self._qos_events, self._on_image) for name in names]
 
     def _topics(self) -> str:
         return ", ".join(camera.topic for camera in self._cameras)
@@ -280,7 +279,7 @@ class Detector(LifecycleNode):
         for camera in self._cameras:
             camera.unsubscribe()
 
-    def _on_image(self, camera: Camera, arrival: Arrival) -> None:
+    def _on_image(self, camera: CameraInput, arrival: Arrival) -> None:
         worker, pipeline = self._worker, self._pipeline
         if worker is None or pipeline is None:  # it was on its way when the node stopped
             camera.counts.add("received", "dropped")
@@ -291,9 +290,9 @@ class Detector(LifecycleNode):
 
     # In the worker's thread.
 
-    def _on_fault(self, camera: Camera, error: Exception) -> None:
+    def _on_fault(self, camera: CameraInput, error: Exception) -> None:
         camera.note_fault(error)
-        if device_errors.is_lost(error):
+        if device_loss.is_lost(error):
             self._lost = in_one_line(error)
 
     # Parameters, services, diagnostics.
@@ -368,9 +367,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         domain_id(os.environ)  # Fast DDS ends the process at one out of range
         use_profile()
-        command_line.start_ros(args)
+        rclpy_errors.start_ros(args)
         node = Detector()
-        command_line.tell_unused_files(node, args)
+        rclpy_errors.tell_unused_files(node, args)
     # rclpy's own is of the parameters that it declares itself, such as use_sim_time.
     except (AnomalySegError, ParameterException) as error:
         rclpy.try_shutdown()

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anomaly_seg_ros.errors import DiscoveryError
-from anomaly_seg_ros.ros.transport import is_localhost, localhost_only, uses_fast_dds
+from anomaly_seg_ros.ros.transport import (
+    PROFILE_VARIABLES,
+    full_memory,
+    is_localhost,
+    localhost_only,
+    memory_needed,
+    memory_shortage,
+    missing_profile,
+    shared_memory_free,
+    uses_fast_dds,
+)
 
 LARGEST_DOMAIN = 232  # a port of a larger one would be above 65535
 # By the RTPS specification, 9.6.2: the first port of a domain, and of its participants.
@@ -135,3 +145,41 @@ def _unheard(address: str, interface: int | None = None) -> str | None:
 def _no_multicast() -> bool:
     interfaces = (index for index, name in socket.if_nameindex() if name != "lo")
     return all(_unheard(_GROUP, index) is not None for index in interfaces)
+
+
+class TransportWatch:
+    """To be made before the node's DDS participant, which takes its share of the memory.
+
+    Args:
+        environment: Of the process.
+
+    Attributes:
+        shortage: What the shared memory lacked at the start, or empty.
+        note: What else is worth knowing of the transport, or empty.
+        discovery_trouble: What keeps other processes from being found, or empty.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.shortage = memory_shortage(environment)
+        self.note = missing_profile(environment)
+        self.discovery_trouble = ""
+        try:
+            check_discovery(environment)
+        except DiscoveryError as error:
+            self.discovery_trouble = str(error)
+        self._needed = memory_needed(environment)
+        profiles = (environment.get(name) for name in PROFILE_VARIABLES)
+        self._profile = next((Path(path).name for path in profiles if path), "none")
+
+    def memory_shortage(self) -> str:
+        """What the shared memory lacks now, or lacked at the start; empty if nothing."""
+        return self.shortage or full_memory(self._needed)
+
+    def values(self) -> dict[str, object]:
+        """For ``/diagnostics``."""
+        values = {
+            "fast_dds_profile": self._profile,
+            "shared_memory_free_mb": f"{shared_memory_free() / 1e6:.0f}",
+            "shared_memory_needed_mb": f"{self._needed / 1e6:.0f}",
+        }
+        return values | {"note": self.note} if self.note else values

@@ -20,7 +20,6 @@ from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
-from anomaly_seg_ros.ros.memory_fallback import ON_OUT_OF_MEMORY
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.devices import PRECISIONS
 from anomaly_seg_ros.system.resources import config_path
@@ -38,7 +37,9 @@ HOW_TO_CHANGE = {
 }
 
 
-# Those of rclpy itself.
+FAIL, TILE = "fail", "tile"
+ON_OUT_OF_MEMORY = (FAIL, TILE)
+# Parameters that rclpy declares itself.
 _RCLPY = ("use_sim_time", "start_type_description_service")
 
 

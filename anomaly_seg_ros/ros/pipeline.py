@@ -15,13 +15,13 @@ from anomaly_seg_ros.errors import first_line
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.compressed_format import read_format
 from anomaly_seg_ros.ros.arrival import Arrival
-from anomaly_seg_ros.ros.camera import Camera
-from anomaly_seg_ros.ros.device_errors import is_lost
-from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
+from anomaly_seg_ros.ros.camera_input import CameraInput
+from anomaly_seg_ros.ros.counters import StageTimes
+from anomaly_seg_ros.ros.device_loss import is_lost
 from anomaly_seg_ros.ros.messages import rgb_from_message
+from anomaly_seg_ros.ros.model import MemoryFallback
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.publishers import Outputs, output_request
-from anomaly_seg_ros.ros.stage_times import StageTimes
 from anomaly_seg_ros.ros.worker import Outcome
 from anomaly_seg_ros.system.memory import is_out_of_memory
 
@@ -30,7 +30,7 @@ from anomaly_seg_ros.system.memory import is_out_of_memory
 class _Frame:
     """A frame that somebody wants outputs of."""
 
-    camera: Camera
+    camera: CameraInput
     header: Header
     image: np.ndarray  # (H, W, 3) uint8 RGB
     camera_info: CameraInfo | None
@@ -58,7 +58,7 @@ class Pipeline:
     def __init__(
         self,
         model: MemoryFallback,
-        outputs: Mapping[Camera, Outputs],
+        outputs: Mapping[CameraInput, Outputs],
         settings: Settings,
         clock: Clock,
     ) -> None:
@@ -73,7 +73,7 @@ class Pipeline:
         """How a lack of memory changed the way of segmenting, or empty."""
         return self._model.reduced
 
-    def process(self, batch: Mapping[Camera, Arrival]) -> dict[Camera, Outcome]:
+    def process(self, batch: Mapping[CameraInput, Arrival]) -> dict[CameraInput, Outcome]:
         """Work off one message of each camera, and note how long the stages of each took.
 
         In milliseconds: ``take``: from the message's arrival to the start of this, so its time in
@@ -91,7 +91,7 @@ class Pipeline:
         """
         started = time.perf_counter()
         settings = self.settings
-        outcomes: dict[Camera, Outcome] = {}
+        outcomes: dict[CameraInput, Outcome] = {}
         frames = []
         for camera, arrival in batch.items():
             frame = self._read(camera, arrival, settings, started)
@@ -106,7 +106,7 @@ class Pipeline:
 
     def _answer(
         self, frames: Sequence[_Frame], settings: Settings, started: float
-    ) -> dict[Camera, Outcome]:
+    ) -> dict[CameraInput, Outcome]:
         """Predict and publish frames that share a pass."""
         if not frames:
             return {}
@@ -125,7 +125,7 @@ class Pipeline:
             predictions = None
         if predictions is None:
             # One camera's frame may be at fault, such as one whose logits overflow.
-            outcomes: dict[Camera, Outcome] = {}
+            outcomes: dict[CameraInput, Outcome] = {}
             for frame in frames:
                 outcomes |= self._answer([frame], settings, started)
             if not any(isinstance(outcome, Exception) for outcome in outcomes.values()):
@@ -137,7 +137,7 @@ class Pipeline:
         }
 
     def _read(
-        self, camera: Camera, arrival: Arrival, settings: Settings, started: float
+        self, camera: CameraInput, arrival: Arrival, settings: Settings, started: float
     ) -> _Frame | Outcome:
         """The frame, or the outcome if it ends here; an error concerns this camera only."""
         wanted = self._outputs[camera].wanted()

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.counters import FrameCounts, StageTimes
 from anomaly_seg_ros.ros.parameters import Settings, WatchdogLimits
-from anomaly_seg_ros.ros.stage_times import StageTimes
 
 
 @dataclass

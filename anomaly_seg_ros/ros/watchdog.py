@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anomaly_seg_ros.ros import stamps
+from anomaly_seg_ros.ros import arrival
 from anomaly_seg_ros.ros.reports import CameraReport, Report
 
 WARN, ERROR = 1, 2
@@ -68,7 +68,7 @@ def _doubtful_stamps(report: Report, camera: CameraReport) -> list[Condition]:
     """Stamps by which nobody downstream can match or synchronise, the worst first."""
     found = []
     where = f"of the frames on {camera.topic} in the last {report.seconds:.0f} s"
-    if count := camera.new[stamps.NO_STAMP]:
+    if count := camera.new[arrival.NO_STAMP]:
         text = (
             f"{count} {where} have stamp 0: the driver sets no stamp; the outputs carry it all "
             "the same, and ages count from the arrival"
@@ -78,13 +78,13 @@ def _doubtful_stamps(report: Report, camera: CameraReport) -> list[Condition]:
         text = f"frames on {camera.topic} are stamped by another clock: {camera.other_clock}"
         found.append(Condition("other clock", WARN, text))
     # One alone is an event, and counted as a fault.
-    if (count := camera.new[stamps.REPEATED]) > 1:
+    if (count := camera.new[arrival.REPEATED]) > 1:
         text = (
             f"{count} {where} repeat the stamp of the one before: the driver does not stamp each "
             "frame, or two publishers send the same"
         )
         found.append(Condition("stamps repeat", WARN, text))
-    if (count := camera.new[stamps.WENT_BACK]) > 1:
+    if (count := camera.new[arrival.WENT_BACK]) > 1:
         text = (
             f"{count} {where} are stamped before the one before: two publishers on this topic, a "
             "clock that was set, or a recording that began again"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.counters import FrameCounts
 
 
 class Source(Protocol):

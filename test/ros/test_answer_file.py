@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.errors import OutputError
-from anomaly_seg_ros.ros.answer_file import AnswerFile
-from anomaly_seg_ros.ros.replay import Answer
+from anomaly_seg_ros.ros.replay import Answer, AnswerFile
 
 
 def answer(seed: int, shape: tuple[int, int]) -> Answer:

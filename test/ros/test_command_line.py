@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anomaly_seg_ros.ros.command_line import _node_names, _parameter_files, _pattern
+from anomaly_seg_ros.ros.rclpy_errors import _node_names, _parameter_files, _pattern
 
 VALUES = {"ros__parameters": {"max_rate": 1}}
 

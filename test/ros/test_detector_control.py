@@ -11,8 +11,8 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 
-from anomaly_seg_ros.ros import device_errors
-from anomaly_seg_ros.ros.memory_fallback import MemoryFallback
+from anomaly_seg_ros.ros import device_loss
+from anomaly_seg_ros.ros.model import MemoryFallback
 
 pytestmark = pytest.mark.ros
 
@@ -79,7 +79,7 @@ def test_failed_configure_frees_the_memory(start_detector, monkeypatch):
 
     monkeypatch.setattr(MemoryFallback, "warm_up", fail)
     monkeypatch.setattr(
-        device_errors, "free_cache", lambda: freed.append([model() is None for model in models])
+        device_loss, "free_cache", lambda: freed.append([model() is None for model in models])
     )
     detector = start_detector(wait_active=False)
     detector.wait_for_diagnostic("model", "message", "configure failed: RuntimeError: the first")

@@ -14,7 +14,7 @@ from detector_harness import DetectorHarness, array_of, street
 
 from anomaly_seg_ros.inference.options import TILED
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.ros.frame_counts import OUTCOMES
+from anomaly_seg_ros.ros.counters import OUTCOMES
 
 pytestmark = pytest.mark.ros
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError
-from anomaly_seg_ros.ros.device_errors import is_lost
+from anomaly_seg_ros.ros.device_loss import is_lost
 from anomaly_seg_ros.system.memory import out_of_memory_as_device_error
 
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.counters import FrameCounts
 
 
 def test_counts_by_name_and_hands_out_copies():

@@ -12,7 +12,7 @@ from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOpt
 from anomaly_seg_ros.inference.prediction import OutputRequest
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.ros.memory_fallback import (
+from anomaly_seg_ros.ros.model import (
     FAIL,
     SMALLEST_TILE,
     TILE,

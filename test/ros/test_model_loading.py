@@ -12,7 +12,7 @@ from anomaly_seg_ros.inference.backends.onnxruntime_backend import OnnxRuntimeBa
 from anomaly_seg_ros.inference.backends.openvino_backend import OpenVinoBackend
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.ros import diagnostics
-from anomaly_seg_ros.ros.model_loading import load_model
+from anomaly_seg_ros.ros.model import load_model
 from anomaly_seg_ros.ros.parameters import WatchdogLimits
 from anomaly_seg_ros.ros.reports import Report
 from anomaly_seg_ros.system.resources import config_path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anomaly_seg_ros.ros.rate_limiter import RateLimiter
+from anomaly_seg_ros.ros.counters import RateLimiter
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anomaly_seg_ros.ros.recovery import LONGEST_DELAY_S, Recovery
+from anomaly_seg_ros.ros.device_loss import LONGEST_DELAY_S, Recovery
 
 
 class Clock:

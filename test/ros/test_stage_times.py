@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detector_harness import street
 
-from anomaly_seg_ros.ros.stage_times import StageTimes
+from anomaly_seg_ros.ros.counters import StageTimes
 
 FIGURES = ("mean", "median", "p99", "max")
 

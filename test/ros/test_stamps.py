@@ -7,8 +7,8 @@ import time
 import pytest
 from detector_harness import stamped, street
 
+from anomaly_seg_ros.ros.arrival import NO_STAMP, REPEATED, WENT_BACK, StampCheck
 from anomaly_seg_ros.ros.messages import image_message
-from anomaly_seg_ros.ros.stamps import NO_STAMP, REPEATED, WENT_BACK, StampCheck
 
 NOW = 1_800_000_000 * 10**9
 S = 10**9

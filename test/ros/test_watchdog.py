@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from detector_harness import stamped, street
 
-from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.counters import FrameCounts
 from anomaly_seg_ros.ros.messages import image_message
 from anomaly_seg_ros.ros.parameters import WatchdogLimits
 from anomaly_seg_ros.ros.reports import CameraReport, Report

@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.io.pixel_formats import FrameError
-from anomaly_seg_ros.ros.frame_counts import OUTCOMES, FrameCounts
+from anomaly_seg_ros.ros.counters import OUTCOMES, FrameCounts
 from anomaly_seg_ros.ros.worker import Worker
 
 WAIT_S = 10.0

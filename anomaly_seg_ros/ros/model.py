@@ -1,22 +1,27 @@
-"""Going on when a frame does not fit into the device's memory. No ROS here."""
+"""The node's model: loaded as the parameters say, and going on when memory does not suffice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from rclpy.logging import RcutilsLogger
 
 from anomaly_seg_ros.errors import DeviceMemoryError
 from anomaly_seg_ros.inference.options import TILE_OVERLAP, TILED, TORCH
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction
 from anomaly_seg_ros.inference.preprocessing import Framing, Size
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.ros.device_errors import free_cache
+from anomaly_seg_ros.ros import parameters
+from anomaly_seg_ros.ros.device_loss import free_cache
+from anomaly_seg_ros.ros.parameters import TILE, Settings
+from anomaly_seg_ros.system import memory
+from anomaly_seg_ros.system.devices import cpu_threads, select_device
 
-FAIL, TILE = "fail", "tile"
-ON_OUT_OF_MEMORY = (FAIL, TILE)
 # In pixels a side; below it a tile shows too little of a street to be worth its time.
 SMALLEST_TILE = 128
 
@@ -148,3 +153,46 @@ def smaller_tiles(framing: Framing, frame: Size) -> Framing | None:
     overlap = framing.overlap if framing.tile is not None else TILE_OVERLAP
     overlap = min(overlap, min(sides) // 4 // multiple * multiple)
     return replace(framing, mode=TILED, tile=(sides[0], sides[1]), overlap=overlap)
+
+
+def load_model(
+    values: Mapping[str, Any], logger: RcutilsLogger
+) -> tuple[MemoryFallback, Settings]:
+    """Load a model and try it, so that the first frame does not pay for allocations.
+
+    Args:
+        values: Of all parameters.
+        logger: Is told what is loaded, how long it took, and what a user should know of it.
+
+    Returns:
+        The model, and the settings that the parameters mean for it.
+
+    Raises:
+        CheckpointError, DeviceError, ExportError, ParameterError: See :meth:`Segmenter.load`,
+            :meth:`MemoryFallback.warm_up` and :func:`~parameters.resolve_settings`.
+    """
+    started = time.monotonic()
+    options = parameters.segmenter_options(values)
+    torch.set_num_threads(cpu_threads(options.num_threads))
+    logger.info(f"loading model '{values['model']}'; this can take a while")
+    memory.reset_peak(select_device(options.device))
+    segmenter = Segmenter.load(values["model"], options)
+    settings = parameters.resolve_settings(values, segmenter)
+    say_if_uncalibrated(values, segmenter, logger)
+    model = MemoryFallback(segmenter, logger.warning)
+    cameras = max(1, len(parameters.camera_names(values["cameras"])))
+    warm_up_ms = model.warm_up(cameras, settings.on_out_of_memory)
+    logger.info(
+        f"model '{segmenter.metadata.name}' is ready on {segmenter.device} "
+        f"({segmenter.backend}, {segmenter.precision}, {segmenter.framing.describe()}) after "
+        f"{time.monotonic() - started:.1f} s, of which trying it took {warm_up_ms:.0f} ms"
+    )
+    return model, settings
+
+
+def say_if_uncalibrated(
+    values: Mapping[str, Any], segmenter: Segmenter, logger: RcutilsLogger
+) -> None:
+    """Warn of a model that was not calibrated for the score in ``values``."""
+    if warning := parameters.missing_calibration(values, segmenter):
+        logger.warning(warning)

@@ -1,16 +1,20 @@
-"""The ROS part of the node's command line: its faults in one line, and what it leaves unused."""
+"""Errors at the edge of rclpy: one line for a wrong command line, refusals by services."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
+from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 
 from anomaly_seg_ros.errors import ParameterError, first_line
@@ -79,3 +83,37 @@ def _pattern(name: str) -> re.Pattern[str]:
     """``*`` stands for one part of a name, ``**`` for any number of them."""
     escaped = re.escape(name).replace(r"/\*\*", "(?:/[^/]+)*").replace(r"\*", "[^/]+")
     return re.compile(escaped)
+
+
+def guard_services(node: Node) -> None:
+    """Have every service that the node has now answer with a refusal, instead of raising.
+
+    rclpy raises on a transition that the present state has not, and on a parameter of a type that
+    does not exist; both come from whoever is on the graph.
+    """
+    for service in node.services:
+        _guard(node, service)
+
+
+def _guard(node: Node, service: Service) -> None:
+    callback: Callable[[Any, Any], Any] = service.callback
+
+    def answer(request: Any, response: Any) -> Any:
+        try:
+            return callback(request, response)
+        except Exception as error:  # noqa: BLE001
+            node.get_logger().error(f"{service.srv_name}: refused: {first_line(error)}")
+            return _refusal(request, response, first_line(error))
+
+    service.callback = answer
+
+
+def _refusal(request: Any, response: Any, reason: str) -> Any:
+    refused = SetParametersResult(successful=False, reason=reason)
+    if isinstance(request, ChangeState.Request):
+        response.success = False
+    elif isinstance(request, SetParametersAtomically.Request):
+        response.result = refused
+    elif isinstance(request, SetParameters.Request):
+        response.results = [refused] * len(request.parameters)
+    return response

@@ -12,18 +12,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.io.bit_depth import BitDepth
-from anomaly_seg_ros.ros.arrival import Arrival, receiver
-from anomaly_seg_ros.ros.frame_counts import FrameCounts
+from anomaly_seg_ros.ros.arrival import Arrival, StampCheck, StampVerdict, receiver
+from anomaly_seg_ros.ros.counters import FrameCounts, RateLimiter
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
-from anomaly_seg_ros.ros.rate_limiter import RateLimiter
 from anomaly_seg_ros.ros.reports import CameraReport
-from anomaly_seg_ros.ros.stamps import StampCheck, StampVerdict
 
 LONGEST_REASON = 400  # characters
 _PARAMETERS = ("image_transport", "qos_reliability", "qos_depth")
 
 
-class Camera:
+class CameraInput:
     """Subscribes to the images and the calibration of one camera, and keeps its counts.
 
     Args:
@@ -45,7 +43,7 @@ class Camera:
         node: Node,
         name: str,
         qos_events: QosEvents,
-        deliver: Callable[[Camera, Arrival], None],
+        deliver: Callable[[CameraInput, Arrival], None],
     ) -> None:
         self._node = node
         self.name = name
