@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-# No message waits longer than this in a queue: somebody has set the system's clock.
+# No message waits longer in a queue: the system's clock must have been set.
 LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A message and when it came.
+    """An image message and the time at which it arrived.
 
     Attributes:
         message: As taken from the middleware.
-        time: Seconds of ``time.perf_counter``: when the middleware received it where that tells,
-            otherwise when it handed it over.
-        stamp_tells: Whether the header's stamp says when the image was taken, by the node's clock.
+        time: ``time.perf_counter()`` when the middleware received it, or when it handed it over
+            if it does not tell.
+        stamp_tells: The header's stamp is a usable capture time on the node's clock.
     """
 
     message: Image | CompressedImage
@@ -30,10 +30,10 @@ class Arrival:
 
     @classmethod
     def now(cls, message: Image | CompressedImage, received_ns: int = 0) -> Arrival:
-        """A message that is handed over now.
+        """Wraps a message that the middleware hands over now.
 
         Args:
-            message: The same.
+            message: The message.
             received_ns: When the middleware received it, in nanoseconds of the system's clock;
                 0 if it does not tell.
         """
@@ -43,8 +43,8 @@ class Arrival:
 
 
 def receiver(deliver: Callable[[Arrival], None]) -> Callable[..., None]:
-    """The callback of a subscription that hands its messages to ``deliver``."""
-    if not hasattr(Subscription, "CallbackType"):  # Humble tells nothing but the message
+    """Returns a subscription callback that hands messages to ``deliver``."""
+    if not hasattr(Subscription, "CallbackType"):  # Humble passes only the message
         return lambda message: deliver(Arrival.now(message))
 
     def receive(message: Image | CompressedImage, info: Mapping[str, int]) -> None:
@@ -53,9 +53,9 @@ def receiver(deliver: Callable[[Arrival], None]) -> Callable[..., None]:
     return receive
 
 
-# Clocks that were set at all agree better than this, and no frame is that late.
+# Clocks that were ever set differ by less, and no frame is that late.
 SAME_CLOCK_S = 3600.0
-# Seconds since 1970 that no clock shows unless it counts from a boot or a simulation's start.
+# Seconds since 1970; only clocks that count from a boot or a simulation's start show less.
 _COUNTED_FROM_ZERO_S = 1e8
 
 NO_STAMP, REPEATED, WENT_BACK = "no stamp", "stamp repeated", "stamp went back"
@@ -63,14 +63,15 @@ NO_STAMP, REPEATED, WENT_BACK = "no stamp", "stamp repeated", "stamp went back"
 
 @dataclass(frozen=True)
 class StampVerdict:
-    """What a stamp is worth.
+    """The result of checking a stamp.
 
     Attributes:
-        age: Seconds from the stamp to now, negative if it lies ahead; None where the stamp says
-            nothing about it.
+        age: Seconds from the stamp to now, negative if it lies ahead; None if the stamp does not
+            tell.
         fault: ``NO_STAMP``, ``REPEATED``, ``WENT_BACK`` or empty.
-        reason: For the fault, in words.
-        other_clock: How it differs from the node's clock and what to do, if it is of another one.
+        reason: The fault in words.
+        other_clock: If the stamp is from another clock: how it differs from the node's, and what
+            to do.
     """
 
     age: float | None
@@ -89,8 +90,8 @@ class StampCheck:
         """Judges the next image's stamp.
 
         Args:
-            stamp: In nanoseconds.
-            now: The node's clock, in nanoseconds.
+            stamp: The stamp in nanoseconds.
+            now: Time on the node's clock, in nanoseconds.
         """
         if stamp == 0:
             return StampVerdict(
@@ -109,7 +110,7 @@ class StampCheck:
 
 
 def _other_clock(stamp: float, now: float) -> str:
-    """Both in seconds."""
+    """Explains how the stamp differs from the clock; both in seconds."""
     both = f"the newest says {stamp:.1f} s, the node's clock {now:.1f} s"
     if now == 0:
         remedy = "the node has 'use_sim_time' and got no /clock: publish it, or unset that"

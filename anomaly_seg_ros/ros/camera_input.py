@@ -1,4 +1,4 @@
-"""One camera's input: its subscriptions, what came in, and what became of it."""
+"""One camera's input: its subscriptions, and the counts and checks of its frames."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class CameraInput:
     Args:
         node: Owner of the subscriptions.
         name: Prefix of the camera's topics; empty for the only camera of a node, on ``image``.
-        qos_events: Is told of publishers of incompatible QoS.
-        deliver: Called in the executor's thread with this camera and each image that came.
+        qos_events: Told of publishers with incompatible QoS.
+        deliver: Called in the executor's thread with this camera and each image that arrives.
 
     Attributes:
-        counts: Of its frames.
-        limiter: For ``max_rate``.
-        depth: Of its 16-bit images.
-        camera_info: The newest calibration, if there was one.
-        topic: On which images are expected, as remapped.
+        counts: What became of its frames.
+        limiter: Enforces ``max_rate``.
+        depth: The bit depth of its 16-bit images.
+        camera_info: The newest calibration, or None.
+        topic: The image topic, as remapped.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CameraInput:
         self.topic = self._image_topic(node.get_parameter("image_transport").value)
 
     def subscribe(self) -> None:
-        """Begin to listen, as the node's parameters say now."""
+        """Start listening, as the node's current parameters say."""
         values = {name: self._node.get_parameter(name).value for name in _PARAMETERS}
         profile = input_profile(values["qos_reliability"], values["qos_depth"])
         transport = values["image_transport"]
@@ -80,13 +80,13 @@ class CameraInput:
         ]
 
     def unsubscribe(self) -> None:
-        """Listen no more; nothing happens if it did not."""
+        """Stop listening, if it was."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
     def report(self) -> CameraReport:
-        """How it stands now."""
+        """Report the current condition."""
         totals, faults = self.counts.totals(), self.counts.faults()
         silence = time.monotonic() - self._last_arrival
         return CameraReport(
@@ -103,7 +103,7 @@ class CameraInput:
         )
 
     def note_fault(self, error: Exception) -> None:
-        """Count, by kind, why a frame was not answered."""
+        """Count by kind why a frame got no answer."""
         if isinstance(error, ImageError):
             kind = getattr(error, "kind", "bad image")
         else:
@@ -114,20 +114,20 @@ class CameraInput:
         self.say_first(kind, reason)
 
     def say_first(self, kind: str, reason: str) -> None:
-        """Count a fault, and log it if it is the first of its kind: a camera repeats its own."""
+        """Count a fault, and log the first of its kind only: cameras repeat theirs."""
         if self.counts.add_fault(kind, reason):
             self._node.get_logger().warning(
                 f"{self.topic}: {kind}: {reason} (said once, counted in /diagnostics)"
             )
 
     def note(self, text: str) -> None:
-        """Say once what is no fault but good to know, if anything; it stays on /diagnostics."""
+        """Log a remark once (none if empty) and keep it on /diagnostics; it is no fault."""
         if text and text not in self._notes:
             self._notes.append(text)
             self._node.get_logger().warning(f"{self.topic}: {text}")
 
     def _forget(self) -> None:
-        """Begin anew, as with another camera."""
+        """Reset what is known of the camera, which may be another one now."""
         self.depth = BitDepth()
         self._stamps = StampCheck()
         self._verdict = StampVerdict(None)
@@ -139,13 +139,13 @@ class CameraInput:
         return f"{self.name}/{topic}" if self.name else topic
 
     def _image_topic(self, transport: str) -> str:
-        """The images' topic; compressed ones are named as image_transport does."""
+        """Return the image topic; compressed ones are named as in image_transport."""
         base = self._below("image")
         topic = self._node.resolve_topic_name(base)
         if transport == "raw":
             return topic
         if topic == self._node.resolve_topic_name(base, only_expand=True):
-            # May have its own remapping.
+            # The compressed topic may have a remapping of its own.
             return self._node.resolve_topic_name(f"{base}/compressed")
         return f"{topic}/compressed"
 
@@ -157,7 +157,7 @@ class CameraInput:
             reason = f"{verdict.reason}; the frame is processed all the same"
             self.say_first(verdict.fault, reason)
         tells = verdict.age is not None
-        # What is left to go by: how long the message has waited in queues here.
+        # Without a usable stamp, take the time that the message spent in queues here.
         self._age = verdict.age if tells else time.perf_counter() - arrival.time
         self._verdict, self._last_arrival = verdict, time.monotonic()
         self._deliver(self, replace(arrival, stamp_tells=tells))

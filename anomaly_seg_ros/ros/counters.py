@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-# What becomes of a received frame; each comes to exactly one of these ends.
+# What becomes of a received frame: exactly one of these.
 OUTCOMES = ("processed", "dropped", "throttled", "unwatched", "bad", "failed")
 
 
 class FrameCounts:
     """Thread-safe counts of what became of one camera's frames.
 
-    ``totals`` has ``received`` and by outcome ``processed``, ``dropped`` (replaced by a newer one
-    before their turn, or still waiting when the node stopped), ``throttled`` (over the rate
-    limit), ``unwatched`` (nobody subscribes to any output), ``bad`` (no usable image) and
-    ``failed`` (inference raised, or hung until it was given up). At any moment ``received`` is
-    the sum of the others and of the frames that wait or are at work, at most one each.
-    Faults are counted by kind as well.
+    ``totals`` counts ``received`` and the outcomes: ``processed``, ``dropped`` (replaced by a
+    newer one before its turn, or still waiting when the node stopped), ``throttled`` (over the
+    rate limit), ``unwatched`` (no output has a subscriber), ``bad`` (no usable image) and
+    ``failed`` (inference raised, or hung and was abandoned). At any moment ``received`` is the
+    sum of the outcomes and of the frames waiting and at work, at most one each. Faults are also
+    counted by kind.
     """
 
     def __init__(self) -> None:
@@ -31,24 +31,24 @@ class FrameCounts:
         self._faults: dict[str, tuple[int, str]] = {}
 
     def add(self, *names: str) -> None:
-        """Count one under each of these names, at once: no reader sees a part of it."""
+        """Add one to each of these names, atomically for readers."""
         with self._lock:
             self._totals.update(names)
 
     def add_fault(self, kind: str, reason: str) -> bool:
-        """Count a fault with its reason; True if it is the first of its kind."""
+        """Count a fault and keep its reason; True if it is the first of its kind."""
         with self._lock:
             count = self._faults.get(kind, (0, ""))[0]
             self._faults[kind] = count + 1, reason
         return count == 0
 
     def totals(self) -> Counter[str]:
-        """Frames by outcome; names that never occurred count 0."""
+        """Return frames by outcome; names that never occurred count 0."""
         with self._lock:
             return self._totals.copy()
 
     def faults(self) -> dict[str, tuple[int, str]]:
-        """Fault kind -> (how often, the last one's reason)."""
+        """Map each kind of fault to (count, reason of the last one)."""
         with self._lock:
             return dict(self._faults)
 
@@ -57,7 +57,7 @@ NEWEST_FRAMES = 500
 
 
 class StageSummary(NamedTuple):
-    """One stage over the newest frames that had it, in milliseconds."""
+    """Times of one stage over the newest frames that had it, in milliseconds."""
 
     mean: float
     median: float
@@ -68,7 +68,7 @@ class StageSummary(NamedTuple):
 class StageTimes:
     """Thread-safe times of named stages over the newest ``frames`` frames.
 
-    Frames may have different stages: one that nobody wants a score of has no ``score``.
+    Stages may differ between frames: one without a requested score has no ``score``.
     """
 
     def __init__(self, frames: int = NEWEST_FRAMES) -> None:
@@ -76,17 +76,17 @@ class StageTimes:
         self._newest: deque[Mapping[str, float]] = deque(maxlen=frames)
 
     def add(self, milliseconds: Mapping[str, float]) -> None:
-        """Add one frame's stages; the mapping is kept and must not change any more."""
+        """Add one frame's stages; the mapping is kept and must not be modified."""
         with self._lock:
             self._newest.append(milliseconds)
 
     def newest(self) -> Mapping[str, float]:
-        """The newest frame's stages; empty before the first."""
+        """Return the newest frame's stages; empty before the first."""
         with self._lock:
             return self._newest[-1] if self._newest else {}
 
     def summary(self) -> dict[str, StageSummary]:
-        """Stage -> its figures, in the order in which stages first appear."""
+        """Summarise each stage, in the order in which stages first appear."""
         with self._lock:
             newest = list(self._newest)
         columns: dict[str, list[float]] = {}
@@ -110,15 +110,15 @@ class RateLimiter:
         self._due = -float("inf")
 
     def admits(self, rate: float) -> bool:
-        """Whether an event may pass now; ``rate`` in Hz, 0 = no limit."""
+        """Tell whether an event may pass now; ``rate`` in Hz, 0 = no limit."""
         if rate <= 0:
             return True
         now, period = self._clock(), 1.0 / rate
         if now < self._due:
-            # A rate that was just raised must not wait for the old, longer period.
+            # After an increase of the rate, do not wait for the old, longer period.
             self._due = min(self._due, now + period)
             return False
-        # Counted from when it was due, not from now: a camera whose frames come a little late
-        # still gets the whole rate. After a pause nothing is caught up.
+        # Counted from the due time, so a camera whose frames come a little late still gets the
+        # full rate. After a pause nothing is caught up.
         self._due = (self._due if now - self._due < period else now) + period
         return True

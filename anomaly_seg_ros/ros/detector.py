@@ -2,8 +2,8 @@
 
     ros2 run anomaly_seg_ros detector --ros-args -r image:=/camera/image_raw
 
-The executor's thread answers services and parameters and stores each camera's newest frame; a
-worker's thread does everything with them (see :mod:`~anomaly_seg_ros.ros.pipeline`).
+The executor's thread answers services, sets parameters and stores each camera's newest frame; a
+worker's thread processes the frames (see :mod:`~anomaly_seg_ros.ros.pipeline`).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from anomaly_seg_ros.ros.worker import Worker
 from anomaly_seg_ros.system import malloc_tuning, memory
 from anomaly_seg_ros.system.missing_packages import in_one_line
 
-# At least so long a thread may take to end when it has nothing to do, on a busy machine.
+# Minimum time for an idle thread to end, on a busy machine.
 STOP_GRACE_S = 2.0
-# How often is looked whether something changed that the node has to act on, or to tell.
-LOOK_S = 0.2
+# Period of the checks for changes that the node must act on or report.
+CHECK_PERIOD_S = 0.2
 SIGNAL_POLL_S = 0.2
 
 
@@ -52,7 +52,7 @@ class Detector(LifecycleNode):
     """Loads the model in ``configure``, listens in ``activate``; see README for the interface.
 
     Raises:
-        ParameterError: A parameter given at the start is not accepted.
+        ParameterError: An initial parameter is not accepted.
     """
 
     def __init__(self, **node_arguments: object) -> None:
@@ -79,14 +79,14 @@ class Detector(LifecycleNode):
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._reporter = Reporter(self, self._report, clock)
         self._reporter.restart(self.get_parameter("diagnostics_period").value)
-        self.create_timer(LOOK_S, self._look, clock=clock)
+        self.create_timer(CHECK_PERIOD_S, self._check, clock=clock)
         if self.get_parameter("autostart").value:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=clock)
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """As every node's, but for numbers: ``10`` is accepted for ``10.0``, and the reverse.
+        """Also accepts ``10`` for ``10.0`` and the reverse; otherwise as in every node.
 
-        The services that set parameters come here, one by one or all at once.
+        Both services that set parameters call this.
         """
         try:
             parameter_list = parameters.accepted(parameter_list)
@@ -99,7 +99,7 @@ class Detector(LifecycleNode):
         """Label of the lifecycle state, such as ``active``."""
         return self._state_machine.current_state[1]
 
-    # Lifecycle. rclpy turns an exception in these into ERROR without a word, so none may escape.
+    # Lifecycle. rclpy silently turns an exception in these into ERROR, so none may escape.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, run it once, create the outputs."""
@@ -111,7 +111,7 @@ class Detector(LifecycleNode):
             failure = f"configure failed: {in_one_line(error)}"
             if device_loss.is_lost(error):
                 failure += "; a process that lost its device mostly has to be started again"
-        # Not within the except: there the traceback still holds the model and its memory.
+        # After the except block: inside it the traceback still holds the model and its memory.
         if failure:
             self._fail(failure)
             self._release()
@@ -139,9 +139,9 @@ class Detector(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and end the inference thread, after the frame at work is published.
+        """Unsubscribe and end the inference thread once the frame at work is published.
 
-        With a lost device, or a frame that is stuck, this goes to ``unconfigured``.
+        With a lost device or a stuck frame, the node goes to ``unconfigured``.
         """
         stopped = self._stop()
         if self._lost:
@@ -158,7 +158,7 @@ class Detector(LifecycleNode):
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, from whatever state."""
+        """Free everything, from any state."""
         self._stop()
         self._release()
         return super().on_shutdown(state)
@@ -176,19 +176,19 @@ class Detector(LifecycleNode):
             self._start()
 
     def _start(self) -> bool:
-        """Configure and activate; whether it is active."""
+        """Configure and activate; returns whether the node is active."""
         return (
             self.trigger_configure() == TransitionCallbackReturn.SUCCESS
             and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
         )
 
-    def _look(self) -> None:
-        self._look_after_device()
+    def _check(self) -> None:
+        self._check_device()
         self._tell_notes()
         self._reporter.publish_changes()
 
     def _tell_notes(self) -> None:
-        """Say what became known of the backend, some of it only by the first frames."""
+        """Log new notes of the backend; some appear only with the first frames."""
         notes = () if self._segmenter is None else self._segmenter.notes
         for note in notes[self._notes_told :]:
             self.get_logger().warning(note)
@@ -201,11 +201,11 @@ class Detector(LifecycleNode):
             if told:
                 self.get_logger().warning(told)
 
-    def _look_after_device(self) -> None:
-        """Leave ``active`` when the device is lost, and try again when that is due."""
+    def _check_device(self) -> None:
+        """Leave ``active`` when the device is lost, and retry when that is due."""
         if self._lost and self.state == "active":
             if any(camera.counts.totals()["processed"] for camera in self._cameras):
-                self._recovery.succeeded()  # it had worked before it was lost
+                self._recovery.succeeded()  # it worked before it was lost
             self.trigger_deactivate()  # ends in `unconfigured`, see there
             self._plan_recovery()
         elif self._recovery.is_due() and self.state == "unconfigured" and not self._start():
@@ -234,7 +234,7 @@ class Detector(LifecycleNode):
             self.get_logger().warning(f"~/label_info is {self._label_info}")
 
     def _stop(self) -> bool:
-        """Take no more frames and end the inference thread; False if it had to be left behind."""
+        """Stop taking frames and end the inference thread; False if it had to be abandoned."""
         self._unsubscribe()
         worker, self._worker = self._worker, None
         if worker is None:
@@ -253,10 +253,10 @@ class Detector(LifecycleNode):
         if self._segmenter is not None and not self._lost:
             peak = memory.peak_memory(self._segmenter.device)
             self.get_logger().info(f"peak memory: {peak.mib:.0f} MiB {peak.what}")
-        # A new dictionary: a thread that was left behind may still look into the old one.
+        # A new dictionary, because an abandoned thread may still read the old one.
         self._outputs = {}
         self._pipeline = self._segmenter = None
-        device_loss.free_cache()  # back to other processes on the GPU
+        device_loss.free_cache()  # for other processes on the GPU
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
@@ -281,7 +281,7 @@ class Detector(LifecycleNode):
 
     def _on_image(self, camera: CameraInput, arrival: Arrival) -> None:
         worker, pipeline = self._worker, self._pipeline
-        if worker is None or pipeline is None:  # it was on its way when the node stopped
+        if worker is None or pipeline is None:  # it arrived while the node stopped
             camera.counts.add("received", "dropped")
         elif camera.limiter.admits(pipeline.settings.max_rate):
             worker.put(camera, arrival)
@@ -310,7 +310,7 @@ class Detector(LifecycleNode):
                     say_if_uncalibrated(values, segmenter, self.get_logger())
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        # Nothing refuses them any more; rclpy stores the values when this returns.
+        # All checks passed; rclpy stores the values when this returns.
         if settings is not None and pipeline is not None:
             pipeline.settings = settings
         return SetParametersResult(successful=True)
@@ -353,7 +353,7 @@ class Detector(LifecycleNode):
 def _spin_once(executor: SingleThreadedExecutor, node: Detector) -> None:
     try:
         executor.spin_once(timeout_sec=SIGNAL_POLL_S)
-    except Exception as error:  # noqa: BLE001 - of one callback: the next one may do
+    except Exception as error:  # noqa: BLE001 - the next callback may succeed
         node.get_logger().error(f"internal error: {in_one_line(error)}")
 
 
@@ -361,7 +361,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM; both end with exit code 0."""
     malloc_tuning.keep_freed_memory()
     stop = threading.Event()
-    # rclpy's own handlers would end the context at once, while a frame is being published.
+    # rclpy's own handlers would shut the context down while a frame is being published.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -370,7 +370,7 @@ def main(args: list[str] | None = None) -> None:
         rclpy_errors.start_ros(args)
         node = Detector()
         rclpy_errors.tell_unused_files(node, args)
-    # rclpy's own is of the parameters that it declares itself, such as use_sim_time.
+    # rclpy raises ParameterException for parameters of its own, such as use_sim_time.
     except (AnomalySegError, ParameterException) as error:
         rclpy.try_shutdown()
         sys.exit(f"detector: error: {' '.join(str(error).split())}")
@@ -383,8 +383,8 @@ def main(args: list[str] | None = None) -> None:
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
-    # Unloading torch takes seconds on a busy machine, and by then the interpreter has dropped its
-    # handlers: the SIGTERM that ros2 launch sends after five seconds would spoil the exit code.
+    # Unloading torch takes seconds on a busy machine, after the interpreter has removed its
+    # handlers: the SIGTERM that ros2 launch sends after five seconds would change the exit code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

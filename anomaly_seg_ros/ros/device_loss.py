@@ -1,4 +1,4 @@
-"""Recognising a lost device, and when to try it again. No ROS here."""
+"""Recognising a lost device, and scheduling attempts to recover. No ROS here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anomaly_seg_ros.system.memory import is_out_of_memory
 _AcceleratorError: tuple[type[Exception], ...] = (
     (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 )
-# What else torch and its libraries say when every later call will fail as well.
+# Other messages of torch and its libraries after which every later call fails.
 _SIGNS = (
     "CUDA error:",
     "CUDA driver error:",
@@ -25,15 +25,15 @@ _SIGNS = (
     "No CUDA GPUs are available",
     "Found no NVIDIA driver",
 )
-# These refuse one call and leave the device as it was.
+# These refuse one call and leave the device intact.
 _HARMLESS = ("invalid argument", "invalid configuration argument")
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether this error, or what it was raised from, means that the device is gone.
+    """Tells whether this error, or one that caused it, means that the device is lost.
 
     After a device-side assert, an illegal memory access, a launch failure or an ECC error the
-    CUDA runtime answers every later call of the process with the same error.
+    CUDA runtime fails every later call of the process with the same error.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -46,7 +46,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def free_cache() -> None:
-    """Gives the memory that torch keeps for later on GPUs back to them; a lost one is let be."""
+    """Frees the GPU memory that torch caches; does nothing on a lost GPU."""
     if torch.cuda.is_initialized():
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
@@ -63,10 +63,10 @@ LONGEST_DELAY_S = 60.0
 
 
 class Recovery:
-    """Spaces attempts: each waits twice as long as the one before.
+    """Schedules attempts, each after twice the delay of the one before.
 
     Args:
-        clock: Seconds of a steady clock.
+        clock: Returns seconds of a steady clock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,10 +78,10 @@ class Recovery:
         """Plan the next attempt.
 
         Args:
-            allowed: How many may be made in a row.
+            allowed: Maximum number of attempts in a row.
 
         Returns:
-            Seconds until then; None if no more are allowed.
+            The delay in seconds; None if no more are allowed.
         """
         if self._made >= allowed:
             self._due = None
@@ -91,7 +91,7 @@ class Recovery:
         return delay
 
     def is_due(self) -> bool:
-        """Whether to try now; True once for each :meth:`schedule`."""
+        """Tell whether to try now; True once for each :meth:`schedule`."""
         if self._due is None or self._clock() < self._due:
             return False
         self._due = None
@@ -99,9 +99,9 @@ class Recovery:
         return True
 
     def cancel(self) -> None:
-        """Plan no attempt."""
+        """Drop the planned attempt."""
         self._due = None
 
     def succeeded(self) -> None:
-        """Frames are answered again: the next loss is the first of a new row."""
+        """Start counting again, because frames were answered since the last attempt."""
         self._made = 0

@@ -25,7 +25,7 @@ from anomaly_seg_ros.system.memory import peak_memory
 
 
 def statuses(report: Report) -> list[DiagnosticStatus]:
-    """The model, the input (that of each camera where there are several), latency, transport."""
+    """Return the statuses of model, input (also per camera, if several), latency and transport."""
     return [_model(report), *_inputs(report), _latency(report), _transport(report)]
 
 
@@ -68,7 +68,7 @@ def _framing(framing: Framing) -> dict[str, object]:
 
 
 def _inputs(report: Report) -> list[DiagnosticStatus]:
-    """``input``, with the counts of all cameras; of several also ``input <camera>``."""
+    """Make ``input`` with the counts of all cameras, and ``input <camera>`` of several."""
     conditions = {camera.name: input_conditions(report, camera) for camera in report.cameras}
     every = [condition for found in conditions.values() for condition in found]
     together = [_input(report, "input", report.cameras, every)]
@@ -126,7 +126,7 @@ def _judged(
     values: Mapping[str, object],
     conditions: Sequence[Condition],
 ) -> DiagnosticStatus:
-    """A status with the level of the worst condition, ``fine`` if there is none."""
+    """Make a status with the level of the worst condition, or ``fine`` without any."""
     level, message = DiagnosticStatus.OK, fine
     if conditions:
         worst = max(conditions, key=lambda condition: condition.level)
@@ -147,28 +147,28 @@ def _status(
     )
 
 
-# At least; a rate over less would be noise.
+# Minimum period for a rate: over less it would be noise.
 SHORTEST_SPAN_S = 0.2
 
 
 @dataclass
 class _Mark:
-    """The counts at one moment; by object, for they begin anew with each ``configure``."""
+    """The counts at one moment, by counter, because they restart with each ``configure``."""
 
     time: float = field(default_factory=time.monotonic)
     totals: Mapping[FrameCounts, Counter[str]] = field(default_factory=dict)
 
 
 class Reporter:
-    """Publishes what ``observe`` returns.
+    """Publishes reports, periodically and at once when something changes.
 
-    What is new is counted over one to two periods, so that a message between two regular ones
-    says the same as they.
+    New events are counted over one to two periods, so that a message between two periodic ones
+    agrees with them.
 
     Args:
         node: Owner of the publisher and the timer.
-        observe: Reports everything but what is new.
-        clock: Of the timer.
+        observe: Returns a report without the counts of new events.
+        clock: Clock of the timer.
     """
 
     def __init__(self, node: Node, observe: Callable[[], Report], clock: Clock) -> None:
@@ -181,13 +181,13 @@ class Reporter:
         self._timer: Timer | None = None
 
     def restart(self, period: float) -> None:
-        """Publish every ``period`` seconds from now on."""
+        """Publish every ``period`` seconds, starting now."""
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
         self._timer = self._node.create_timer(period, self._publish_regularly, clock=self._clock)
 
     def publish_changes(self) -> None:
-        """Publish if something is wrong that was not when it was last published, or no more."""
+        """Publish if the state or the set of problems changed since the last message."""
         report = self._report()
         if _gist(report) != self._said:
             self._publish(report)
@@ -213,12 +213,12 @@ class Reporter:
 
 
 def _counted(camera: CameraReport) -> Counter[str]:
-    """Frames by outcome, and faults by kind."""
+    """Counts frames by outcome and faults by kind."""
     return camera.totals + Counter({kind: count for kind, (count, _) in camera.faults.items()})
 
 
 def _gist(report: Report) -> object:
-    """What is worth a message at once when it changes."""
+    """The part of a report whose change is published at once."""
     of_node = (*inference_conditions(report), *transport_conditions(report))
     conditions = {(None, condition.kind) for condition in of_node}
     for camera in report.cameras:

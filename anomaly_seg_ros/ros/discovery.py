@@ -1,6 +1,6 @@
-"""What keeps the nodes of this machine from finding each other, in words, before anybody waits.
+"""Detects what keeps the nodes of this machine from finding each other.
 
-No ROS here: it is asked before ROS is started, which would end the process, or wait, instead.
+No ROS here: these checks run before ROS is started, which would end the process or wait forever.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from anomaly_seg_ros.ros.transport import (
 )
 
 LARGEST_DOMAIN = 232  # a port of a larger one would be above 65535
-# By the RTPS specification, 9.6.2: the first port of a domain, and of its participants.
+# From the RTPS specification, 9.6.2: the first port of a domain, and of its participants.
 _PORT_BASE, _PORTS_OF_A_DOMAIN, _FIRST_PARTICIPANT = 7400, 250, 10
-# So many participants of a machine look for each other with LOCALHOST, by rmw_fastrtps.
+# rmw_fastrtps: with LOCALHOST so many participants of a machine look for each other.
 _LOCALHOST_PARTICIPANTS = 32
 _LOOPBACK, _GROUP = "127.0.0.1", "239.255.0.1"
-_ANSWER_S = 0.5  # for a datagram that the kernel hands over at once
+_ANSWER_S = 0.5  # for a datagram that the kernel delivers at once
 
 
 def check_discovery(environment: Mapping[str, str]) -> None:
-    """Whether a node with this environment could find others on this machine.
+    """Checks that a node with this environment can find others on this machine.
 
     Args:
-        environment: Of the process.
+        environment: The environment of the process.
 
     Raises:
-        DiscoveryError: It could not; what to do.
+        DiscoveryError: It cannot; says what to do.
     """
     domain = domain_id(environment)
     off = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "OFF"
@@ -66,7 +66,7 @@ def check_discovery(environment: Mapping[str, str]) -> None:
 
 
 def discovery_hints(environment: Mapping[str, str]) -> str:
-    """What two nodes must have in common to find each other, and what this one has."""
+    """Names the settings that two nodes must share to find each other, with this one's values."""
     words = [f"ROS_DOMAIN_ID={domain_id(environment)}"]
     words += [
         f"{name}={environment[name]}"
@@ -87,10 +87,10 @@ def discovery_hints(environment: Mapping[str, str]) -> str:
 
 
 def domain_id(environment: Mapping[str, str]) -> int:
-    """The DDS domain.
+    """Returns the DDS domain.
 
     Raises:
-        DiscoveryError: ROS_DOMAIN_ID is not one.
+        DiscoveryError: ROS_DOMAIN_ID is not a valid one.
     """
     text = environment.get("ROS_DOMAIN_ID") or "0"
     try:
@@ -105,7 +105,7 @@ def domain_id(environment: Mapping[str, str]) -> int:
 
 
 def participants(domain: int) -> int:
-    """How many of a machine's first DDS participants in a domain are taken, 0 if unknown."""
+    """Counts the ports in use of a domain's first 32 DDS participants; 0 if unknown."""
     first = _PORT_BASE + _PORTS_OF_A_DOMAIN * domain + _FIRST_PARTICIPANT
     try:
         lines = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
@@ -116,11 +116,11 @@ def participants(domain: int) -> int:
 
 
 def _unheard(address: str, interface: int | None = None) -> str | None:
-    """Why a datagram to this address does not come back; None if it does.
+    """Returns why a datagram to this address does not come back, or None if it does.
 
     Args:
-        address: One's own, or a group.
-        interface: Index of the one through which a group is reached.
+        address: An own address, or a group.
+        interface: Index of the interface through which to reach a group.
     """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
@@ -148,14 +148,16 @@ def _no_multicast() -> bool:
 
 
 class TransportWatch:
-    """To be made before the node's DDS participant, which takes its share of the memory.
+    """Watches what stands between this node and other processes.
+
+    Create it before the node's DDS participant, which takes its share of the memory.
 
     Args:
-        environment: Of the process.
+        environment: The environment of the process.
 
     Attributes:
-        shortage: What the shared memory lacked at the start, or empty.
-        note: What else is worth knowing of the transport, or empty.
+        shortage: The lack of shared memory at the start in words, or empty.
+        note: Another remark about the transport, or empty.
         discovery_trouble: What keeps other processes from being found, or empty.
     """
 
@@ -172,11 +174,11 @@ class TransportWatch:
         self._profile = next((Path(path).name for path in profiles if path), "none")
 
     def memory_shortage(self) -> str:
-        """What the shared memory lacks now, or lacked at the start; empty if nothing."""
+        """Describe the lack of shared memory now or at the start; empty if there is none."""
         return self.shortage or full_memory(self._needed)
 
     def values(self) -> dict[str, object]:
-        """For ``/diagnostics``."""
+        """Return the values for ``/diagnostics``."""
         values = {
             "fast_dds_profile": self._profile,
             "shared_memory_free_mb": f"{shared_memory_free() / 1e6:.0f}",

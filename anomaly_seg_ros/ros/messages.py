@@ -10,12 +10,12 @@ from std_msgs.msg import Header
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.io.pixel_formats import rgb_from_compressed, rgb_from_raw
 
-# The words of image_transport, to the last space: its subscribers read the colour order there.
+# Exactly the strings of image_transport, with the space: subscribers parse the colour order.
 _JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
 _PNG_FORMAT = "mono8; png compressed "
-# Runs of equal pixels are all that a label map has to compress, and what OpenCV looks for unless
-# it is given a level: level 1 takes 3 times as long and gives larger files. PNG's filters, that
-# is differences of neighbours, cost a fifth of the time and of the size.
+# Label maps compress by runs of equal pixels, which OpenCV's default strategy looks for: level 1
+# takes 3 times as long and gives larger files. PNG's filters (differences of neighbours) would add
+# a fifth to both time and size.
 _PNG_OF_FLAT_AREAS = (
     [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     if hasattr(cv2, "IMWRITE_PNG_FILTER")  # not in older OpenCV
@@ -26,7 +26,7 @@ _PNG_OF_FLAT_AREAS = (
 def rgb_from_message(
     message: Image | CompressedImage, depth: BitDepth | None = None
 ) -> np.ndarray:
-    """The image of a message, (H, W, 3) uint8 RGB; see :mod:`~anomaly_seg_ros.io.pixel_formats`.
+    """Decodes a message to (H, W, 3) uint8 RGB; see :mod:`~anomaly_seg_ros.io.pixel_formats`.
 
     Raises:
         FrameError: The message holds no usable image.
@@ -37,12 +37,12 @@ def rgb_from_message(
 
 
 def image_message(array: np.ndarray, encoding: str, header: Header) -> Image:
-    """An unpadded Image of an array, which it shows without a copy.
+    """Makes an unpadded Image that is a view of an array.
 
     Args:
-        array: (H, W) or (H, W, C), uint8 or float32; to be left alone until it is published.
+        array: (H, W) or (H, W, C), uint8 or float32; must not change until it is published.
         encoding: ``mono8``, ``rgb8`` or ``32FC1``, fitting the array.
-        header: Shared, not copied.
+        header: Used as it is, not copied.
     """
     array = np.ascontiguousarray(array)
     message = Image(
@@ -51,27 +51,27 @@ def image_message(array: np.ndarray, encoding: str, header: Header) -> Image:
         width=array.shape[1],
         encoding=encoding,
         is_bigendian=False,
-        step=array[:1].nbytes,  # not a stride: that of a single row may be anything
+        step=array[:1].nbytes,  # not the stride, which is arbitrary for a single row
     )
     show_data(message, array)
     return message
 
 
 def show_data(message: Image | CompressedImage, values: np.ndarray) -> None:
-    """Let the data of a message be a view of an array, to be published.
+    """Sets the data of a message to a view of an array, for publishing.
 
-    rclpy reads any buffer there and copies it once into what it publishes. The public ways copy
-    before that: ``data.frombytes`` once more, the setter element by element (155 ms at 2 MP).
+    rclpy accepts any buffer and copies it once when it publishes. The public ways add a copy:
+    ``data.frombytes`` one, the setter one element by element (155 ms at 2 MP).
 
     Args:
-        message: Its ``data`` is a memoryview of bytes afterwards.
-        values: Contiguous, of any shape and type; to be left alone until it is published.
+        message: Its ``data`` becomes a memoryview of bytes.
+        values: Contiguous, any shape and type; must not change until it is published.
     """
     message._data = memoryview(values).cast("B")
 
 
 def jpeg_message(rgb: np.ndarray, quality: int, header: Header) -> CompressedImage:
-    """A JPEG of an (H, W, 3) uint8 RGB image, at ``quality`` 1 to 100."""
+    """Encodes an (H, W, 3) uint8 RGB image as JPEG with ``quality`` 1 to 100."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     message = CompressedImage(header=header, format=_JPEG_FORMAT)
@@ -80,7 +80,7 @@ def jpeg_message(rgb: np.ndarray, quality: int, header: Header) -> CompressedIma
 
 
 def png_message(values: np.ndarray, header: Header) -> CompressedImage:
-    """A PNG of an (H, W) uint8 label map or mask, without loss."""
+    """Encodes an (H, W) uint8 label map or mask as PNG, losslessly."""
     _, encoded = cv2.imencode(".png", values, _PNG_OF_FLAT_AREAS)
     message = CompressedImage(header=header, format=_PNG_FORMAT)
     show_data(message, encoded)

@@ -1,4 +1,4 @@
-"""The node's model: loaded as the parameters say, and going on when memory does not suffice."""
+"""The node's model: loading it as the parameters say, and coping with a lack of memory."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from anomaly_seg_ros.ros.parameters import TILE, Settings
 from anomaly_seg_ros.system import memory
 from anomaly_seg_ros.system.devices import cpu_threads, select_device
 
-# In pixels a side; below it a tile shows too little of a street to be worth its time.
+# Pixels per side: a smaller tile shows too little of a street to be worth its time.
 SMALLEST_TILE = 128
 
 
 class MemoryFallback:
-    """Predicts in ever smaller portions, once the device's memory has not sufficed.
+    """Predicts in ever smaller portions once the device runs out of memory.
 
-    Frames of several cameras go on one by one; a single frame goes on in tiles, halved until they
-    fit. Neither is taken back: what did not fit once will not fit the next time.
+    Frames of several cameras then run one by one; a single frame runs in tiles, which are halved
+    until they fit. This is permanent: what did not fit once will not fit the next time.
 
     Args:
-        segmenter: Its framing is changed.
-        announce: Told of each change of the way, in words.
+        segmenter: Its framing will be changed.
+        announce: Called with a sentence about each change.
 
     Attributes:
         segmenter: The same.
-        reduced: What was announced last, or empty.
-        one_by_one: Whether frames of several cameras do not share a pass. From the start so with
-            the CPU's compilers: they make a program for every number of frames, and a CPU gains
-            nothing from a batch.
+        reduced: The last sentence announced, or empty.
+        one_by_one: Frames of several cameras do not share a pass. True from the start with the
+            CPU's compilers, which need a program per number of frames while a CPU gains nothing
+            from batches.
     """
 
     def __init__(self, segmenter: Segmenter, announce: Callable[[str], None]) -> None:
@@ -51,17 +51,17 @@ class MemoryFallback:
         self.one_by_one = segmenter.device.type == "cpu" and segmenter.backend != TORCH
 
     def warm_up(self, cameras: int, on_out_of_memory: str) -> float:
-        """Runs grey images, in every number that may come together.
+        """Runs grey images, in every batch size that may occur.
 
-        The first frames do not pay for allocations then, and a model that does not fit shows at
-        once. Where frames keep their own size, the grey ones have a tile's or the model's.
+        This moves allocations out of the first frames, and shows at once whether the model fits.
+        Where frames keep their own size, the grey ones have the size of a tile or the model's.
 
         Args:
-            cameras: How many frames may come together.
+            cameras: Maximum number of frames in a batch.
             on_out_of_memory: As in :meth:`predict`.
 
         Returns:
-            Milliseconds.
+            The time it took, in milliseconds.
 
         Raises:
             DeviceMemoryError, ExportError: See :meth:`predict` and :meth:`Segmenter.predict`.
@@ -93,20 +93,20 @@ class MemoryFallback:
                 return self.segmenter.segment(images, request)
             except DeviceMemoryError as error:
                 reason = str(error)
-            # Not within the except: there the traceback still holds the tensors of the pass.
+            # After the except block: inside it the traceback still holds the tensors.
             free_cache()
             if not self._take_less(images, on_out_of_memory):
                 raise DeviceMemoryError(reason)
 
     def separate(self, reason: str) -> None:
-        """Lets frames of several cameras go on one by one: together they fail, alone not."""
+        """Runs frames of several cameras one by one from now on: together they fail, alone not."""
         self.one_by_one = True
         self._announce(
             f"the cameras' frames go through the network one by one now; together: {reason}"
         )
 
     def _take_less(self, images: Sequence[np.ndarray], on_out_of_memory: str) -> bool:
-        """Go over to smaller portions; False if there are none."""
+        """Switch to smaller portions; False if there are none."""
         if len(images) > 1 and not self.one_by_one:
             self.one_by_one = True
             self._tell("out of memory: the cameras' frames go through the network one by one now")
@@ -130,10 +130,10 @@ class MemoryFallback:
 
 
 def smaller_tiles(framing: Framing, frame: Size) -> Framing | None:
-    """Half of what went through the network at once until now.
+    """Halves what goes through the network at once.
 
     Args:
-        framing: In force until now.
+        framing: The current framing.
         frame: (height, width) of the frame that did not fit.
 
     Returns:
@@ -147,7 +147,7 @@ def smaller_tiles(framing: Framing, frame: Size) -> Framing | None:
     half = -(-tile[longer] // (2 * multiple)) * multiple
     if half < SMALLEST_TILE:
         return None
-    # The other side may be the frame's own, which is no multiple.
+    # The other side may be the frame's, which need not be a multiple.
     sides = [-(-side // multiple) * multiple for side in tile]
     sides[longer] = half
     overlap = framing.overlap if framing.tile is not None else TILE_OVERLAP
@@ -158,14 +158,14 @@ def smaller_tiles(framing: Framing, frame: Size) -> Framing | None:
 def load_model(
     values: Mapping[str, Any], logger: RcutilsLogger
 ) -> tuple[MemoryFallback, Settings]:
-    """Load a model and try it, so that the first frame does not pay for allocations.
+    """Load a model and run it once, so that the first frame does not pay for allocations.
 
     Args:
-        values: Of all parameters.
-        logger: Is told what is loaded, how long it took, and what a user should know of it.
+        values: The values of all parameters.
+        logger: Told what is loaded, how long it took, and what a user should know about it.
 
     Returns:
-        The model, and the settings that the parameters mean for it.
+        The model, and the settings that the parameters resolve to for it.
 
     Raises:
         CheckpointError, DeviceError, ExportError, ParameterError: See :meth:`Segmenter.load`,
@@ -193,6 +193,6 @@ def load_model(
 def say_if_uncalibrated(
     values: Mapping[str, Any], segmenter: Segmenter, logger: RcutilsLogger
 ) -> None:
-    """Warn of a model that was not calibrated for the score in ``values``."""
+    """Warn if the model was not calibrated for the score in ``values``."""
     if warning := parameters.missing_calibration(values, segmenter):
         logger.warning(warning)

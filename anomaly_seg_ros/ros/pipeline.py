@@ -1,4 +1,4 @@
-"""What the inference thread does with messages: read, segment, publish, take the time."""
+"""Processing frames in the inference thread: decode, segment, publish, measure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from anomaly_seg_ros.system.memory import is_out_of_memory
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame that somebody wants outputs of."""
+    """A decoded frame with at least one subscribed output."""
 
     camera: CameraInput
     header: Header
@@ -36,23 +36,23 @@ class _Frame:
     camera_info: CameraInfo | None
     wanted: frozenset[str]
     milliseconds: dict[str, float]  # take and decode
-    arrived: float | None  # of time.perf_counter, in place of a stamp that does not tell
+    arrived: float | None  # time.perf_counter() on arrival; None if the stamp is usable
 
 
 class Pipeline:
     """Turns messages into published outputs.
 
-    ``settings`` and a camera's ``camera_info`` may be replaced by another thread at any time:
-    each is read once, at the start.
+    Another thread may replace ``settings`` and a camera's ``camera_info`` at any time; each is
+    read once per frame, at the start.
 
     Args:
         model: Does the inference.
-        outputs: Where the results of each camera go.
-        settings: In force until replaced.
-        clock: The node's, which the stamps are compared with.
+        outputs: The publishers of each camera.
+        settings: Used until replaced.
+        clock: The node's clock, which stamps are compared with.
 
     Attributes:
-        stage_times: Of the newest frames; see :meth:`process`.
+        stage_times: Stage times of the newest frames; see :meth:`process`.
     """
 
     def __init__(
@@ -70,24 +70,23 @@ class Pipeline:
 
     @property
     def reduced(self) -> str:
-        """How a lack of memory changed the way of segmenting, or empty."""
+        """How frames are segmented in smaller portions for lack of memory, or empty."""
         return self._model.reduced
 
     def process(self, batch: Mapping[CameraInput, Arrival]) -> dict[CameraInput, Outcome]:
-        """Work off one message of each camera, and note how long the stages of each took.
+        """Processes one message per camera, and records how long its stages took.
 
-        In milliseconds: ``take``: from the message's arrival to the start of this, so its time in
-        queues, its deserialisation and its wait for the frame before it; ``decode``: message to
-        RGB image; the stages of ``Prediction.stages_ms``; ``fill``: arrays to messages;
-        ``publish``: within the middleware's publish calls. And these sums: ``inference``: all of
-        the prediction; ``processing``: from the start of this to the last publish call;
-        ``pipeline``: from the message's stamp to then, or from its arrival where the stamp is
-        missing, repeated or of another clock.
+        Stages, in milliseconds: ``take``, from the message's arrival to this call (queues,
+        deserialisation, waiting for the previous frame); ``decode``, message to RGB image; the
+        stages of ``Prediction.stages_ms``; ``fill``, arrays to messages; ``publish``, inside the
+        middleware's publish calls. Sums: ``inference``, the whole prediction; ``processing``,
+        from this call to the last publish call; ``pipeline``, from the message's stamp to then,
+        or from its arrival where the stamp is missing, repeated or from another clock.
 
         Returns:
-            ``processed``; or ``unwatched`` if no output of the camera has a subscriber: then its
-            image was not even decoded; or what was raised: a FrameError if the message holds no
-            usable image.
+            By camera: ``processed``; ``unwatched`` if no output has a subscriber, in which case
+            the image is not even decoded; or the exception raised, a FrameError if the message
+            holds no usable image.
         """
         started = time.perf_counter()
         settings = self.settings
@@ -111,7 +110,7 @@ class Pipeline:
         if not frames:
             return {}
         wanted = frozenset().union(*(frame.wanted for frame in frames))
-        # Whatever inference raises (out of memory, a lost device) concerns these frames only.
+        # Whatever inference raises (out of memory, a lost device) affects these frames only.
         try:
             predictions = self._model.predict(
                 [frame.image for frame in frames],
@@ -124,7 +123,7 @@ class Pipeline:
             reason = f"{type(error).__name__}: {first_line(error)}"
             predictions = None
         if predictions is None:
-            # One camera's frame may be at fault, such as one whose logits overflow.
+            # A single frame may be the cause, such as one whose logits overflow.
             outcomes: dict[CameraInput, Outcome] = {}
             for frame in frames:
                 outcomes |= self._answer([frame], settings, started)
@@ -139,7 +138,7 @@ class Pipeline:
     def _read(
         self, camera: CameraInput, arrival: Arrival, settings: Settings, started: float
     ) -> _Frame | Outcome:
-        """The frame, or the outcome if it ends here; an error concerns this camera only."""
+        """Decode the frame; returns its outcome instead if it ends here."""
         wanted = self._outputs[camera].wanted()
         if not wanted:
             return "unwatched"
@@ -164,7 +163,7 @@ class Pipeline:
     def _publish(
         self, frame: _Frame, prediction: Prediction, settings: Settings, started: float
     ) -> Outcome:
-        """Publish one frame's outputs; an error concerns this camera only."""
+        """Publish one frame's outputs; an error becomes the outcome of this camera only."""
         outputs, header = self._outputs[frame.camera], frame.header
         began = time.perf_counter()
         try:

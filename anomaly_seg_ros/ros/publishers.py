@@ -1,4 +1,4 @@
-"""Everything the detector publishes about a frame, each only while somebody subscribes."""
+"""The detector's outputs per frame, each made only while it has a subscriber."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from anomaly_seg_ros.ros.qos import QosEvents
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # not on PyPI; from apt it is
+except ImportError:  # it comes with apt, not from PyPI
     LabelInfo = VisionClass = None
 
 RELIABLE_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -64,9 +64,9 @@ class Outputs:
     Args:
         node: Owner of the publishers.
         metadata: Classes, palette and calibration of the model.
-        qos_events: Is told of subscribers that cannot be served.
-        camera: Name of the camera whose outputs they are: they stand below ``~/<camera>/``; the
-            only camera of a node has none.
+        qos_events: Told of subscribers with incompatible QoS.
+        camera: Name of the camera; its outputs are below ``~/<camera>/``. Empty for the only
+            camera of a node, whose outputs are below ``~/``.
     """
 
     def __init__(
@@ -98,24 +98,24 @@ class Outputs:
             )
 
     def destroy(self) -> None:
-        """Take every publisher back from the node."""
+        """Destroy all publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
     def wanted(self) -> frozenset[str]:
-        """The outputs of a frame that have a subscriber now."""
+        """Return the frame topics that have a subscriber now."""
         return frozenset(
             topic for topic in FRAME_TOPICS if self._publishers[topic].get_subscription_count() > 0
         )
 
     @property
     def has_label_info(self) -> bool:
-        """Whether ``~/label_info`` exists, that is, vision_msgs is installed."""
+        """Whether ``~/label_info`` exists, which needs vision_msgs."""
         return "label_info" in self._publishers
 
     def publish_label_info(self) -> None:
-        """Latch the class names, where vision_msgs is installed."""
+        """Latch the class names, if vision_msgs is installed."""
         if not self.has_label_info:
             return
         names = {**dict(enumerate(self._metadata.classes)), self._unknown_label: "unknown"}
@@ -135,19 +135,18 @@ class Outputs:
         settings: Settings,
         camera_info: CameraInfo | None,
     ) -> float:
-        """Publish the wanted outputs of one frame, the pictures for people last.
+        """Publish the wanted outputs of one frame, pictures for people last.
 
         Args:
-            wanted: Of :meth:`wanted`, from before the prediction was made.
-            header: The input's; every output carries it.
+            wanted: The result of :meth:`wanted` from before the prediction was made.
+            header: The header of the input, which every output carries.
             image: (H, W, 3) uint8 RGB.
-            prediction: With what :func:`request` asks for.
-            settings: In force for this frame.
-            camera_info: The input's latest, if there was one.
+            prediction: Has the maps of :func:`output_request`.
+            settings: The settings for this frame.
+            camera_info: The latest of the input, or None.
 
         Returns:
-            Milliseconds within the middleware's ``publish``; the rest of the time went into
-            making the messages.
+            Milliseconds inside the middleware's ``publish``, as opposed to making messages.
         """
         self._publish_ms = 0.0
 
@@ -180,7 +179,7 @@ class Outputs:
         return self._publish_ms
 
     def publish_latencies(self, wanted: Collection[str], milliseconds: dict[str, float]) -> None:
-        """Publish the wanted ones of ``inference``, ``processing`` and ``pipeline``."""
+        """Publish those of ``inference``, ``processing`` and ``pipeline`` that are wanted."""
         for name, value in milliseconds.items():
             topic = f"debug/{name}_latency_ms"
             if topic in wanted:
@@ -209,7 +208,7 @@ class Outputs:
 
 
 def output_request(topics: Collection[str], settings: Settings) -> OutputRequest:
-    """The maps that these frame topics need."""
+    """Returns the request for the maps that these frame topics need."""
     unknown = None
     if NEED_SCORE.intersection(topics):
         unknown = UnknownRule(
@@ -226,7 +225,7 @@ def output_request(topics: Collection[str], settings: Settings) -> OutputRequest
 
 
 def restamped(camera_info: CameraInfo, header: Header) -> CameraInfo:
-    """The same calibration under another header; the input's message is left alone."""
+    """Copies the calibration with another header; the input's message is not modified."""
     restamped_info = copy.copy(camera_info)
     restamped_info.header = header
     return restamped_info

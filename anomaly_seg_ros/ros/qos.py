@@ -1,4 +1,4 @@
-"""Quality of service: the input's profile, and partners that do not match."""
+"""Quality of service: the input's profile, and publishers and subscribers that do not match."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ except ImportError:  # Humble
 
 
 def input_profile(reliability: str, depth: int) -> QoSProfile:
-    """The profile of the input's subscription, from the parameters of the same names."""
+    """Returns the input's profile from the parameters ``qos_reliability`` and ``qos_depth``."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
 
 
 class QosEvents:
-    """Counts partners of incompatible QoS by topic, and logs the first of each policy.
+    """Counts partners with incompatible QoS by topic, and logs the first of each policy.
 
-    The middleware connects nobody in that case and both sides stay silent, the commonest reason
-    for "no images arrive".
+    The middleware silently leaves such partners unconnected, the most common reason for "no
+    images arrive".
     """
 
     def __init__(self, logger: RcutilsLogger) -> None:
@@ -33,15 +33,15 @@ class QosEvents:
         self._said: set[tuple[str, str]] = set()
 
     def of_subscription(self, topic: str) -> SubscriptionEventCallbacks:
-        """Callbacks for the subscription of ``topic``."""
+        """Return event callbacks for the subscription of ``topic``."""
         return SubscriptionEventCallbacks(incompatible_qos=self._counter(topic, "publisher"))
 
     def of_publisher(self, topic: str) -> PublisherEventCallbacks:
-        """Callbacks for the publisher of ``topic``."""
+        """Return event callbacks for the publisher of ``topic``."""
         return PublisherEventCallbacks(incompatible_qos=self._counter(topic, "subscriber"))
 
     def summary(self) -> dict[str, str]:
-        """Topic -> how many partners could not be connected, and the policy at fault."""
+        """Map each topic to the number of incompatible partners and the policy at fault."""
         return {
             topic: f"{count} incompatible, last: {self._policies[topic]}"
             for topic, count in self._partners.items()

@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from anomaly_seg_ros.errors import ParameterError, first_line
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 
-# rcl names the line of its own source at which it gave up.
+# rcl appends the line of its source at which it failed.
 _RCL_SOURCE = re.compile(r", at /\S+:\d+")
 
 
@@ -36,7 +36,7 @@ def start_ros(args: Sequence[str] | None = None) -> None:
     for path in _parameter_files(args):
         if not path.is_file():
             raise ParameterError(f"{path}: no such parameter file")
-        # rcl takes binary rubbish for an empty file, and says less about bad YAML.
+        # rcl reads binary garbage as an empty file, and says less about bad YAML.
         read_yaml(path, ParameterError)
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -49,7 +49,7 @@ def start_ros(args: Sequence[str] | None = None) -> None:
 
 
 def tell_unused_files(node: Node, args: Sequence[str] | None = None) -> None:
-    """Warn of parameter files that have nothing for this node, as after a typo in its name."""
+    """Warn of parameter files without parameters for this node, as after a typo in its name."""
     name = node.get_fully_qualified_name()
     for path in _parameter_files(args):
         names = list(_node_names(read_yaml(path, ParameterError)))
@@ -70,7 +70,7 @@ def _parameter_files(args: Sequence[str] | None) -> list[Path]:
 
 
 def _node_names(content: Any, above: str = "") -> Iterator[str]:
-    """The names, with wildcards, that have parameters; namespaces may be nested."""
+    """Yield the node names, with wildcards, that have parameters; namespaces may be nested."""
     if isinstance(content, dict):
         if "ros__parameters" in content:
             yield above or "/"
@@ -80,16 +80,17 @@ def _node_names(content: Any, above: str = "") -> Iterator[str]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """``*`` stands for one part of a name, ``**`` for any number of them."""
+    """Compile a node name, where ``*`` matches one part and ``**`` any number of parts."""
     escaped = re.escape(name).replace(r"/\*\*", "(?:/[^/]+)*").replace(r"\*", "[^/]+")
     return re.compile(escaped)
 
 
 def guard_services(node: Node) -> None:
-    """Have every service that the node has now answer with a refusal, instead of raising.
+    """Make every present service of the node answer with a refusal instead of raising.
 
-    rclpy raises on a transition that the present state has not, and on a parameter of a type that
-    does not exist; both come from whoever is on the graph.
+    An exception in a service would end the executor's loop, and rclpy raises on a transition that
+    does not exist in the present state and on a parameter of an unknown type, which anybody on
+    the graph can send.
     """
     for service in node.services:
         _guard(node, service)

@@ -1,4 +1,4 @@
-"""The node's condition at one moment, as data."""
+"""The node's condition at one moment, as plain data."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class CameraReport:
     """One camera's input.
 
     Attributes:
-        name: Empty for the only camera of a node.
-        topic: Of its images, as remapped.
-        silence: Seconds since the newest frame came, or since the node began to listen.
-        age: Seconds from the newest frame's stamp to its arrival, or where the stamp does not
-            tell, that it waited in the middleware; None before the first.
-        counts: What these come from, which begin anew with ``configure``.
+        name: The camera's name; empty for the only camera of a node.
+        topic: Its image topic, as remapped.
+        silence: Seconds since the newest frame arrived, or since the node started listening.
+        age: Seconds from the newest frame's stamp to its arrival or, if the stamp is not usable,
+            its time in the middleware; None before the first frame.
+        counts: The counters behind ``totals``, which restart with ``configure``.
         totals: Frames by outcome.
-        faults: Kind -> (how often, the last one's reason).
-        new: ``totals``, and how often each fault occurred, over the report's ``seconds``.
-        other_clock: How the newest stamp differs from the node's clock if it is of another.
-        range_remarks: What is doubtful about the bit depth, by kind.
-        notes: What is no fault but good to know.
+        faults: By kind: (count, reason of the last one).
+        new: ``totals`` and fault counts over the report's ``seconds``.
+        other_clock: How the newest stamp differs from the node's clock, if it is from another.
+        range_remarks: Doubts about the bit depth, by kind.
+        notes: Remarks that are no faults.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Report:
     Attributes:
         node: Fully qualified name.
         state: Lifecycle state.
-        enabled: As ``~/enable`` left it.
-        failure: Why the node is not what it was asked to be, or empty.
-        cameras: At least one.
-        limits: Of the watchdog.
-        at_work_for: Seconds for which the frames at work have been there, 0 if there are none.
-        reduced: How a lack of memory changed the way of segmenting, or empty.
-        stage_times: Of the newest frames.
-        incompatible_qos: Topic -> what does not fit.
+        enabled: As set by ``~/enable``.
+        failure: Why the last transition failed, or empty.
+        cameras: Reports of the cameras, at least one.
+        limits: The watchdog's limits.
+        at_work_for: Seconds that the frames at work have taken so far, 0 without any.
+        reduced: How frames are segmented in smaller portions for lack of memory, or empty.
+        stage_times: Stage times of the newest frames.
+        incompatible_qos: By topic: the policy that does not match.
         segmenter, settings: None before ``configure``.
-        label_info: What became of ``~/label_info``.
-        transport: What is known of the way that messages take, for people.
-        memory_shortage, discovery_trouble: What is wrong with that way, or empty.
-        seconds: Over which what is new is counted.
+        label_info: Whether ``~/label_info`` is published, in words.
+        transport: Facts about the transport of messages, for people.
+        memory_shortage, discovery_trouble: Problems of the transport, or empty.
+        seconds: The period over which new events are counted.
     """
 
     node: str

@@ -1,11 +1,11 @@
-"""Which Fast DDS profile a process should start with, so that large images get through.
+"""Choosing the Fast DDS profile that a process starts with, so that large images get through.
 
-By default Fast DDS has 0.5 MiB of shared memory for what is sent to other processes and drops what
-does not fit. Best-effort frames of 2 MP are mostly lost then; reliable ones wait for the writer's
-next heartbeat, which comes every three seconds. The profiles in ``config/`` bring larger segments
-and a heartbeat every 100 ms. How large, depends on what ``/dev/shm`` has free.
+By default Fast DDS sends through 0.5 MiB of shared memory and drops what does not fit: best-effort
+frames of 2 MP are mostly lost, reliable ones wait for the writer's next heartbeat, every three
+seconds. The profiles in ``config/`` have larger segments, of a size that suits the free space in
+``/dev/shm``, and a heartbeat every 100 ms.
 
-No ROS here: the launch file, the tools and the node ask before they start anything.
+No ROS here: the launch file, the tools and the node call this before they start anything.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ PREFIXES = {
     "FASTDDS_DEFAULT_PROFILES_FILE": "fastdds3_",
 }
 PROFILE_VARIABLES = tuple(PREFIXES)
-# Whoever sets one of these has decided about the transport.
+# Setting one of these means that the user has chosen the transport.
 DECIDED_BY = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 FAST_DDS = ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp")  # empty: the default of ROS
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Fast DDS makes its segments
-# What one process takes with its segment, its ports and Fast DDS's tables, measured.
+# What one process takes for its segment, its ports and Fast DDS's tables, as measured.
 LARGE_BYTES = 72_000_000
 _DEFAULT_BYTES = 1_000_000
-_TABLES = 1.07  # of a segment
-# The large segments are taken where a camera or a player, the node, a viewer and one more fit.
+_TABLES = 1.07  # relative to the segment
+# Large segments are used if a camera or a player, the node, a viewer and one more process fit.
 LARGE_PROCESSES = 4
 _REMEDY = "give a container --shm-size=1g; where killed processes filled it: fastdds shm clean"
 
 
 def shared_memory_free(folder: Path = SHARED_MEMORY) -> int:
-    """Bytes that a process could still take there; 0 where it cannot create files at all."""
+    """Returns the bytes that a process can take there; 0 if it cannot create files."""
     try:
         status = os.statvfs(folder)
     except OSError:
@@ -50,28 +50,28 @@ def shared_memory_free(folder: Path = SHARED_MEMORY) -> int:
 
 
 def uses_fast_dds(environment: Mapping[str, str]) -> bool:
-    """Whether ROS would take Fast DDS."""
+    """Tells whether ROS would use Fast DDS."""
     return environment.get("RMW_IMPLEMENTATION", "") in FAST_DDS
 
 
 def localhost_only(environment: Mapping[str, str]) -> bool:
-    """Whether the older variable is set, which makes rcl ignore the newer ones."""
+    """Tells whether the older variable is set, which makes rcl ignore the newer ones."""
     return environment.get("ROS_LOCALHOST_ONLY") == "1"
 
 
 def is_localhost(environment: Mapping[str, str]) -> bool:
-    """Whether discovery keeps to this machine, static peers aside."""
-    # rcl takes a word that it does not know for LOCALHOST.
+    """Tells whether discovery is limited to this machine, apart from static peers."""
+    # rcl reads unknown words as LOCALHOST.
     wanted = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
     known = ("SUBNET", "SYSTEM_DEFAULT", "OFF")
     return localhost_only(environment) or wanted not in known
 
 
 def profile_name(environment: Mapping[str, str], free: int) -> str:
-    """The profile that fits the network range of the environment and the memory.
+    """Chooses the profile for the environment's network range and the free memory.
 
     Args:
-        environment: Of the process.
+        environment: The environment of the process.
         free: Bytes free in /dev/shm.
     """
     name = PROFILE if free >= LARGE_PROCESSES * LARGE_BYTES else SMALL_PROFILE
@@ -80,15 +80,15 @@ def profile_name(environment: Mapping[str, str], free: int) -> str:
 
 
 def profile_variables(environment: Mapping[str, str], free: int | None = None) -> dict[str, str]:
-    """What to add to the environment of a process that sends or receives images.
+    """Returns the variables to add for a process that sends or receives images.
 
     Args:
-        environment: That the process would have.
-        free: Bytes free in /dev/shm; None looks.
+        environment: The environment that the process would have.
+        free: Bytes free in /dev/shm; None measures.
 
     Returns:
-        Empty with another middleware than Fast DDS, and where the environment names a profile or
-        transports already.
+        Empty with another middleware than Fast DDS, or if the environment already names a profile
+        or transports.
 
     Raises:
         ResourceError: The package was installed without its ``config/``.
@@ -104,10 +104,10 @@ def profile_variables(environment: Mapping[str, str], free: int | None = None) -
 
 
 def use_profile() -> str:
-    """Let this process and those that it starts use the profile; before ``rclpy.init``.
+    """Makes this process and its children use the profile; call it before ``rclpy.init``.
 
     Returns:
-        What is not as it should be with it, one line, or empty.
+        A problem with it in one line, or empty.
 
     Raises:
         ResourceError: The package was installed without its ``config/``.
@@ -117,7 +117,7 @@ def use_profile() -> str:
 
 
 def memory_needed(environment: Mapping[str, str]) -> int:
-    """Bytes of /dev/shm that a process with this environment takes when it starts."""
+    """Returns the bytes of /dev/shm that a process with this environment takes at its start."""
     if not uses_fast_dds(environment):
         return 0
     path = next((environment[name] for name in PROFILE_VARIABLES if environment.get(name)), None)
@@ -128,21 +128,21 @@ def memory_needed(environment: Mapping[str, str]) -> int:
             return _DEFAULT_BYTES
         sizes = re.findall(r"<segment_size>\s*(\d+)\s*</segment_size>", text)
         return max((round(_TABLES * int(size)) for size in sizes), default=_DEFAULT_BYTES)
-    # With LOCALHOST rmw_fastrtps sets up transports of its own, whatever this variable says.
+    # With LOCALHOST, rmw_fastrtps ignores this variable and sets up its own transports.
     transports = environment.get("FASTDDS_BUILTIN_TRANSPORTS", "").upper()
     without = transports.startswith("UDP") and not is_localhost(environment)
     return 0 if without else _DEFAULT_BYTES
 
 
 def memory_shortage(environment: Mapping[str, str], free: int | None = None) -> str:
-    """What /dev/shm lacks for a process that is about to start.
+    """Describes what /dev/shm lacks for a process that is about to start.
 
     Args:
-        environment: Of the process, with its profile.
-        free: Bytes free in /dev/shm; None looks.
+        environment: The environment of the process, with its profile.
+        free: Bytes free in /dev/shm; None measures.
 
     Returns:
-        One line with the remedy; empty if nothing is short.
+        One line with the remedy; empty if there is enough.
     """
     free = shared_memory_free() if free is None else free
     needed = memory_needed(environment)
@@ -155,7 +155,7 @@ def memory_shortage(environment: Mapping[str, str], free: int | None = None) -> 
 
 
 def missing_profile(environment: Mapping[str, str]) -> str:
-    """What is missed where transports are chosen without a profile; empty elsewhere."""
+    """Warns if the user chose transports without a profile; empty otherwise."""
     chosen = environment.get("FASTDDS_BUILTIN_TRANSPORTS")
     profile = any(environment.get(name) for name in PROFILE_VARIABLES)
     if not chosen or profile or not uses_fast_dds(environment):
@@ -167,10 +167,10 @@ def missing_profile(environment: Mapping[str, str]) -> str:
 
 
 def full_memory(needed: int) -> str:
-    """What :func:`memory_shortage` would tell a process that starts now beside a running one.
+    """Describes what /dev/shm lacks for a process that starts now, beside this running one.
 
     Args:
-        needed: Bytes that each of them takes.
+        needed: Bytes that each process takes.
     """
     free = shared_memory_free()
     if free >= needed:

@@ -1,4 +1,4 @@
-"""What is wrong with the input and with the inference at this moment, and what to do.
+"""Current problems of the input, the inference and the transport, and what to do about them.
 
 Levels are those of diagnostic_msgs/DiagnosticStatus.
 """
@@ -15,12 +15,12 @@ WARN, ERROR = 1, 2
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is wrong now.
+    """A current problem.
 
     Attributes:
-        kind: Of a small set; the same as long as it lasts.
+        kind: One of a small set; constant while the problem lasts.
         level: WARN or ERROR.
-        text: What it is, with figures, and what to do.
+        text: The problem, with figures, and what to do.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Condition:
 
 
 def input_conditions(report: Report, camera: CameraReport) -> list[Condition]:
-    """What is wrong with one camera's frames, the worst first; nothing while none are expected."""
+    """Problems of one camera's frames, the worst first; none while no frames are expected."""
     if not report.listening:
         return []
     found = []
@@ -77,7 +77,7 @@ def _doubtful_stamps(report: Report, camera: CameraReport) -> list[Condition]:
     if camera.other_clock and report.limits.late_after > 0:
         text = f"frames on {camera.topic} are stamped by another clock: {camera.other_clock}"
         found.append(Condition("other clock", WARN, text))
-    # One alone is an event, and counted as a fault.
+    # A single one is an event, which is counted as a fault.
     if (count := camera.new[arrival.REPEATED]) > 1:
         text = (
             f"{count} {where} repeat the stamp of the one before: the driver does not stamp each "
@@ -111,7 +111,7 @@ def _late(camera: CameraReport, age: float) -> Condition:
 
 
 def transport_conditions(report: Report) -> list[Condition]:
-    """What is wrong with the way to other processes, the worst first."""
+    """Problems of the transport to other processes, the worst first."""
     found = []
     if report.discovery_trouble:
         found.append(Condition("discovery", ERROR, report.discovery_trouble))
@@ -121,7 +121,7 @@ def transport_conditions(report: Report) -> list[Condition]:
 
 
 def inference_conditions(report: Report) -> list[Condition]:
-    """What is wrong with the inference, the worst first."""
+    """Problems of the inference, the worst first."""
     found = []
     limits = report.limits
     if report.at_work_for > limits.stuck_after:

@@ -1,4 +1,4 @@
-"""Which nodes a parameter file speaks to."""
+"""Wrong command lines in one line, and parameter files that are of no use."""
 
 from __future__ import annotations
 

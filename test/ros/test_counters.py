@@ -1,4 +1,4 @@
-"""Stage times: their figures, and what the node says of them."""
+"""Counts, stage times and the rate limit of frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ import numpy as np
 import pytest
 from detector_harness import street
 
-from anomaly_seg_ros.ros.counters import StageTimes
+from anomaly_seg_ros.ros.counters import FrameCounts, RateLimiter, StageTimes
+
+
+def test_counts_by_name_and_hands_out_copies():
+    counts = FrameCounts()
+    counts.add("received", "dropped")
+    counts.add("received")
+    totals = counts.totals()
+    counts.add("received")
+    assert totals == {"received": 2, "dropped": 1}
+    assert totals["bad"] == 0
+
+
+def test_faults_are_first_once_per_kind():
+    counts = FrameCounts()
+    assert counts.add_fault("zero size", "first")
+    assert not counts.add_fault("zero size", "second")
+    assert counts.add_fault("truncated", "third")
+    assert counts.faults() == {"zero size": (2, "second"), "truncated": (1, "third")}
+
 
 FIGURES = ("mean", "median", "p99", "max")
 
@@ -63,3 +82,36 @@ def test_the_node_tells_every_stage_in_diagnostics(start_detector):
     ):
         together = sum(values[f"{stage}_mean_ms"] for stage in parts)
         assert 0 < together <= values[f"{whole}_mean_ms"] + 0.01  # rounding
+
+
+@pytest.mark.parametrize(
+    ("camera_hz", "limit_hz", "expected_hz"), [(30, 0, 30), (30, 10, 10), (30, 20, 20), (5, 10, 5)]
+)
+def test_rate_limiter_gives_the_whole_rate(camera_hz, limit_hz, expected_hz):
+    now = [100.0]
+    limiter = RateLimiter(clock=lambda: now[0])
+    admitted = 0
+    for frame in range(camera_hz * 10):
+        now[0] = 100 + frame / camera_hz
+        admitted += limiter.admits(limit_hz)
+    assert admitted == pytest.approx(expected_hz * 10, abs=1)
+
+
+def test_rate_limiter_catches_nothing_up_after_a_pause():
+    now = [0.0]
+    limiter = RateLimiter(clock=lambda: now[0])
+    assert limiter.admits(1.0)
+    now[0] = 100.0
+    assert limiter.admits(1.0)
+    now[0] = 100.5
+    assert not limiter.admits(1.0)
+
+
+def test_rate_limiter_follows_a_raised_rate():
+    now = [0.0]
+    limiter = RateLimiter(clock=lambda: now[0])
+    assert limiter.admits(0.01)  # next in 100 s
+    now[0] = 1.0
+    assert not limiter.admits(10.0)
+    now[0] = 1.2
+    assert limiter.admits(10.0)
