@@ -2,8 +2,8 @@
 
     ros2 launch anomaly_seg_ros detector.launch.py image_topic:=/camera/image_raw rviz:=true
 
-Several cameras: include it once for each, with another ``namespace``, each in a ``GroupAction``
-of its own: launch hands arguments on to later includes otherwise.
+For several cameras include it once for each, with another ``namespace`` and in a ``GroupAction``
+of its own, because launch passes arguments on to later includes otherwise.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from anomaly_seg_ros.ros.transport import profile_variables
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 PACKAGE = "anomaly_seg_ros"
-# Node parameters that have a launch argument of the same name. An empty argument leaves the
-# value to the parameter file: the defaults stand in config/detector.yaml only.
+# Node parameters with a launch argument of the same name. An empty argument leaves the value to
+# the parameter file: defaults are in config/detector.yaml only.
 PARAMETERS = {"model": str, "device": str, "image_transport": str, "autostart": bool}
-# torch's idle threads would spin on the cores that DDS and the executor need.
+# torch's idle threads would spin on cores that DDS and the executor need.
 WAITING_THREADS = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-# What detector.rviz shows, as named without a namespace.
+# Topics in detector.rviz, as named without a namespace.
 RVIZ_TOPICS = ("overlay", "ood_heatmap", "ood_score", "open_set_mask")
 
 ARGUMENTS = [
@@ -99,10 +99,10 @@ ARGUMENTS = [
 
 
 def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue | bool]:
-    """Node parameters from the launch arguments that were given."""
+    """Returns the node parameters from the launch arguments that were given."""
     overrides: dict[str, ParameterValue | bool] = {
-        # With its type: launch would read "0" or "on" as YAML, not as text. As a substitution:
-        # launch_ros converts those only, and refuses the plain text "true" for a bool.
+        # With a type, because launch would read "0" or "on" as YAML instead of text; and as a
+        # substitution, because launch_ros refuses the plain text "true" for a bool.
         name: ParameterValue(TextSubstitution(text=arguments[name]), value_type=kind)
         for name, kind in PARAMETERS.items()
         if arguments[name]
@@ -113,24 +113,24 @@ def parameter_overrides(arguments: dict[str, str]) -> dict[str, ParameterValue |
 
 
 def absolute_namespace(context: LaunchContext, namespace: str) -> str:
-    """Where launch puts a node of this namespace, without a slash at the end."""
+    """Returns the namespace in which launch puts a node, without a trailing slash."""
     pushed = context.launch_configurations.get("ros_namespace")
     absolute = make_namespace_absolute(prefix_namespace(pushed, namespace or None))
     return (absolute or "").rstrip("/")
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The actions that the arguments ask for."""
+    """Returns the actions for the given arguments."""
     arguments = {
         argument.name: LaunchConfiguration(argument.name).perform(context)
         for argument in ARGUMENTS
     }
     namespace, image_topic = arguments["namespace"], arguments["image_topic"]
     parameters = [arguments["params_file"]] if arguments["params_file"] else []
-    # For those who send images: what they write to is what has to be large.
+    # For processes that send images: the sender's segment must be large.
     if arguments["large_images"] == "true":
         senders_environment = profile_variables(os.environ)
-    else:  # the detector would take the profile by itself
+    else:  # or the detector would choose the profile itself
         variable = "FASTDDS_BUILTIN_TRANSPORTS"
         senders_environment = {variable: os.environ.get(variable, "DEFAULT")}
     detector = LifecycleNode(
@@ -172,8 +172,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             additional_env=senders_environment,
             output="screen",
         )
-        # Its first seconds would pass while the model is loaded. Before the detector, whose first
-        # transition may come at once.
+        # Otherwise the bag's first seconds would pass while the model loads. Registered before the
+        # detector starts, because its first transition may come at once.
         when_active = OnStateTransition(
             target_lifecycle_node=detector,
             goal_state="active",

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuses what would fail only after minutes."""
+    """Refuses arguments that would otherwise fail only after minutes."""
     if arguments.out.suffix != f".{arguments.to}":
         raise ParameterError(f"--out {arguments.out}: expected a name in .{arguments.to}")
     if arguments.to == "onnx":

@@ -1,4 +1,4 @@
-"""Does an exported network give what the network gives, also at sizes it was not traced at?"""
+"""Compares an exported network with the original, at sizes other than the traced one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomaly_seg_ros.export.deployment import Deployment
 
 TOLERANCE = 1e-3
 _TRACED = (128, 256)
-# Another shape, not only another scale.
+# Another aspect ratio, not just another scale.
 _CHECKED = ((96, 160), (160, 288))
 
 Runner = Callable[[Tensor], Mapping[str, Tensor]]
@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         sizes: (H, W) of the compared images.
-        differences: By output, over all sizes.
+        differences: The largest difference of each output over all sizes.
         largest_logit: Largest absolute logit, for scale.
     """
 
@@ -49,17 +49,17 @@ class Comparison:
 
 
 def traced_size(multiple: int) -> tuple[int, int]:
-    """(H, W) at which networks are traced."""
+    """Returns the (H, W) at which networks are traced."""
     return _rounded_up(_TRACED, multiple)
 
 
 def checked_sizes(multiple: int) -> tuple[tuple[int, int], ...]:
-    """Sizes (H, W) for a comparison, none of which is the traced one."""
+    """Returns sizes (H, W) to compare at, none of which is the traced one."""
     return tuple(_rounded_up(size, multiple) for size in _CHECKED)
 
 
 def random_image(size: tuple[int, int], batch: int = 1, seed: int = 0) -> Tensor:
-    """(batch, 3, H, W) uint8."""
+    """Makes a (batch, 3, H, W) uint8 image."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
 
@@ -72,8 +72,8 @@ def compare(
 
     Args:
         run: The exported network, from uint8 images to outputs by name.
-        deployment: What was exported.
-        sizes: (H, W) of the images; None: two that differ from the traced size.
+        deployment: The module that was exported.
+        sizes: (H, W) of the images; None takes two that differ from the traced size.
 
     Raises:
         ExportError: The exported network fails, or an output is absent or has another shape or
@@ -94,7 +94,7 @@ def compare(
                     f"{name} of a {size[0]} x {size[1]} image is {tuple(got.shape)} {got.dtype}, "
                     f"the network's {tuple(want.shape)} {want.dtype}"
                 )
-            # torch.maximum carries a NaN on, Python's max may drop it.
+            # torch.maximum keeps a NaN, Python's max may drop it.
             so_far = torch.tensor(differences[name])
             differences[name] = torch.maximum((got - want).abs().max(), so_far).item()
         largest_logit = max(largest_logit, expected["logits"].abs().max().item())
@@ -102,7 +102,7 @@ def compare(
 
 
 def _run(run: Runner, image: Tensor) -> Mapping[str, Tensor]:
-    # AssertionError: what torch.export makes of conditions on the size.
+    # AssertionError: torch.export turns conditions on the size into assertions.
     try:
         return run(image)
     except (RuntimeError, AssertionError) as error:

@@ -3,7 +3,7 @@
     deployment = Deployment(*load_model("default"))
     export_onnx(deployment, Path("default.onnx"))
 
-A file is compared with the network before it gets its name, so there is no wrong one.
+A file is compared with the network before it gets its name, so wrong files never appear.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from anomaly_seg_ros.export.comparison import (
 from anomaly_seg_ros.export.deployment import Deployment
 
 INPUT_NAME = "image"
-# The oldest opset of torch's exporter, so that most runtimes read it.
+# The oldest opset that torch exports, which most runtimes read.
 DEFAULT_OPSET = 18
-# What writing and running ONNX files takes.
+# Packages for writing and running ONNX files.
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Bounds of height and width, in pixels.
 _SMALLEST, _LARGEST = 64, 16384
@@ -43,7 +43,7 @@ def capture(deployment: Deployment) -> ExportedProgram:
     """Traces a network with free batch size, height and width.
 
     Args:
-        deployment: Stays as it is; the traced images are uint8.
+        deployment: Not modified; traced with uint8 images.
 
     Returns:
         A program for (N, 3, H, W) with N in 1..64, and H and W multiples of the network's
@@ -60,7 +60,7 @@ def capture(deployment: Deployment) -> ExportedProgram:
         for name in ("rows", "columns")
     )
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
-    # "1 * dimension" is not accepted.
+    # torch.export does not accept "1 * dimension".
     free = (rows, columns) if multiple == 1 else (multiple * rows, multiple * columns)
     shapes = {INPUT_NAME: {0: batch, 2: free[0], 3: free[1]}}
     try:
@@ -79,12 +79,12 @@ def export_program(deployment: Deployment, path: Path, tolerance: float = TOLERA
     The texts of :meth:`Deployment.description` are its extra files, under their keys.
 
     Args:
-        deployment: What to write.
-        path: The file; one that exists is replaced.
-        tolerance: Largest difference from the network that is allowed.
+        deployment: The module to write.
+        path: The file; an existing one is replaced.
+        tolerance: Largest allowed difference from the network's outputs.
 
     Raises:
-        ExportError: It cannot be traced, or the file gives other outputs.
+        ExportError: The network cannot be traced, or the file gives other outputs.
         OutputError: The file cannot be written.
     """
     with _finished_file(path) as partial:
@@ -106,10 +106,10 @@ def export_onnx(
     The texts of :meth:`Deployment.description` are its ``metadata_props``.
 
     Args:
-        deployment: What to write.
-        path: The file; one that exists is replaced.
-        opset: Version of the operators, 18 or later.
-        tolerance: Largest difference from the network that is allowed.
+        deployment: The module to write.
+        path: The file; an existing one is replaced.
+        opset: Version of ONNX's operators, 18 or later.
+        tolerance: Largest allowed difference from the network's outputs.
 
     Raises:
         ExportError: A package is missing, the network cannot be expressed in ONNX, or the file
@@ -130,7 +130,7 @@ def export_onnx(
 
 
 def require_onnx() -> None:
-    """Raises ExportError that says what to install unless ONNX's packages are there."""
+    """Raises an ExportError that says what to install if a package for ONNX is missing."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(
@@ -141,7 +141,7 @@ def require_onnx() -> None:
 
 @contextmanager
 def silent_onnx_exporter() -> Iterator[None]:
-    """Without the warnings for each of torchvision's operators that cannot be registered."""
+    """Suppresses a warning for each of torchvision's operators that cannot be registered."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -152,14 +152,14 @@ def silent_onnx_exporter() -> Iterator[None]:
 
 
 def program_runner(path: Path) -> Runner:
-    """Runs a ``.pt2`` file."""
+    """Loads a ``.pt2`` file; returns the function that runs it."""
     return torch.export.load(path).module()
 
 
 def onnx_runner(path: Path) -> Runner:
-    """Runs an ONNX file with ONNX Runtime, on the CPU.
+    """Loads an ONNX file into ONNX Runtime on the CPU; returns the function that runs it.
 
-    What is returned raises ExportError when ONNX Runtime fails.
+    That function raises ExportError when ONNX Runtime fails.
     """
     import onnxruntime
 

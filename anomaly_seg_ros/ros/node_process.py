@@ -1,4 +1,4 @@
-"""A node in a process of its own, for tools that bring their own detector."""
+"""A node in a child process, for tools that start their own detector."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class NodeProcess:
     """Starts a node and ends it with SIGINT, as a context manager.
 
     Args:
-        namespace: Of the node, so that several do not meet: it is ``<namespace>/<node>``.
-        parameters: Overrides of its own, for the detector those of ``config/detector.yaml``.
-        log: Receives the node's output.
-        module: That runs the node when it is executed.
-        node: Its name.
+        namespace: Namespace of the node, so that several do not collide; its full name is
+            ``<namespace>/<node>``.
+        parameters: Parameter overrides; for the detector those of ``config/detector.yaml``.
+        log: File that receives the node's output.
+        module: Module that runs the node when executed.
+        node: Name of the node.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class NodeProcess:
         self._command = [sys.executable, "-m", module, "--ros-args"]
         self._command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
-            # Quoted, or a model called "1" would arrive as a number.
+            # Quoted, because a model called "1" would arrive as a number.
             text = f'"{value}"' if isinstance(value, str) else str(value).lower()
             self._command += ["-p", f"{key}:={text}"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,13 +53,13 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started last."""
+        """Process id of the process that was started last."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the node; a detector configures and activates itself."""
+        """Starts the node; a detector then configures and activates itself."""
         with self.log.open("ab") as log:
             environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the launch file
             self._process = subprocess.Popen(
@@ -70,7 +71,7 @@ class NodeProcess:
             )
 
     def stop(self) -> int | None:
-        """Interrupts the node and waits; returns its exit code, None if it never ran."""
+        """Interrupts the node and waits; returns its exit code, or None if it never ran."""
         if self._process is None:
             return None
         if self._process.poll() is None:
@@ -82,7 +83,7 @@ class NodeProcess:
             return self._process.returncode
 
     def kill(self) -> None:
-        """Ends the process at once, as a crash would."""
+        """Kills the process, as a crash would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -97,11 +98,11 @@ class NodeProcess:
         )
 
     def is_active(self) -> bool:
-        """Whether the log says that the node became active."""
+        """Tells whether the node became active, according to its log."""
         return ": active, listening on " in self._log_text()
 
     def failure(self) -> str | None:
-        """The reason for which ``configure`` failed, if the log tells of one."""
+        """Returns why ``configure`` failed, according to the log; None if it did not."""
         for line in reversed(self._log_text().splitlines()):
             if "configure failed: " in line:
                 return line.split("configure failed: ", 1)[1]

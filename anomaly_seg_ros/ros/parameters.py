@@ -1,6 +1,6 @@
 """The detector's parameters: names, types, ranges and when they may change.
 
-Defaults are not here: they stand in ``config/detector.yaml`` only.
+Their defaults are in ``config/detector.yaml`` only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from anomaly_seg_ros.system.devices import PRECISIONS
 from anomaly_seg_ros.system.resources import config_path
 
 ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"
-# Lifecycle states in which a parameter of each kind may change.
+# The lifecycle states in which a parameter of each kind may change.
 CHANGEABLE_IN = {
     ALWAYS: ("unconfigured", "inactive", "active"),
     INACTIVE: ("unconfigured", "inactive"),
@@ -45,7 +45,7 @@ _RCLPY = ("use_sim_time", "start_type_description_service")
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter: what it accepts, and in which lifecycle states it may change."""
+    """One parameter: the values it accepts, and the lifecycle states in which it may change."""
 
     kind: type
     description: str
@@ -55,7 +55,7 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
 
     def descriptor(self) -> ParameterDescriptor:
-        """The same for ROS tools: ``ros2 param describe``, rqt_reconfigure."""
+        """Return the descriptor for ROS tools: ``ros2 param describe``, rqt_reconfigure."""
         descriptor = ParameterDescriptor(description=self.description)
         if self.choices:
             descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
@@ -68,10 +68,10 @@ class ParameterSpec:
         return descriptor
 
     def accept(self, name: str, value: Any) -> Any:
-        """The value in the parameter's own type: people write 10 for 10.0, and the reverse.
+        """Convert a value to the parameter's type, because people write 10 for 10.0.
 
         Raises:
-            ParameterError: Names the parameter; it does not accept ``value``.
+            ParameterError: The parameter, which is named, does not accept ``value``.
         """
         if self.kind is float and type(value) is int:
             value = float(value)
@@ -93,7 +93,7 @@ class ParameterSpec:
             )
         if self.kind is list:
             camera_names(value)
-        # NaN would slip through rclpy's own range check, which only compares.
+        # NaN would pass rclpy's own range check, which only compares.
         if self.minimum is not None and not self.minimum <= value <= self.maximum:
             raise ParameterError(
                 f"parameter '{name}' must be in [{self.minimum}, {self.maximum}], not {value}"
@@ -211,11 +211,11 @@ PARAMETERS: dict[str, ParameterSpec] = {
 
 
 def read_defaults(path: Path | None = None) -> dict[str, Any]:
-    """The defaults in ``path`` (default: the package's own ``detector.yaml``).
+    """Read the defaults from ``path``, or from the package's ``detector.yaml``.
 
     Raises:
-        ParameterError: the file cannot be read, or its names differ from ``PARAMETERS``, or a
-            value is not accepted.
+        ParameterError: The file cannot be read, its names differ from ``PARAMETERS``, or a value
+            is not accepted.
     """
     path = config_path("detector.yaml") if path is None else path
     content = read_yaml(path, ParameterError)
@@ -232,10 +232,10 @@ def read_defaults(path: Path | None = None) -> dict[str, Any]:
 
 
 def declare(node: Node) -> None:
-    """Declare every parameter on ``node``; overrides (files, command line) are checked.
+    """Declare every parameter on ``node`` and check overrides from files and command line.
 
     Raises:
-        ParameterError: an override is out of range or of the wrong type.
+        ParameterError: An override is out of range or of the wrong type.
     """
     overrides = getattr(node, "_parameter_overrides", {})
     for name, default in read_defaults().items():
@@ -243,14 +243,14 @@ def declare(node: Node) -> None:
         given = overrides[name].value if name in overrides else None
         value = default if given is None else spec.accept(name, given)  # None: an empty list
         node.declare_parameter(name, value, spec.descriptor(), ignore_override=True)
-    # rclpy ignores names that nobody declares, so a misspelt one would change nothing silently.
+    # rclpy silently ignores undeclared names, such as misspelt ones.
     for name in overrides:
         if name not in (*PARAMETERS, *_RCLPY) and not name.startswith("qos_overrides."):
             node.get_logger().warning(f"unknown parameter '{name}' is ignored{_instead(name)}")
 
 
 def accepted(changes: Sequence[Parameter]) -> list[Parameter]:
-    """The same changes with numbers in the types of their parameters; others stay as they are."""
+    """Convert the numbers in ``changes`` to the types of their parameters."""
     result = []
     for change in changes:
         spec = PARAMETERS.get(change.name)
@@ -268,7 +268,7 @@ def _instead(name: str) -> str:
 
 
 def values_of(node: Node) -> dict[str, Any]:
-    """The current value of every parameter."""
+    """Return the current value of every parameter."""
     return {name: node.get_parameter(name).value for name in PARAMETERS}
 
 
@@ -289,9 +289,9 @@ def check_change(name: str, value: Any, state: str) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """One consistent set of the parameters that may change between two frames.
+    """A consistent set of the parameters that may change between two frames.
 
-    ``threshold`` is the one in force: ``target_tpr`` and ``auto`` are resolved already.
+    ``score_method`` and ``threshold`` are resolved from ``auto`` and ``target_tpr``.
     """
 
     score_method: str
@@ -305,7 +305,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class WatchdogLimits:
-    """From when on the watchdog warns, in seconds; see the parameters of these names."""
+    """The watchdog's limits in seconds; see the parameters of these names."""
 
     frame_timeout: float
     late_after: float
@@ -313,10 +313,10 @@ class WatchdogLimits:
 
 
 def camera_names(values: Sequence[str]) -> tuple[str, ...]:
-    """The names in the parameter ``cameras``; none for one camera without a name.
+    """Return the names in the parameter ``cameras``, none for one camera without a name.
 
     Raises:
-        ParameterError: A name that cannot be part of a topic, or that comes twice.
+        ParameterError: A name cannot be part of a topic, or comes twice.
     """
     if not all(isinstance(value, str) for value in values):
         raise ParameterError(
@@ -335,17 +335,17 @@ def camera_names(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def watchdog_limits(node: Node) -> WatchdogLimits:
-    """The limits in force now."""
+    """Return the current limits."""
     names = (field.name for field in fields(WatchdogLimits))
     return WatchdogLimits(**{name: node.get_parameter(name).value for name in names})
 
 
 def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Settings:
-    """What the dynamic parameters mean for this model.
+    """Resolve the dynamic parameters for this model.
 
     Raises:
-        ParameterError: the model cannot compute that score, or ``target_tpr`` asks for rates that
-            it was not calibrated with.
+        ParameterError: The model cannot compute the score, or was not calibrated for the rate
+            ``target_tpr``.
     """
     metadata = segmenter.metadata
     score = values["score_method"]
@@ -374,7 +374,7 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
 
 
 def missing_calibration(values: Mapping[str, Any], segmenter: Segmenter) -> str:
-    """What to say about a model that was not calibrated for the score; empty if it was."""
+    """Return a warning if the model was not calibrated for the score, else an empty string."""
     metadata = segmenter.metadata
     score = values["score_method"]
     score = metadata.default_score if score == "auto" else score
@@ -387,7 +387,7 @@ def missing_calibration(values: Mapping[str, Any], segmenter: Segmenter) -> str:
 
 
 def segmenter_options(values: Mapping[str, Any]) -> SegmenterOptions:
-    """How the parameters ask the model to run.
+    """Return the options of the segmenter that the parameters set.
 
     Raises:
         ParameterError: Only one of a height and a width is set.
@@ -406,7 +406,7 @@ def segmenter_options(values: Mapping[str, Any]) -> SegmenterOptions:
 
 
 def _size(values: Mapping[str, Any], height: str, width: str) -> tuple[int, int] | None:
-    """``(height, width)``, or None for 0 and 0."""
+    """Return ``(height, width)``, or None for 0 and 0."""
     size = values[height], values[width]
     if (size[0] == 0) != (size[1] == 0):
         raise ParameterError(

@@ -27,10 +27,10 @@ from anomaly_seg_ros.errors import DiscoveryError, ImageError, OutputError
 from anomaly_seg_ros.ros.discovery import discovery_hints
 from anomaly_seg_ros.ros.messages import show_data
 
-# An unanswered frame is published again after this time: best effort may have lost it, and a
-# restarted node has never seen it.
+# An unanswered frame is published again after this time, because best effort may have lost it, and
+# a restarted node has never seen it.
 RESEND_AFTER_S = 15.0
-# Discovery takes less than a second, on a very busy machine a few.
+# Discovery takes less than a second, or a few seconds on a very busy machine.
 TELL_AFTER_S, FOUND_WITHIN_S = 5.0, 30.0
 _ASK_AGAIN_S = 1.0
 _OUTPUTS = ("labels", "ood_score", "open_set_mask")
@@ -38,13 +38,13 @@ _OUTPUTS = ("labels", "ood_score", "open_set_mask")
 
 @dataclass
 class Answer:
-    """What the node published about one frame.
+    """The node's outputs for one frame.
 
     Attributes:
         labels: (H, W) uint8 trainIds.
         unit_score: (H, W) float32 in [0, 1].
         mask: (H, W) uint8, 255 = unknown.
-        latency_ms: From publishing the frame to holding the last of its outputs.
+        latency_ms: Time from publishing the frame to receiving the last of its outputs.
         sent: How often the frame was published until then.
     """
 
@@ -67,10 +67,10 @@ class Replayer:
 
     Args:
         detector: Fully qualified name of the node, such as ``/detector``.
-        image_topic: The raw image topic that it listens on; for compressed frames
-            ``/compressed`` is appended.
-        compressed: Whether the frames are compressed.
-        context: Of rclpy, already initialised; None takes the default one.
+        image_topic: The raw image topic that it listens on; ``/compressed`` is appended for
+            compressed frames.
+        compressed: Send CompressedImage messages.
+        context: An initialised context of rclpy; None takes the default one.
         resend_after: Seconds until an unanswered frame is published again.
     """
 
@@ -108,12 +108,12 @@ class Replayer:
         self._asked_at = -float("inf")
 
     def close(self) -> None:
-        """Leaves the graph; nothing but the counts may be used afterwards."""
+        """Leaves the graph; only the counts may be used afterwards."""
         self._executor.shutdown()
         self._node.destroy_node()
-        # A node stands in reference cycles, and as long as it does its DDS participant lives on.
-        # Of more than 32 participants on a machine some do not find each other, and a process may
-        # evaluate a hundred bags.
+        # A node is part of reference cycles, and its DDS participant lives until they are
+        # collected. Among more than 32 participants on a machine some do not find each other, and
+        # a process may evaluate a hundred bags.
         del self._executor, self._node, self._publisher, self._subscriptions
         del self._state_client, self._state_answers
         gc.collect()
@@ -127,14 +127,14 @@ class Replayer:
         """Waits until a detector listens and publishes.
 
         Args:
-            timeout: Seconds.
-            check: Called between waits; raises if waiting is in vain.
-            is_active: Whether the detector is known to be active, so that only discovery is
-                waited for. None if nothing is known of it: then the log tells early what is
+            timeout: Seconds to wait.
+            check: Called between waits; raises if waiting is pointless.
+            is_active: Tells whether the detector is known to be active, so that only discovery is
+                left to wait for. None if that cannot be known: then the log says early what is
                 missing.
 
         Raises:
-            DiscoveryError: Nobody appeared in time.
+            DiscoveryError: No detector appeared in time.
         """
         started = time.monotonic()
         deadline, told = started + timeout, is_active is not None
@@ -151,7 +151,7 @@ class Replayer:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _missing(self, seconds: float) -> str:
-        """What the graph has instead of the detector."""
+        """Describes what the graph has instead of the detector."""
         nodes = sorted(
             f"{namespace.rstrip('/')}/{name}"
             for name, namespace in self._node.get_node_names_and_namespaces()
@@ -168,18 +168,18 @@ class Replayer:
     ) -> Answer | None:
         """Sends one frame and waits for all its outputs (lock-step).
 
-        A node that dies and comes back while it is waited for gets the frame again.
+        A node that restarts meanwhile gets the frame again.
 
         Args:
-            frame: Of a bag.
-            timeout: Seconds in all.
-            check: Called between waits; raises if waiting is in vain.
+            frame: A frame of a bag.
+            timeout: Seconds to wait in total.
+            check: Called between waits; raises if waiting is pointless.
 
         Returns:
-            The answer, or None if none came in time: the frame is lost.
+            The answer, or None if it did not come in time and the frame counts as lost.
 
         Raises:
-            ImageError: The answer is no image of the expected kind.
+            ImageError: The answer is not an image of the expected kind.
         """
         message = message_from_frame(frame)
         pending = self._pending[frame.stamp_ns] = _Pending()
@@ -205,10 +205,10 @@ class Replayer:
         self._publisher.publish(message_from_frame(frame))
 
     def collect(self, seconds: float) -> dict[int, Answer]:
-        """Takes what has come, and what comes within ``seconds``; the answers by stamp."""
+        """Collects answers that have come or come within ``seconds``, by stamp."""
         end = time.monotonic() + seconds
         came = -1
-        # Without time left as well: what nobody takes from the queues is overwritten by the next.
+        # Go on while messages come, even out of time: queues drop what is not taken from them.
         while (left := end - time.monotonic()) > 0 or self._came > came:
             came = self._came
             self._executor.spin_once(timeout_sec=max(0.0, left))
@@ -221,11 +221,11 @@ class Replayer:
         )
 
     def _is_found(self) -> bool:
-        """Whether the detector has found our subscriptions, too, and so makes its outputs.
+        """Tells whether the detector has found our subscriptions, and so makes its outputs.
 
-        A server's answer reaches only whom it has found, and a participant finds what another one
-        has in the order in which it was made: an answer to the client, which was made last, shows
-        that the subscriptions are found.
+        A server's answer only reaches clients that it has found, and a participant finds another
+        one's endpoints in the order of their creation: an answer to the client, which was created
+        last, shows that the subscriptions are found.
         """
         if any(answer.done() for answer in self._state_answers):
             return True
@@ -241,7 +241,7 @@ class Replayer:
             stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             pending = self._pending.get(stamp)
             if pending is None:
-                self.surplus += 1  # a second answer to a frame that was sent again
+                self.surplus += 1  # a second answer to a frame that was sent twice
                 return
             pending.outputs[name] = _array(message, name)
             if len(pending.outputs) == len(_OUTPUTS):
@@ -258,7 +258,7 @@ class Replayer:
 
 
 def message_from_frame(frame: Frame) -> Image | CompressedImage:
-    """The recorded message as a ROS message, bytes unchanged."""
+    """Converts a recorded message to a ROS message, bytes unchanged."""
     header = Header(frame_id=frame.frame_id)
     header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 10**9)
     recorded = frame.image
@@ -289,13 +289,15 @@ def _array(message: Image, name: str) -> np.ndarray:
 
 
 class AnswerFile:
-    """Labels and scores of answers by stamp, in a file that is gone when it is closed.
+    """Labels and scores of answers by stamp, in a temporary file.
+
+    The answers of a minute of film would not fit into memory.
 
     Args:
-        folder: In which there is room for 5 bytes a pixel and answer.
+        folder: Folder with room for 5 bytes per pixel and answer.
 
     Raises:
-        OutputError: No file can be made there.
+        OutputError: No file can be created there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -310,7 +312,7 @@ class AnswerFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of what could not be written, which was told then
+        with contextlib.suppress(OSError):  # unwritten data, which was reported before
             self._file.close()
 
     def __contains__(self, stamp_ns: int) -> bool:
@@ -320,10 +322,10 @@ class AnswerFile:
         return len(self._places)
 
     def put(self, stamp_ns: int, answer: Answer) -> None:
-        """Stores an answer; a second one of the same stamp takes the place of the first.
+        """Stores an answer, replacing an earlier one with the same stamp.
 
         Raises:
-            OutputError: It cannot be written, such as for want of room.
+            OutputError: It cannot be written, for instance on a full disk.
         """
         try:
             place = self._file.seek(0, 2)
@@ -335,7 +337,7 @@ class AnswerFile:
         self._places[stamp_ns] = place, answer.labels.shape
 
     def get(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and score as they were put.
+        """Returns labels and score as they were stored.
 
         Returns:
             (H, W) uint8 and (H, W) float32.

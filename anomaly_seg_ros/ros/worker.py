@@ -1,4 +1,4 @@
-"""Slots that keep only the newest frame of each camera, and the one thread that works them off.
+"""Slots that keep only the newest frame of each camera, and one thread that processes them.
 
 No ROS here.
 """
@@ -15,29 +15,29 @@ from anomaly_seg_ros.ros.counters import FrameCounts
 
 
 class Source(Protocol):
-    """Where frames come from, a camera; hashable by identity."""
+    """A source of frames, such as a camera; hashable by identity."""
 
     counts: FrameCounts
 
 
 Camera = TypeVar("Camera", bound=Source)
 Frame = TypeVar("Frame")
-# An outcome to count (``processed``, ``unwatched``), or what went wrong.
+# An outcome to count (``processed``, ``unwatched``), or the exception.
 Outcome = str | Exception
 
 
 class Worker(Generic[Camera, Frame]):
     """Runs ``process`` on the newest frames in a thread of its own.
 
-    Every frame that is put comes to one end, counted at its camera's ``counts``.
+    Every frame that is put gets exactly one outcome, counted in its camera's ``counts``.
 
     Args:
-        process: Does the work on the frames that wait together, at most one a camera, and returns
-            the outcome of each. An ImageError counts a frame as bad, any other exception as
-            failed; one that is raised instead of returned concerns all of them. The thread goes
-            on with the next frames either way.
-        on_fault: Called in the worker's thread with each such exception and its camera.
-        cameras: How many there are.
+        process: Processes the waiting frames, at most one per camera, and returns the outcome of
+            each. An ImageError counts a frame as bad, any other exception as failed; an exception
+            that is raised instead of returned counts for all of them. The thread continues with
+            the next frames either way.
+        on_fault: Called in the worker's thread with the camera and the exception.
+        cameras: Number of cameras.
         batch_wait: Seconds that the first frame waits for those of the other cameras.
     """
 
@@ -60,7 +60,7 @@ class Worker(Generic[Camera, Frame]):
         self._stopping = False
         self._left_behind = False
         self._working_since: float | None = None
-        # A daemon: a network that hangs must not keep the process from ending.
+        # A daemon, so that a hanging network does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
@@ -69,12 +69,12 @@ class Worker(Generic[Camera, Frame]):
 
     @property
     def at_work_for(self) -> float:
-        """Seconds for which the frames at work have been there; 0 if there are none."""
+        """Seconds that the frames at work have taken so far; 0 without any."""
         since = self._working_since
         return 0.0 if since is None else time.monotonic() - since
 
     def put(self, camera: Camera, frame: Frame) -> None:
-        """Hand over a frame without waiting; an older one of this camera is dropped."""
+        """Hand over a frame without blocking; an older one of this camera is dropped."""
         with self._changed:
             if self._stopping:
                 camera.counts.add("received", "dropped")
@@ -105,7 +105,7 @@ class Worker(Generic[Camera, Frame]):
         return not self._thread.is_alive()
 
     def leave_behind(self) -> tuple[Camera, ...]:
-        """Give up a thread that does not end: its frames failed, whatever it still does.
+        """Abandon a thread that does not end; its frames count as failed, whatever it still does.
 
         Returns:
             The cameras of these frames.
@@ -121,7 +121,7 @@ class Worker(Generic[Camera, Frame]):
         while batch := self._take():
             try:
                 outcomes = self._process(batch)
-            # Whatever the network raises (out of memory, a lost device) concerns these frames.
+            # Whatever the network raises (out of memory, a lost device) affects these frames only.
             except Exception as error:  # noqa: BLE001
                 outcomes = dict.fromkeys(batch, error)
             with self._changed:
@@ -134,11 +134,11 @@ class Worker(Generic[Camera, Frame]):
                     self._on_fault(camera, outcome)
                     outcome = "bad" if isinstance(outcome, ImageError) else "failed"
                 camera.counts.add(outcome)
-            # Messages may be large: do not hold them while waiting for the next.
+            # Messages may be large: release them before waiting for the next.
             del batch, outcomes, outcome
 
     def _take(self) -> dict[Camera, Frame]:
-        """The newest frame of each camera that has one; empty when the thread is to end."""
+        """Wait for the newest frame of each camera; empty when the thread should end."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest or self._stopping)
             left = self._waiting_since + self._batch_wait - time.monotonic()
