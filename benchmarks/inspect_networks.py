@@ -6,7 +6,7 @@ GFLOPs count convolutions and matrix products at two FLOPs a multiply-add, as
 ``torch.utils.flop_counter`` does; elementwise operations count nothing. The overhead is the
 outlier head plus the hybrid score, measured on the network's own pre-logits and logits; beside it
 is the cheapest score without a head. The head is the node's: one output in place of two, see
-``models/folded_head.py``. To beat: Table 7 of "Hybrid Open-set Segmentation with
+``models/for_inference.py``. To beat: Table 7 of "Hybrid Open-set Segmentation with
 Synthetic Negative Data" says 0.1 GFLOPs and 2.8 ms on an RTX 3090, for two megapixels. It names
 neither network nor convention; the head of their LDN-121 at stride 4 has 34 M multiply-adds, which
 makes 0.1 only at two FLOPs each.
@@ -30,8 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_seg_ros import scores
-from anomaly_seg_ros.models.folded_head import FoldedOutlierHead
-from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.for_inference import FoldedOutlierHead, fold_batchnorm
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device, select_precision
 from anomaly_seg_ros.system.tool import run_tool

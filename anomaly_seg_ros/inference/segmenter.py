@@ -30,7 +30,7 @@ from anomaly_seg_ros.inference.postprocessing import Geometry, Maps, Postprocess
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
-from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.for_inference import fold_batchnorm
 from anomaly_seg_ros.system.devices import select_device, select_precision
 from anomaly_seg_ros.system.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.system.stopwatch import Stopwatch

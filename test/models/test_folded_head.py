@@ -6,8 +6,7 @@ import pytest
 import torch
 from tiny import tiny_network
 
-from anomaly_seg_ros.models.folded_head import FoldedOutlierHead
-from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.for_inference import FoldedOutlierHead, fold_batchnorm
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
 

@@ -19,8 +19,8 @@ from torch.export import Dim, export
 
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.densenet import DenseNet121, bn_relu_conv, remap_imagenet_keys
-from anomaly_seg_ros.models.fusion import fold_batchnorm
-from anomaly_seg_ros.models.grid_pooling import grid_level, traceable_cells
+from anomaly_seg_ros.models.for_inference import fold_batchnorm
+from anomaly_seg_ros.models.ladder_densenet import grid_level, traceable_cells
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 LAYOUT = "ladder_densenet121"

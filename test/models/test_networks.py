@@ -19,7 +19,7 @@ from anomaly_seg_ros.models.efficientnet_lite import (
     remap_imagenet_keys,
 )
 from anomaly_seg_ros.models.erfnet import ERFNet
-from anomaly_seg_ros.models.fusion import fold_batchnorm
+from anomaly_seg_ros.models.for_inference import fold_batchnorm
 from anomaly_seg_ros.models.registry import ARCHITECTURES, build_network
 
 # The large ones have test files of their own.

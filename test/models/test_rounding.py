@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.models.rounding import round_kernels, rounded_kernel
+from anomaly_seg_ros.models.for_inference import round_kernels, rounded_kernel
 
 HALVES = [torch.bfloat16, torch.float16]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.backends.compiled import CompiledBackend, Program
-from anomaly_seg_ros.models.rounding import round_kernels
+from anomaly_seg_ros.models.for_inference import round_kernels
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
