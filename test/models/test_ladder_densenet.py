@@ -42,16 +42,6 @@ def test_the_facts_have_the_known_sizes() -> None:
     assert round(facts["parameters"] / 1e6, 2) == 11.07
 
 
-def test_abstention_is_computed_and_not_returned() -> None:
-    network = build_seeded(LAYOUT, num_classes=12, abstention=True)
-    assert network.logits.conv.out_channels == 13
-    with torch.inference_mode():
-        output = network(torch.rand(1, 3, 64, 64))
-        every = network.all_outputs(output.pre_logits)
-    assert output.logits.shape[1] == network.num_classes == 12
-    torch.testing.assert_close(every[:, :12], output.logits)
-
-
 @pytest.mark.parametrize("rows", [8, 4, 2, 1])
 @pytest.mark.parametrize("size", [(2, 3), (8, 8), (7, 20), (16, 5), (33, 64)])
 def test_traceable_pooling_equals_pooling(size: tuple[int, int], rows: int) -> None:
