@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 import cv2
@@ -21,6 +20,7 @@ from std_msgs.msg import Header
 from anomaly_seg_ros.ros.messages import jpeg_message, png_message
 from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from anomaly_seg_ros.system.resources import asset_path
+from benchmarks.stopwatch import milliseconds
 
 JPEG_QUALITY = 90
 
@@ -71,9 +71,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(arguments.repeats):
         for name, run in random.sample(list(work.items()), len(work)):
-            began = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - began))
+            times[name].append(milliseconds(run))
     print(f"{'':34}{'ms':>8}{'kB':>10}")
     for name, run in work.items():
         result = run()

@@ -8,14 +8,15 @@ strided and for 5x5 kernels, as the ratios in the last column show.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BATCH = 8
+from benchmarks.stopwatch import milliseconds
+
+BATCH, REPEATS = 8, 5
 # channels, kernel, stride, height = width: the layers of EfficientNet-Lite0 at 256x256.
 LAYERS = (
     (32, 3, 1, 128),
@@ -28,19 +29,8 @@ LAYERS = (
 )
 
 
-def milliseconds(function: Callable[[], object], repeats: int = 5) -> float:
-    """Median time of a call, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        times.append(1e3 * (time.perf_counter() - began))
-    return sorted(times)[repeats // 2]
-
-
 def backward(channels: int, kernel: int, stride: int, size: int, dtype: torch.dtype) -> float:
-    """Milliseconds of the whole backward of one layer."""
+    """Median milliseconds of the whole backward pass of one layer."""
 
     def tensor(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -50,11 +40,13 @@ def backward(channels: int, kernel: int, stride: int, size: int, dtype: torch.dt
     y = F.conv2d(x, weight, None, stride, kernel // 2, groups=channels)
     grad = torch.randn_like(y)
     geometry = ([stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], channels)
-    return milliseconds(
-        lambda: torch.ops.aten.convolution_backward(
-            grad, x, weight, None, *geometry, [True, True, False]
-        )
-    )
+
+    def call() -> object:
+        outputs = [True, True, False]
+        return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, outputs)
+
+    call()  # warms up
+    return median(milliseconds(call) for _ in range(REPEATS))
 
 
 def main() -> None:

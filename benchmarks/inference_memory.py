@@ -25,23 +25,18 @@ from anomaly_seg_ros.inference.options import FULL, INFERENCE_MODES, RESIZED, TI
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.memory import MIB, peak_memory, reset_peak
+from benchmarks.machine import resident_bytes
 
 TILES = (768, 512, 256)
 
 
 def rows(model_size: list[int] | None) -> list[list[str]]:
-    """The options of each row."""
+    """The command-line options of each row."""
     resized = ["--mode", RESIZED]
     if model_size:
         resized += ["--inference-size", *map(str, model_size)]
     tiles = [["--mode", TILED, "--tile", str(tile)] for tile in TILES]
     return [resized, ["--mode", FULL], *tiles]
-
-
-def resident_mib() -> float:
-    """What the process holds now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096 / MIB
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -64,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     else:
         # Linux forgets the peak of loading (proc_pid_clear_refs(5)).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        loaded = resident_mib()
+        loaded = resident_bytes() / MIB
     times = [
         segmenter.predict(image, (segmenter.metadata.default_score,)).inference_ms
         for _ in range(arguments.frames + 1)
@@ -93,8 +88,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
-    parser.add_argument("--frames", type=int, default=5, help="timed ones, after one more")
-    parser.add_argument("--inference-size", type=int, nargs=2, help="of mode resized")
+    parser.add_argument("--frames", type=int, default=5, help="frames to time, after a first one")
+    parser.add_argument("--inference-size", type=int, nargs=2, help="size for mode resized")
     parser.add_argument("--mode", choices=INFERENCE_MODES, help="only this one, as JSON")
     parser.add_argument("--tile", type=int, default=TILES[0])
     arguments = parser.parse_args()

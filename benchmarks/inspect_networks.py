@@ -15,12 +15,10 @@ makes 0.1 only at two FLOPs each.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -34,14 +32,15 @@ from anomaly_seg_ros.models.for_inference import FoldedOutlierHead, fold_batchno
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device, select_precision
 from anomaly_seg_ros.system.tool import run_tool
+from benchmarks.machine import cpu_and_flags
+from benchmarks.stopwatch import repeated
 from benchmarks.variants import VARIANTS, build_variant, settle
 
 _WARM_UP_SIZE = (64, 128)
-# First calls on a GPU choose algorithms and fill the memory pool.
-_GPU_WARM_UPS = 3
 # Networks whose head and score are timed alone, most calls and seconds for each.
 DENSE_HYBRID_NETWORKS = ("wide_resnet38", "resnet101", "ladder_densenet121", "deeplab_v3plus_lite")
 _HEAD_REPEATS, _HEAD_BUDGET_S = 50, 5.0
+CallTimer = Callable[[Callable[[], object]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Size:
     """What a network costs, whatever the machine.
 
     Attributes:
-        tensors: In the state dict, without an outlier head.
-        parameters: Without an outlier head.
-        flops: Of a forward pass without an outlier head.
+        tensors: Tensors in the state dict, without an outlier head.
+        parameters: Number of parameters, without an outlier head.
+        flops: Operations of a forward pass without an outlier head.
         head_flops: What the outlier head adds, as the node runs it (folded).
     """
 
@@ -87,51 +86,29 @@ class Times:
     max_logit: float
 
 
-class Stopwatch:
-    """Median time of a call on a device.
-
-    Args:
-        device: Waited for.
-        repeats: Calls at most.
-        budget: Seconds after which no further call starts.
-    """
-
-    def __init__(self, device: torch.device, repeats: int, budget: float) -> None:
-        self.device, self.repeats, self.budget = device, repeats, budget
-
-    def milliseconds(self, function: Callable[[], object]) -> list[float]:
-        """Times of each call; on a GPU after some to warm up."""
-        if self.device.type == "cuda":
-            for _ in range(_GPU_WARM_UPS):
-                function()
-        times: list[float] = []
-        while len(times) < self.repeats and sum(times) < 1e3 * self.budget:
-            self._wait()
-            began = time.perf_counter()
-            function()
-            self._wait()
-            times.append(1e3 * (time.perf_counter() - began))
-        return times
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
 @torch.inference_mode()
-def measure(name: str, size: tuple[int, int], stopwatch: Stopwatch, dtype: torch.dtype) -> Times:
+def measure(
+    name: str, size: tuple[int, int], device: torch.device, dtype: torch.dtype, timer: CallTimer
+) -> Times:
     """Times a network as the node runs it: BatchNorm folded, channels last in memory.
 
     The head is timed alone: beside the network's, its time is lost in the noise of a difference.
+
+    Args:
+        name: Key of ``benchmarks.variants.VARIANTS``.
+        size: (height, width) of the image.
+        device: The device that runs it.
+        dtype: The type of weights and image.
+        timer: Returns the milliseconds of some calls.
     """
     torch.manual_seed(0)
     network = fold_batchnorm(settle(build_variant(name)))
     head = FoldedOutlierHead(OutlierHead(network.pre_logits_channels).eval())
     for module in (network, head):
-        module.to(stopwatch.device, dtype, memory_format=torch.channels_last)
-    network(_images(_WARM_UP_SIZE, stopwatch.device, dtype))
-    images = _images(size, stopwatch.device, dtype)
-    whole = stopwatch.milliseconds(lambda: network(images))
+        module.to(device, dtype, memory_format=torch.channels_last)
+    network(_images(_WARM_UP_SIZE, device, dtype))
+    images = _images(size, device, dtype)
+    whole = timer(lambda: network(images))
     pre_logits, logits, _ = network(images)
     ood_logits = outlier_logits(head, pre_logits, logits)
     parts = {
@@ -139,7 +116,7 @@ def measure(name: str, size: tuple[int, int], stopwatch: Stopwatch, dtype: torch
         "hybrid_score": lambda: scores.dense_hybrid(logits, ood_logits),
         "max_logit": lambda: scores.max_logit(logits),
     }
-    medians = {part: median(stopwatch.milliseconds(call)) for part, call in parts.items()}
+    medians = {part: median(timer(call)) for part, call in parts.items()}
     return Times(network=median(whole), runs=len(whole), **medians)
 
 
@@ -177,18 +154,18 @@ def time_head_and_score(
         return scores.dense_hybrid(logits, outlier_logits(head, pre_logits, logits))
 
     call()
-    stopwatch = Stopwatch(device, _HEAD_REPEATS, _HEAD_BUDGET_S)
+    timer = partial(repeated, repeats=_HEAD_REPEATS, device=device, budget=_HEAD_BUDGET_S)
     result = {
         "network": variant,
         "image_size": list(size),
         "features": list(pre_logits.shape),
         "device": str(device),
         "precision": precision,
-        "eager_ms": median(stopwatch.milliseconds(call)),
+        "eager_ms": median(timer(call)),
     }
     if device.type == "cuda":
         replay = _as_graph(call)
-        result["graph_ms"] = median(stopwatch.milliseconds(replay))
+        result["graph_ms"] = median(timer(replay))
     return result
 
 
@@ -230,12 +207,7 @@ def _flops(network: nn.Module, images: Tensor) -> int:
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return f"{cpu}, {torch.get_num_threads()} threads"
+    return f"{cpu_and_flags()[0]}, {torch.get_num_threads()} threads"
 
 
 def _print_table(arguments: argparse.Namespace) -> None:
@@ -254,8 +226,10 @@ def _print_table(arguments: argparse.Namespace) -> None:
         print(f"{counts:70s} {size.head_flops / 1e9:7.2f}", end="", flush=True)
         if arguments.time:
             print(f"  timing {name} ...", file=sys.stderr)
-            stopwatch = Stopwatch(device, arguments.repeats, arguments.budget)
-            times = measure(name, (height, width), stopwatch, dtype)
+            timer = partial(
+                repeated, repeats=arguments.repeats, device=device, budget=arguments.budget
+            )
+            times = measure(name, (height, width), device, dtype, timer)
             print(
                 f" {times.network:10.1f} {times.runs:4d} {times.head:8.2f} "
                 f"{times.hybrid_score:10.2f} {times.head + times.hybrid_score:12.2f} "

@@ -27,6 +27,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.machine import resident_bytes
+
 HEIGHT, WIDTH = 1024, 2048
 _MIB = 1 << 20
 _SIZES = (1, 5, 25, 100)
@@ -83,7 +85,7 @@ def child(method: str, count: int) -> None:
     cv2.setNumThreads(1)
     _METHODS[method]([frame(0)])  # imports and warms up
     frames = [frame(seed) for seed in range(count)]
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    resident = resident_bytes()
     began, began_cpu = time.perf_counter(), time.process_time()
     figures = _METHODS[method](frames)
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
@@ -102,7 +104,7 @@ def run(method: str, count: int) -> dict[str, float]:
 
 
 def free_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory available without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

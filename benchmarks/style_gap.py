@@ -58,7 +58,7 @@ class Patches:
 
     Attributes:
         objects: (N, PATCH, PATCH, 3) uint8 RGB.
-        frames: Likewise, of the frames at the same places.
+        frames: Patches of the frames at the same places, likewise.
         milliseconds: Median time of an alignment.
         kept: Mean correlation of the detail before and after.
     """

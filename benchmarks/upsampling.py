@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -29,6 +28,7 @@ from anomaly_seg_ros.inference.upsampling import (
     upsampled_argmax,
 )
 from benchmarks.online.cases import load_frames
+from benchmarks.stopwatch import milliseconds
 
 REPEATS = 5
 
@@ -66,13 +66,6 @@ def steps(logits: Tensor, size: tuple[int, int]) -> dict[str, Sequence[Callable[
 def mixed_share(logits: Tensor) -> float:
     """Share of the blocks between four cells that do not have one class at all four."""
     return float(mixed_blocks(np.pad(logits.argmax(1)[0].numpy(), 1, mode="edge")).mean())
-
-
-def milliseconds(call: Callable[[], np.ndarray]) -> float:
-    """Milliseconds that a call takes."""
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
 
 
 def measure(model: str, count: int) -> None:

@@ -33,8 +33,9 @@ from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.tool import run_tool
+from benchmarks import machine
 from benchmarks.inspect_networks import DENSE_HYBRID_NETWORKS, time_head_and_score
-from benchmarks.online import cases, machine
+from benchmarks.online import cases
 from benchmarks.online.measure import Options, run_case
 from benchmarks.online.report_tables import FORMAT, compare, read_report, report_text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.devices import cpu_threads, select_device
 from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from benchmarks.online.cases import Case
+from benchmarks.stopwatch import milliseconds
 
 _TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 10.0
@@ -96,11 +96,8 @@ def naive(bare: Bare) -> tuple[dict[str, Call], dict[str, Any]]:
     noise = torch.randn(1, 3, *(bare.case.network_size or metadata.inference_size), device=device)
 
     def run(_: int) -> float:
-        began = time.perf_counter()
         with torch.no_grad():
-            network(noise)
-        _wait(device)
-        return 1e3 * (time.perf_counter() - began)
+            return milliseconds(lambda: network(noise), device)
 
     return {"plain_network": run}, {}
 
@@ -110,17 +107,10 @@ def _network(segmenter: Segmenter, frames: list[np.ndarray]) -> Call:
     fitted = [segmenter.framing.fit(frame)[None] for frame in frames]
 
     def run(number: int) -> float:
-        began = time.perf_counter()
-        segmenter.run_network(fitted[number % len(fitted)])
-        _wait(segmenter.device)
-        return 1e3 * (time.perf_counter() - began)
+        frame = fitted[number % len(fitted)]
+        return milliseconds(lambda: segmenter.run_network(frame), segmenter.device)
 
     return run
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 Loader = Callable[[Bare], tuple[dict[str, Call], dict[str, Any]]]

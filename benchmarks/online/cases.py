@@ -16,7 +16,7 @@ import torch
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io.images import read_image
-from benchmarks.online.machine import REPOSITORY
+from benchmarks.machine import REPOSITORY
 from benchmarks.variants import build_variant, settle, variant_metadata
 
 Size = tuple[int, int]

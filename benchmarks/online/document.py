@@ -72,7 +72,7 @@ def document(reports: Sequence[dict[str, Any]], by_hand: str) -> str:
     """The whole document.
 
     Args:
-        reports: As stored; each becomes a chapter.
+        reports: Stored reports; each becomes a chapter.
         by_hand: Goes between the marks at the end.
     """
     chapters = [part for report in reports for part in _chapter(report)]
@@ -226,7 +226,7 @@ def _two_cores(report: dict[str, Any]) -> Iterator[Aim]:
 
 
 def _verdict(case: dict[str, Any], is_met: Callable[[dict[str, float]], bool]) -> str:
-    """Of medians and of fastest tenths: only where they agree, one can tell."""
+    """Judges by medians and by fastest tenths; where they disagree the verdict is unclear."""
     median, fast = (case["ratios"][statistic] for statistic in ("median", "p10"))
     if median.get("node_over_network", 1.0) < _IMPOSSIBLE or is_met(median) != is_met(fast):
         return UNCLEAR

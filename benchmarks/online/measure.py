@@ -22,7 +22,7 @@ from benchmarks.online.bare import Bare, BareProcess
 from benchmarks.online.cases import Case
 from benchmarks.online.client import Client, PreparedFrame, cpu_seconds
 
-# A turn's first frame is sent but not counted: another contender has just had the caches.
+# A turn's first frame is not counted: the caches are still full of another contender's data.
 FRAMES_A_TURN = 4
 MIN_TURNS = 2
 _START_TIMEOUT_S = 300.0
@@ -38,11 +38,10 @@ class Options:
     """How long and on what; sizes and models are the cases'.
 
     Attributes:
-        frames: Counted frames of each contender at most.
-        seconds: Of alternation for a case; a turn that began is finished.
-        load_seconds: For which each node is sent more frames than it can take; 0 = not at all.
-        device: As the node's parameter.
-        num_threads: As the node's parameter.
+        frames: Most counted frames of each contender.
+        seconds: How long the contenders of a case take turns; a started turn is finished.
+        load_seconds: How long each node receives more frames than it can take; 0 = not at all.
+        device, num_threads: The node's parameters of these names.
     """
 
     frames: int = 30
@@ -57,9 +56,9 @@ class Contestant:
 
     Args:
         kind: Key of :data:`timings.NODES`.
-        module, node: What to run and how it is called.
-        parameters: Of the node.
-        folder: For its log.
+        module, node: The module to run and the node's name.
+        parameters: The node's parameters.
+        folder: Folder for its log.
     """
 
     def __init__(
@@ -117,11 +116,11 @@ def run_case(
     """Measures one case.
 
     Args:
-        case: Which.
+        case: The case.
         model: Name or file of its model.
         frames: (H, W, 3) uint8 RGB of the case's frame size.
-        options: How long.
-        folder: For logs.
+        options: Durations and device.
+        folder: Folder for logs.
 
     Returns:
         The case's entry of the report.

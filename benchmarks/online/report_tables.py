@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_seg_ros.errors import AnomalySegError
+from benchmarks.machine import same_machine
 from benchmarks.online import timings
 from benchmarks.online.cases import size_text
-from benchmarks.online.machine import same_machine
 
 FORMAT = 1
 

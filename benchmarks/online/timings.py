@@ -59,8 +59,8 @@ def ratios(case: Mapping[str, Any], statistic: str = "median") -> dict[str, floa
     runs: our node's own backend, eager torch, or the network as the naive node loads it.
 
     Args:
-        case: Of a report, with ``contenders``.
-        statistic: Of their times: ``median`` or ``p10``.
+        case: A case of a report, with ``contenders``.
+        statistic: The statistic of their times: ``median`` or ``p10``.
 
     Returns:
         ``node_minus_network_ms``, ``node_over_network``, ``overhead_<node>_ms`` of each node,
@@ -101,8 +101,8 @@ def transport_ms(
     That is the middleware's way to the node and back, and the waking of threads.
 
     Args:
-        topic_to_topic: Of each frame.
-        processing: Of the same frames, as the node says.
+        topic_to_topic: Time of each frame.
+        processing: The node's own time for the same frames.
         take: The median wait of a message in the node; it is not told frame by frame.
     """
     return [whole - own - take for whole, own in zip(topic_to_topic, processing, strict=True)]

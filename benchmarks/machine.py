@@ -7,14 +7,15 @@ import os
 import platform
 import statistics
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from benchmarks.stopwatch import milliseconds
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 _CPU_INFO = Path("/proc/cpuinfo")
 # Instruction sets that decide which backend and precision is fast.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
@@ -33,7 +34,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     Args:
         device: The measured device; a GPU is named only if it is this one.
     """
-    cpu, flags = _cpu()
+    cpu, flags = cpu_and_flags()
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
@@ -64,6 +65,12 @@ def commit() -> str:
         return "unknown"
 
 
+def resident_bytes() -> int:
+    """Memory that this process holds now. Linux only."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def copy_ms(size: tuple[int, int]) -> float:
     """Median milliseconds to copy a frame in and its three outputs out once, in one thread.
 
@@ -76,16 +83,15 @@ def copy_ms(size: tuple[int, int]) -> float:
     # RGB in; labels, float32 score and mask out.
     sources = [np.ones(pixels * width, np.uint8) for width in (3, 1, 4, 1)]
     targets = [np.zeros_like(source) for source in sources]
-    times = []
-    for _ in range(_COPIES):
-        began = time.perf_counter()
+
+    def copy() -> None:
         for target, source in zip(targets, sources, strict=True):
             np.copyto(target, source)
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
+
+    return statistics.median(milliseconds(copy) for _ in range(_COPIES))
 
 
-def _cpu() -> tuple[str, set[str]]:
+def cpu_and_flags() -> tuple[str, set[str]]:
     """The first processor's name and flags."""
     name, flags = platform.processor() or platform.machine(), set()
     if _CPU_INFO.is_file():
