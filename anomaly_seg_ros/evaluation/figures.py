@@ -17,26 +17,32 @@ from typing import Any
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.results import CONVENTIONS as POOLED_CONVENTIONS
 from anomaly_seg_ros.io.atomic import write_atomically
-from anomaly_seg_ros.metrics import fpr
 from anomaly_seg_ros.metrics.by_distance import DISTANCE_EDGES
 from anomaly_seg_ros.metrics.calibration_error import ECE_CONVENTION
 from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK
+from anomaly_seg_ros.metrics.threshold_counts import (
+    CONVENTIONS,
+    FIRST_ABOVE,
+    FIRST_AT_LEAST,
+    INTERPOLATED,
+    NEAREST,
+)
 
 FORMAT = 1
 FILE_NAME = "benchmark.json"
 
-# Key in FPR95_conventions -> name in metrics/fpr.py.
+# Key in FPR95_conventions -> name in metrics/threshold_counts.py.
 FPR95_KEYS = {
-    "at_least": fpr.FIRST_AT_LEAST,
-    "above": fpr.FIRST_ABOVE,
-    "nearest": fpr.NEAREST,
-    "interpolated": fpr.INTERPOLATED,
+    "at_least": FIRST_AT_LEAST,
+    "above": FIRST_ABOVE,
+    "nearest": NEAREST,
+    "interpolated": INTERPOLATED,
 }
 
 CONVENTIONS: dict[str, Any] = {
     **POOLED_CONVENTIONS,
     "units": "all rates in percent; thresholds in the score's own unit; distances in metres",
-    "FPR95_conventions": {key: fpr.CONVENTIONS[name] for key, name in FPR95_KEYS.items()},
+    "FPR95_conventions": {key: CONVENTIONS[name] for key, name in FPR95_KEYS.items()},
     "scores": "higher = more anomalous; a pixel is an alarm where score >= threshold",
     "per_image": "unweighted means over the images that have both kinds of pixels",
     "best_F1": "highest pixel F1 over all thresholds, no bins",

@@ -1,6 +1,6 @@
 """Counts of scores of single images: what resampling over images needs.
 
-An image's scores are counted by the upper 16 bits of their keys (:mod:`metrics.score_keys`), a
+An image's scores are counted by the upper 16 bits of their keys (:mod:`metrics.exact_counts`), a
 bfloat16: neighbouring bins differ by 0.8 %. An image fills a few hundred to a few thousand of the
 65,536 bins, so only those are kept. Beside the counts stand the image's own exact figures.
 """
@@ -18,9 +18,9 @@ from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
-from anomaly_seg_ros.metrics.fpr import FIRST_AT_LEAST
-from anomaly_seg_ros.metrics.per_image import FrameFigures
-from anomaly_seg_ros.metrics.score_keys import from_keys, to_keys
+from anomaly_seg_ros.metrics.exact_counts import from_keys, to_keys
+from anomaly_seg_ros.metrics.pixel_scores import FrameFigures
+from anomaly_seg_ros.metrics.threshold_counts import FIRST_AT_LEAST
 
 _KINDS = {"positives": ANOMALY, "negatives": IN_DISTRIBUTION}
 _FIGURES = ("AP", "AUROC", "FPR95")

@@ -21,7 +21,7 @@ from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.io.safe_yaml_json import inside, read_json
-from anomaly_seg_ros.metrics.per_image import FrameFigures
+from anomaly_seg_ros.metrics.pixel_scores import FrameFigures
 
 _WORST, _BEST = 2, 1
 _PANEL_WIDTH = 320

@@ -28,8 +28,11 @@ from anomaly_seg_ros.metrics.by_distance import DistanceScores
 from anomaly_seg_ros.metrics.calibration_error import calibration_bins, check_threshold
 from anomaly_seg_ros.metrics.components import ComponentScores
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
-from anomaly_seg_ros.metrics.cross_fold import combine_folds, held_out_thresholds
-from anomaly_seg_ros.metrics.open_set_iou import OpenSetConfusion
+from anomaly_seg_ros.metrics.open_set_iou import (
+    OpenSetConfusion,
+    combine_folds,
+    held_out_thresholds,
+)
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.thresholds import best_f1_threshold
 

@@ -1,14 +1,14 @@
 """Pixel figures by distance from the camera (DenseHybrid, section 6.4, Table 6).
 
-distance = baseline x focal length / disparity, in bins [a, b) that hold their lower end, 5 m wide
-from 5 m to 50 m by default. A bin pools the pixels of all frames whose own distance lies in it,
-in-distribution and anomalous alike: its false alarms are those at that range.
+distance = baseline x focal length / disparity, in bins [a, b) that include their lower end, 5 m
+wide from 5 m to 50 m by default. A bin pools the pixels of all frames whose own distance lies in
+it, in-distribution and anomalous alike: its false alarms are those at that range.
 
 The paper leaves both open. Two more choices: the focal length is the camera's horizontal one,
 because disparity runs along the row (the public code averages both); and a pixel without
 disparity has no distance, so it is dropped and counted (the public code gives it the largest
-distance in the image). Small objects suffer most from that, hence the option to give such a pixel
-of an object the median distance of the object's measured pixels.
+distance in the image). That affects small objects most, hence the option to give such a pixel of
+an object the median distance of the object's measured pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.components import label_components
-from anomaly_seg_ros.metrics.count_arrays import add_arrays, to_arrays
 from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
 from anomaly_seg_ros.metrics.pixel_scores import PixelMetrics, PixelScores
 
@@ -30,7 +29,7 @@ DISTANCE_EDGES = tuple(float(metres) for metres in range(5, 55, 5))
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Numbers of labelled pixels of both kinds."""
+    """Numbers of labelled pixels of each kind."""
 
     anomalous: int
     in_distribution: int
@@ -38,11 +37,11 @@ class PixelCounts:
 
 @dataclass(frozen=True)
 class DistanceMetrics:
-    """Figures of each bin, and what lies in none.
+    """Figures of each bin, and the pixels in no bin.
 
     Attributes:
-        edges_m: (B + 1) ends in metres; bin i is [edges_m[i], edges_m[i + 1]).
-        bins: Figures of each bin; NaN and a note where a kind of pixel is absent.
+        edges_m: (B + 1) edges in metres; bin i is [edges_m[i], edges_m[i + 1]).
+        bins: Figures of each bin; NaN and a note if a kind of pixel is absent.
         unmeasured: Labelled pixels without a distance.
         out_of_range: Labelled pixels nearer or farther than all bins.
     """
@@ -54,7 +53,7 @@ class DistanceMetrics:
 
 
 def distance_from_disparity(disparity: np.ndarray, focal: float, baseline_m: float) -> np.ndarray:
-    """Distance along the optical axis.
+    """Distance along the optical axis from a disparity map.
 
     Args:
         disparity: (H, W) in pixels, <= 0 or NaN where not measured. Lost and Found stores
@@ -85,15 +84,14 @@ def fill_objects(distance: np.ndarray, mask: np.ndarray) -> np.ndarray:
         mask: (H, W) anomaly mask; an object is an 8-connected component of value 1.
 
     Returns:
-        A filled copy. An object without a measured pixel stays as it is, and so does everything
-        that is no object.
+        A filled copy. Objects without a measured pixel and pixels outside objects are unchanged.
     """
     objects, sizes = label_components(mask == ANOMALY)
     measured = (objects > 0) & np.isfinite(distance)
     owners, values = objects[measured], distance[measured]
     order = np.lexsort((values, owners))
     owners, values = owners[order], values[order]
-    # Each object's values are now one rising run.
+    # Each object's values are now contiguous and rising.
     present, start, count = np.unique(owners, return_index=True, return_counts=True)
     medians = np.full(sizes.size, np.nan)
     medians[present] = (values[start + (count - 1) // 2] + values[start + count // 2]) / 2
@@ -104,8 +102,8 @@ class DistanceScores:
     """Collects scores of labelled pixels by distance; exact, mergeable, order-independent.
 
     Args:
-        edges_m: Ends of the bins in metres, rising; bin i is [edges_m[i], edges_m[i + 1]).
-        object_median: Give an object's unmeasured pixels its median distance (see
+        edges_m: Edges of the bins in metres, rising; bin i is [edges_m[i], edges_m[i + 1]).
+        object_median: True gives an object's unmeasured pixels its median distance (see
             :func:`fill_objects`) instead of dropping them.
         memory_limit: Bytes for the counts of either kind of pixels, over all bins; beyond it
             they go to temporary files.
@@ -138,7 +136,7 @@ class DistanceScores:
         Args:
             score: (H, W) float32 anomaly score, higher = more anomalous.
             mask: (H, W) uint8: 0 in-distribution, 1 anomaly, anything else dropped.
-            distance: (H, W) metres, NaN where not measured: from
+            distance: (H, W) metres, NaN where not measured, from
                 :func:`distance_from_disparity`.
             name: The frame's name, for error messages.
 
@@ -156,7 +154,7 @@ class DistanceScores:
             distance = fill_objects(distance, mask)
         labelled = (mask == ANOMALY) | (mask == IN_DISTRIBUTION)
         score, mask, distance = score[labelled], mask[labelled], distance[labelled]
-        # 0 is nearer than all bins, B + 1 farther or, for NaN, unmeasured.
+        # 0 means nearer than all bins, B + 1 farther or, for NaN, unmeasured.
         bins = np.searchsorted(self.edges_m, distance, side="right")
         unmeasured = np.isnan(distance)
         outside = ~unmeasured & ((bins == 0) | (bins == len(self.edges_m)))
@@ -168,7 +166,7 @@ class DistanceScores:
             pixels.update(score[inside][None], mask[inside][None], name)
 
     def merge(self, other: DistanceScores) -> None:
-        """Adds the pixels of another collection with the same bins, which stays as it is."""
+        """Adds the pixels of another collection with the same bins, which is not changed."""
         if (other.edges_m, other.object_median) != (self.edges_m, self.object_median):
             raise ValueError(
                 f"cannot merge bins {other.edges_m} (object_median={other.object_median}) into "
@@ -192,10 +190,10 @@ class DistanceScores:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays of numbers that can be saved without pickle.
+        """The whole state, as arrays of numbers that can be saved without pickle.
 
-        Those of bin i are ``bin<i>/positives/keys``, ``bin<i>/positives/occurrences`` and the
-        same of ``negatives``.
+        Bin i has ``bin<i>/positives/keys``, ``bin<i>/positives/occurrences`` and the same for
+        ``negatives``.
         """
         arrays = {
             "edges_m": np.array(self.edges_m),
@@ -203,7 +201,7 @@ class DistanceScores:
             "left_out": self._left_out.copy(),
         }
         for prefix, counts in self._named_counts():
-            arrays[f"{prefix}/keys"], arrays[f"{prefix}/occurrences"] = to_arrays(counts)
+            arrays[f"{prefix}/keys"], arrays[f"{prefix}/occurrences"] = counts.to_arrays()
         return arrays
 
     @classmethod
@@ -212,7 +210,7 @@ class DistanceScores:
         scores = cls(state["edges_m"].tolist(), bool(state["object_median"]))
         scores._left_out += state["left_out"]
         for prefix, counts in scores._named_counts():
-            add_arrays(counts, state[f"{prefix}/keys"], state[f"{prefix}/occurrences"])
+            counts.add_arrays(state[f"{prefix}/keys"], state[f"{prefix}/occurrences"])
         return scores
 
     def _named_counts(self) -> Iterator[tuple[str, ExactCounts]]:

@@ -1,7 +1,7 @@
-"""Is the published [0, 1] scale where it says it is?
+"""Checks the calibration of the published [0, 1] score: its threshold and its probabilities.
 
-Both figures come from the exact counts of :class:`PixelScores`, after the pass: no threshold, no
-binning and no calibration has to be known beforehand.
+Both figures come from the exact counts of :class:`PixelScores` after the pass: no threshold,
+binning or calibration has to be known beforehand.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anomaly_seg_ros.metrics.exact_counts import ExactCounts
+from anomaly_seg_ros.metrics.exact_counts import ExactCounts, from_keys, page_keys
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.score_keys import from_keys
 
 ECE_BINS = 15
 ECE_CONVENTION = (
@@ -26,14 +25,14 @@ ECE_CONVENTION = (
 
 @dataclass(frozen=True)
 class ThresholdCheck:
-    """A deployed threshold's target rates beside the measured ones, as fractions.
+    """Target and measured rates of a deployed threshold, as fractions.
 
     Attributes:
-        threshold: A pixel is called unknown where score >= threshold.
+        threshold: A pixel is called unknown if score >= threshold.
         measured_tpr: Share of anomalous pixels called unknown; NaN without such pixels.
-        measured_fpr: Share of in-distribution pixels called unknown; NaN likewise.
-        target_tpr: What the threshold was set for, or None.
-        target_fpr: What the threshold was set for, or None.
+        measured_fpr: Share of in-distribution pixels called unknown; NaN without such pixels.
+        target_tpr: True-positive rate that the threshold was set for, or None.
+        target_fpr: False-positive rate that the threshold was set for, or None.
     """
 
     threshold: float
@@ -68,7 +67,7 @@ def check_threshold(
     target_tpr: float | None = None,
     target_fpr: float | None = None,
 ) -> ThresholdCheck:
-    """Measures the rates at a threshold, given on the scale of the collected scores."""
+    """Measures the rates at a threshold on the scale of the collected scores."""
     tpr, fpr = pixels.rates_at(threshold)
     return ThresholdCheck(threshold, tpr, fpr, target_tpr, target_fpr)
 
@@ -80,13 +79,13 @@ def calibration_bins(
 ) -> CalibrationBins:
     """Sorts all pixels into bins of their score; see :data:`ECE_CONVENTION`.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017, eq. 3, for a binary question:
-    the score is the confidence in "anomalous", whatever the decision would be.
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, eq. 3, for two classes: the score
+    is the confidence in "anomalous", whatever the decision.
 
     Args:
         pixels: Collected scores.
-        to_unit: Maps raw scores to [0, 1], such as :meth:`ScoreCalibration.to_unit`; not needed
-            where the collected scores are on that scale.
+        to_unit: Maps raw scores to [0, 1], such as :meth:`ScoreCalibration.to_unit`; None if the
+            collected scores are on that scale.
         bins: Number of bins.
 
     Raises:
@@ -112,12 +111,12 @@ def _binned(
     number = np.zeros(bins, np.int64)
     sums: list[np.ndarray] = [np.zeros(bins)]
     for page, lows, times in counts.all_entries():
-        scores = from_keys(np.uint32(page << 16) + lows.astype(np.uint32))
+        scores = from_keys(page_keys(page, lows))
         unit = (scores if to_unit is None else to_unit(scores)).astype(np.float64)
         if unit.min() < 0 or unit.max() > 1:
             raise ValueError("a calibration error needs scores in [0, 1]")
         place = np.minimum(np.searchsorted(edges, unit, side="right") - 1, bins - 1)
         np.add.at(number, place, times)
         sums.append(np.bincount(place, weights=times * unit, minlength=bins))
-    # The pages' sums do not depend on the order of the pixels; fsum is exact over the pages.
+    # A page's sum does not depend on the order of the pixels, and fsum adds pages exactly.
     return number, np.array([math.fsum(column) for column in np.stack(sums, 1)])

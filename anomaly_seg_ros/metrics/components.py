@@ -12,8 +12,8 @@ PPV < t. F1 = 2 TP / (2 TP + FN + FP) over the counts of all frames, averaged ov
 
 Where the paper is silent, this follows the public evaluator: predictions on pixels without a
 label are removed before components are formed, a predicted component below the minimum size is
-dropped, and the pixels of a ground-truth component below its minimum size are ignored in what is
-left, also by the PPV of a prediction that covers them.
+dropped, and the pixels of a ground-truth component below its minimum size are then ignored, also
+by the PPV of a prediction that covers them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ import numpy as np
 from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
 from anomaly_seg_ros.metrics.thresholds import alarms
 
-# The evaluator's own expression: a fraction may fall exactly on one of these.
+# The evaluator's own expression, because a fraction may fall exactly on one of these.
 THRESHOLDS = np.linspace(0.25, 0.75, 11)
 
-# Sums are kept as whole multiples of this, so that no order of adding changes them: each
-# component's share is exact to 5e-13, and eight million components fit an int64.
+# Sums are integer multiples of this, so that their order does not matter: each component's share
+# is exact to 5e-13, and an int64 holds eight million components.
 _UNIT = 2.0**-40
 
 
 class MinimumSizes(NamedTuple):
-    """Components with fewer pixels than this are left out."""
+    """Smallest components that count, in pixels."""
 
     predicted: int
     target: int
@@ -47,13 +47,13 @@ OBSTACLE_TRACK = MinimumSizes(predicted=50, target=10)
 
 
 class FrameComponents(NamedTuple):
-    """How well the components of one frame cover each other, in no particular order.
+    """Overlaps of the components of one frame, in no particular order.
 
     Attributes:
         siou: (G,) float64, sIoU of each ground-truth component.
         ppv: (P,) float64, PPV of each predicted component.
-        siou_predicted: (P,) float64, sIoU with the roles of both sides swapped; the evaluator
-            reports it and uses it for nothing.
+        siou_predicted: (P,) float64, sIoU with ground truth and prediction swapped, which the
+            evaluator only reports.
     """
 
     siou: np.ndarray
@@ -63,7 +63,7 @@ class FrameComponents(NamedTuple):
 
 @dataclass(frozen=True)
 class ComponentMetrics:
-    """Pooled figures as fractions in [0, 1]; NaN where there is no component to judge.
+    """Pooled figures as fractions in [0, 1]; NaN without a component to judge.
 
     Attributes:
         F1: Mean of ``f1`` over the thresholds.
@@ -116,15 +116,15 @@ def compare_components(
     Args:
         target: (H, W) bool, anomalous pixels.
         ignored: (H, W) bool, pixels without a label.
-        predicted: (H, W) bool.
-        sizes: Below these, components are left out.
+        predicted: (H, W) bool, pixels predicted anomalous.
+        sizes: Smaller components are left out.
     """
     target_labels, target_sizes = label_components(target & ~ignored)
     labels, predicted_sizes = label_components(predicted & ~ignored)
     large_target = target_sizes >= max(sizes.target, 1)
     large = predicted_sizes >= max(sizes.predicted, 1)
 
-    # Pixel counts of each predicted component: on large targets, by target; on small ones.
+    # Pixels of each predicted component on small targets, and on each large target.
     pixels = np.flatnonzero((target_labels.ravel() > 0) & (labels.ravel() > 0))
     t, p = target_labels.ravel()[pixels], labels.ravel()[pixels]
     kept = large[p]
@@ -134,11 +134,11 @@ def compare_components(
     pairs, shared = np.unique(t.astype(np.int64) * large.size + p, return_counts=True)
     t, p = np.divmod(pairs, large.size)
 
-    # What ignoring the small targets leaves of each prediction.
+    # The size of each prediction without its pixels on small targets.
     areas = np.where(large, predicted_sizes - on_small, 0)
     hits = np.bincount(p, shared, large.size)  # of each prediction, on any target
     covered = np.bincount(t, shared, large_target.size)  # of each target, by any prediction
-    # |K(g) without A| and its mirror image: what the touching components have outside.
+    # |K(g) without A| and its mirror image: pixels of the touching components outside.
     outside = np.bincount(t, (areas - hits)[p], large_target.size)
     missed = np.bincount(p, (target_sizes - covered)[t], large.size)
 
@@ -151,15 +151,15 @@ def compare_components(
 
 
 class ComponentScores:
-    """Counts found, missed and falsely alarmed components over any number of frames.
+    """Counts found and missed components and false alarms over any number of frames.
 
-    One pass in memory that does not grow, mergeable, independent of the order. The threshold has
-    to be known: :func:`~anomaly_seg_ros.metrics.thresholds.best_f1_threshold` of a first pass
-    over the same frames is the benchmark's choice.
+    One pass in constant memory, mergeable, independent of the order. The threshold must be
+    known: the benchmark takes :func:`~anomaly_seg_ros.metrics.thresholds.best_f1_threshold` of a
+    first pass over the same frames.
 
     Args:
-        threshold: A pixel is predicted anomalous where its score >= threshold.
-        sizes: ``ANOMALY_TRACK`` or ``OBSTACLE_TRACK``, or others.
+        threshold: A pixel is predicted anomalous if its score >= threshold.
+        sizes: ``ANOMALY_TRACK``, ``OBSTACLE_TRACK`` or other minimum sizes.
     """
 
     def __init__(self, threshold: float, sizes: MinimumSizes = ANOMALY_TRACK) -> None:
@@ -230,7 +230,7 @@ class ComponentScores:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays of numbers that can be saved without pickle."""
+        """The whole state, as arrays of numbers that can be saved without pickle."""
         return {
             "threshold": np.array(self.threshold),
             "sizes": np.array(self.sizes, np.int64),

@@ -17,7 +17,7 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        # The extra column holds predictions that are no class.
+        # The last column counts predictions that are no class.
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def update(self, target: np.ndarray, prediction: np.ndarray, name: str = "") -> None:
@@ -61,6 +61,6 @@ class ConfusionMatrix:
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right; NaN without any."""
+        """Share of labelled pixels predicted correctly; NaN without any."""
         total = self.counts.sum()
         return float(np.diagonal(self.counts).sum() / total) if total else float("nan")

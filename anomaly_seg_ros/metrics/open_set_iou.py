@@ -9,19 +9,30 @@ counts a missed anomaly as a false positive of the class it was given, and a fal
 false negative of the class it hides. open-mIoU averages over the K known classes only, so that a
 perfect detector reaches the closed-set mIoU; the difference of the two is the gap.
 
-The threshold comes from other data: see :mod:`cross_fold`. Where it is known, this is one pass in
-memory that does not grow; :mod:`open_set_scores` counts at thresholds that are found later.
+The threshold comes from other data. Across folds it is the one that detects 95 % of the anomalous
+pixels of the *other* folds; on StreetHazards there are two, the cities t5 and t6. (DenseHybrid,
+section 6.2. Its section 5.2 speaks of "the 5th percentile of inlier scores"; it is that of the
+anomalies' scores.) That takes two passes: a :class:`PixelScores` a fold and
+:func:`held_out_thresholds` of their positives, then an :class:`OpenSetConfusion` a fold and
+:func:`combine_folds`, which averages the folds' figures by their numbers of images.
+
+DenseHybrid's code takes the threshold on scores and labels at half size and measures at full
+size; it wants more than 95 %, searches only the corners of the ROC curve, and alarms strictly
+above what it finds. The caller decides on sizes; the rest moves the threshold by one anomalous
+pixel's score or a few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
-from anomaly_seg_ros.metrics.thresholds import to_float32
+from anomaly_seg_ros.metrics.exact_counts import ExactCounts
+from anomaly_seg_ros.metrics.thresholds import threshold_at_tpr, to_float32
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,8 @@ class OpenSetMetrics:
     out of the means. One that is only predicted has 0, as eq. 21 and the public code say.
 
     Attributes:
-        open_iou: (K,) float64, of each known class.
-        closed_iou: (K,) float64, without a detector and without anomalous pixels.
+        open_iou: (K,) float64, open-IoU of each known class.
+        closed_iou: (K,) float64, IoU without a detector and without anomalous pixels.
         f1: (K + 1,) float64, open-set F1 of each known class and of the unknown class.
         open_miou: Mean of ``open_iou``.
         closed_miou: Mean of ``closed_iou``.
@@ -43,8 +54,8 @@ class OpenSetMetrics:
             leaves out a class without a hit, as 0 / 0; here its F1 is 0).
         anomaly_iou: IoU of the unknown class.
         tpr: Share of the anomalous pixels that are detected: how well the threshold carries over.
-        fpr: Share of the known pixels that are falsely alarmed.
-        threshold: Of the anomaly score.
+        fpr: Share of the known pixels that are false alarms.
+        threshold: On the anomaly score's scale.
         frames: Number of frames.
     """
 
@@ -67,15 +78,17 @@ class OpenSetConfusion:
     """Counts of (truth, predicted class, alarm) at one threshold; exact, one pass, mergeable.
 
     Args:
-        num_classes: K, of known classes, at most 254.
-        threshold: A pixel is predicted unknown where its score >= threshold.
+        num_classes: K, number of known classes, at most 254.
+        threshold: A pixel is predicted unknown if its score >= threshold.
 
     Raises:
-        ParameterError: A number of classes out of range.
+        ParameterError: The number of classes is out of range.
     """
 
     def __init__(self, num_classes: int, threshold: float) -> None:
-        self.num_classes = checked_num_classes(num_classes)
+        if not 1 <= num_classes <= 254:
+            raise ParameterError(f"num_classes must lie in 1..254, got {num_classes}")
+        self.num_classes = num_classes
         self.threshold = float(threshold)
         self.frames = 0
         # Truth K is an anomaly; prediction K is a label that is no class.
@@ -92,8 +105,8 @@ class OpenSetConfusion:
         """Adds one frame.
 
         Args:
-            labels: (H, W) integer ground-truth labels; read where ``mask`` is 0, and pixels with
-                a label outside 0..K-1 are dropped there.
+            labels: (H, W) integer ground-truth labels, read where ``mask`` is 0; pixels with a
+                label outside 0..K-1 are dropped there.
             mask: (H, W) uint8: 0 in-distribution, 1 anomaly, anything else dropped.
             prediction: (H, W) integer labels of the segmenter; outside 0..K-1 they are wrong for
                 every class.
@@ -103,7 +116,26 @@ class OpenSetConfusion:
         Raises:
             ImageError: The shapes differ, or a labelled pixel's score is not finite.
         """
-        self.count(*labelled_pairs(self.num_classes, labels, mask, prediction, score, name))
+        frame = f"frame {name!r}" if name else "frame"
+        arrays = [np.asarray(array) for array in (labels, mask, prediction, score)]
+        if len({array.shape for array in arrays}) != 1:
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise ImageError(
+                f"{frame}: labels, mask, prediction and score differ in size: {shapes}"
+            )
+        labels, mask, prediction, score = arrays
+        k = self.num_classes
+        anomalous = mask == ANOMALY
+        labelled = anomalous | ((mask == IN_DISTRIBUTION) & (labels >= 0) & (labels < k))
+        truth = np.where(anomalous, k, labels)[labelled].astype(np.int64)
+        predicted = prediction[labelled].astype(np.int64)
+        predicted[(predicted < 0) | (predicted >= k)] = k
+        scores = score[labelled].astype(np.float32, copy=False)
+        if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
+            raise ImageError(f"{frame}: {bad} of its labelled pixels' scores are not finite")
+        alarm = scores >= np.float32(to_float32(self.threshold))
+        cells = 2 * (truth * (k + 1) + predicted) + alarm
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
         self.frames += 1
 
     def merge(self, other: OpenSetConfusion) -> None:
@@ -117,12 +149,12 @@ class OpenSetConfusion:
         self.frames += other.frames
 
     def open_matrix(self) -> np.ndarray:
-        """(K + 1, K + 2) int64: truth, then prediction: K classes, unknown, no class."""
+        """(K + 1, K + 2) int64 by truth and by prediction (K classes, unknown, no class)."""
         kept, alarmed = self.counts[:, :, 0], self.counts[:, :, 1]
         return np.column_stack([kept[:, :-1], alarmed.sum(1), kept[:, -1]])
 
     def closed_matrix(self) -> np.ndarray:
-        """(K, K + 1) int64: truth, then the segmenter's own prediction, the last no class."""
+        """(K, K + 1) int64 by truth and the segmenter's own prediction (K classes, no class)."""
         return self.counts[:-1].sum(2)
 
     def compute(self) -> OpenSetMetrics:
@@ -150,7 +182,7 @@ class OpenSetConfusion:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays of numbers that can be saved without pickle."""
+        """The whole state, as arrays of numbers that can be saved without pickle."""
         return {
             "threshold": np.array(self.threshold),
             "frames": np.array(self.frames, np.int64),
@@ -164,66 +196,6 @@ class OpenSetConfusion:
         matrix.counts += state["counts"]
         matrix.frames = int(state["frames"])
         return matrix
-
-    def count(self, pairs: np.ndarray, scores: np.ndarray) -> None:
-        """Adds pixels, but no frame: what :func:`labelled_pairs` returns."""
-        cells = 2 * pairs.astype(np.int64) + (scores >= np.float32(to_float32(self.threshold)))
-        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
-
-
-def checked_num_classes(num_classes: int) -> int:
-    """Returns a number of classes whose pairs fit 16 bits.
-
-    Raises:
-        ParameterError: It does not lie in 1..254.
-    """
-    if not 1 <= num_classes <= 254:
-        raise ParameterError(f"num_classes must lie in 1..254, got {num_classes}")
-    return num_classes
-
-
-def labelled_pairs(
-    num_classes: int,
-    labels: np.ndarray,
-    mask: np.ndarray,
-    prediction: np.ndarray,
-    score: np.ndarray,
-    name: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels that count.
-
-    Args:
-        num_classes: K.
-        labels: As for :meth:`OpenSetConfusion.update`, and so are the others.
-        mask: Likewise.
-        prediction: Likewise.
-        score: Likewise.
-        name: Likewise.
-
-    Returns:
-        ``(pairs, scores)``: (N,) uint16 truth x (K + 1) + prediction, where truth K is an anomaly
-        and prediction K no class, and (N,) float32.
-
-    Raises:
-        ImageError: See there.
-    """
-    frame = f"frame {name!r}" if name else "frame"
-    arrays = [np.asarray(array) for array in (labels, mask, prediction, score)]
-    if len({array.shape for array in arrays}) != 1:
-        shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ImageError(f"{frame}: labels, mask, prediction and score differ in size: {shapes}")
-    labels, mask, prediction, score = arrays
-    anomalous = mask == ANOMALY
-    known = (mask == IN_DISTRIBUTION) & (labels >= 0) & (labels < num_classes)
-    labelled = anomalous | known
-    truth = np.where(anomalous, num_classes, labels)[labelled].astype(np.int64)
-    predicted = prediction[labelled].astype(np.int64)
-    predicted[(predicted < 0) | (predicted >= num_classes)] = num_classes
-    scores = score[labelled].astype(np.float32, copy=False)
-    bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
-    if bad:
-        raise ImageError(f"{frame}: {bad} of its labelled pixels' scores are not finite")
-    return (truth * (num_classes + 1) + predicted).astype(np.uint16), scores
 
 
 def iou_and_f1(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,10 +215,88 @@ def iou_and_f1(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN where all are."""
+    """Mean of the values that are not NaN; NaN if all are."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.true_divide(part, whole)
+
+
+@dataclass(frozen=True)
+class CrossFoldMetrics:
+    """Figures over folds, each measured at the threshold of the others.
+
+    Attributes:
+        folds: Figures of each fold alone.
+        open_iou: (K,) float64, mean of the folds' open-IoU, weighted by their images; NaN for a
+            class that a fold lacks.
+        open_miou: Mean of the folds' open-mIoU, weighted by their images.
+        mean_f1: Mean of the folds' mean F1, weighted by their images.
+        mean_f1_known: Mean of the folds' ``mean_f1_known``, weighted by their images.
+        closed_miou: Closed-set mIoU over the pixels of all folds together.
+        gap: ``closed_miou`` - ``open_miou``.
+    """
+
+    folds: tuple[OpenSetMetrics, ...]
+    open_iou: np.ndarray
+    open_miou: float
+    mean_f1: float
+    mean_f1_known: float
+    closed_miou: float
+    gap: float
+
+
+def held_out_thresholds(
+    folds: Sequence[ExactCounts], rate: float = 0.95, strict: bool = False
+) -> list[float]:
+    """For each fold, the threshold that detects ``rate`` of the *other* folds' anomalies.
+
+    Args:
+        folds: Scores of the anomalous pixels of each fold, :attr:`PixelScores.positives`.
+        rate: True-positive rate.
+        strict: See :func:`~anomaly_seg_ros.metrics.thresholds.threshold_at_tpr`.
+
+    Raises:
+        ParameterError: Fewer than two folds, or the others of one have no anomalous pixel.
+    """
+    if len(folds) < 2:
+        raise ParameterError(f"cross-fold thresholds need two folds or more, got {len(folds)}")
+    thresholds = []
+    for left_out in range(len(folds)):
+        others = ExactCounts()
+        for index, scores in enumerate(folds):
+            if index != left_out:
+                others.merge(scores)
+        thresholds.append(threshold_at_tpr(others, rate, strict))
+    return thresholds
+
+
+def combine_folds(folds: Sequence[OpenSetConfusion]) -> CrossFoldMetrics:
+    """Averages folds that were each counted at the threshold of the others.
+
+    Raises:
+        ParameterError: The folds differ in their number of classes, or none has a frame.
+    """
+    sizes = {fold.num_classes for fold in folds}
+    weights = np.array([fold.frames for fold in folds], np.float64)
+    if len(sizes) != 1 or not weights.sum():
+        raise ParameterError(
+            f"folds must have frames and the same classes, got {weights.astype(int).tolist()} "
+            f"frames and {sorted(sizes)} classes"
+        )
+    metrics = tuple(fold.compute() for fold in folds)
+    weights /= weights.sum()
+    closed_iou, _ = iou_and_f1(np.sum([fold.closed_matrix() for fold in folds], axis=0))
+    closed_miou = mean_of_defined(closed_iou)
+    open_miou = float(weights @ [fold.open_miou for fold in metrics])
+    return CrossFoldMetrics(
+        folds=metrics,
+        open_iou=weights @ np.stack([fold.open_iou for fold in metrics]),
+        open_miou=open_miou,
+        mean_f1=float(weights @ [fold.mean_f1 for fold in metrics]),
+        mean_f1_known=float(weights @ [fold.mean_f1_known for fold in metrics]),
+        closed_miou=closed_miou,
+        gap=closed_miou - open_miou,
+    )

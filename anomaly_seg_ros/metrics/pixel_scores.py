@@ -2,14 +2,16 @@
 
 The state is how often each float32 score occurs among anomalous and among in-distribution
 pixels (:mod:`exact_counts`): no bins, no error, bounded memory. States add up: over frames, bags,
-processes and machines, in any order, to the same digits.
+processes and machines, in any order, to the same digits. Beside the pooled figures it keeps those
+of each frame, whose means StreetHazards reports.
 
 Anomalous pixels are the positives, in-distribution pixels the negatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,30 +19,117 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.labels import ANOMALY, IN_DISTRIBUTION
-from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
-from anomaly_seg_ros.metrics.fpr import CONVENTIONS, FIRST_AT_LEAST, fprs_at_tpr
-from anomaly_seg_ros.metrics.per_image import FrameFigures, PerImageMeans
-from anomaly_seg_ros.metrics.score_keys import (
+from anomaly_seg_ros.metrics.exact_counts import (
+    DEFAULT_MEMORY_LIMIT,
     HIGHEST_KEY,
     LOWEST_KEY,
+    ExactCounts,
     first_key_at_least,
     from_keys,
     to_keys,
 )
 from anomaly_seg_ros.metrics.threshold_counts import (
+    CONVENTIONS,
+    FIRST_AT_LEAST,
     Areas,
     ThresholdCounts,
     count_thresholds,
     falling_thresholds,
+    fprs_at_tpr,
 )
 
-__all__ = [
-    "FPR95_CONVENTION",
-    "PixelMetrics",
-    "PixelScores",
-    "ThresholdCounts",
-    "count_thresholds",
-]
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class FrameFigures:
+    """One frame's figures, as fractions; NaN where a kind of pixel is absent.
+
+    Attributes:
+        name: The frame's name; may be empty.
+        positives: Number of anomalous pixels.
+        negatives: Number of in-distribution pixels.
+        AP: Average precision.
+        AUROC: Area under the ROC curve.
+        FPR95: By convention.
+    """
+
+    name: str
+    positives: int
+    negatives: int
+    AP: float = _NAN
+    AUROC: float = _NAN
+    FPR95: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CONVENTIONS, _NAN))
+
+    @classmethod
+    def from_keys(cls, name: str, positives: np.ndarray, negatives: np.ndarray) -> FrameFigures:
+        """Measures one frame.
+
+        Args:
+            name: The frame's name.
+            positives: (P,) uint32 keys of the scores of anomalous pixels, rising.
+            negatives: (N,) uint32 keys of in-distribution pixels, rising.
+        """
+        sizes = positives.size, negatives.size
+        if not all(sizes):
+            return cls(name, *sizes)
+        counts = count_thresholds(positives, negatives)
+        areas = Areas(*sizes)
+        areas.add(counts)
+        return cls(
+            name,
+            *sizes,
+            areas.average_precision,
+            areas.area_under_roc,
+            fprs_at_tpr([counts], *sizes),
+        )
+
+    @property
+    def is_defined(self) -> bool:
+        """True if the frame has both kinds of pixels."""
+        return self.positives > 0 and self.negatives > 0
+
+
+@dataclass(frozen=True)
+class PerImageMeans:
+    """Means over the frames that have both kinds of pixels, as fractions; NaN without any.
+
+    Attributes:
+        AP: Mean average precision.
+        AUROC: Mean area under the ROC curve.
+        FPR95: Mean of the default convention.
+        fpr95: Means by convention.
+        frames: Number of frames in the means.
+        left_out: Number of frames that lack a kind of pixel.
+    """
+
+    AP: float
+    AUROC: float
+    FPR95: float
+    fpr95: dict[str, float]
+    frames: int
+    left_out: int
+
+    @classmethod
+    def from_frames(cls, frames: Iterable[FrameFigures]) -> PerImageMeans:
+        """Averages frames; their order changes no digit."""
+        frames = list(frames)
+        defined = [frame for frame in frames if frame.is_defined]
+        fpr95 = {name: _mean([frame.FPR95[name] for frame in defined]) for name in CONVENTIONS}
+        return cls(
+            _mean([frame.AP for frame in defined]),
+            _mean([frame.AUROC for frame in defined]),
+            fpr95[FIRST_AT_LEAST],
+            fpr95,
+            len(defined),
+            len(frames) - len(defined),
+        )
+
+
+def _mean(figures: list[float]) -> float:
+    """The mean of the exact sum; NaN without figures."""
+    return math.fsum(figures) / len(figures) if figures else _NAN
+
 
 FPR95_CONVENTION = CONVENTIONS[FIRST_AT_LEAST]
 
@@ -52,13 +141,12 @@ class PixelMetrics:
     Attributes:
         AP: Average precision, the step-wise sum of precision over recall (no trapezoids).
         AUROC: Area under the ROC curve; ties count one half.
-        FPR95: See ``fpr95_convention``.
+        FPR95: False-positive rate at 95 % true-positive rate, by :data:`FPR95_CONVENTION`.
         positives: Number of anomalous pixels.
         negatives: Number of in-distribution pixels.
-        fpr95_convention: The definition of FPR95, for reports: four are in public use.
         note: Why figures are NaN; empty when they are defined.
-        fpr95: By the names of :data:`fpr.CONVENTIONS`, in all four; ``FPR95`` is one of them.
-        per_image: Means of the frames' own figures, or None where frames were not kept apart.
+        fpr95: FPR95 in each of the :data:`CONVENTIONS`; ``FPR95`` is one of them.
+        per_image: Means of the frames' own figures, or None if frames were not kept apart.
     """
 
     AP: float
@@ -66,7 +154,6 @@ class PixelMetrics:
     FPR95: float
     positives: int
     negatives: int
-    fpr95_convention: str = FPR95_CONVENTION
     note: str = ""
     fpr95: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(CONVENTIONS, float("nan"))
@@ -80,8 +167,8 @@ class PixelScores:
     Args:
         memory_limit: Bytes that the counts of either kind of pixels may take before they go to
             temporary files; see :mod:`exact_counts` for what else takes memory.
-        spill_folder: Where those files go; the system's temporary folder by default.
-        per_image: Whether to keep the figures of each frame, some 500 bytes of them.
+        spill_folder: Folder of those files; the system's temporary folder by default.
+        per_image: True keeps the figures of each frame, some 500 bytes a frame.
     """
 
     def __init__(
@@ -90,14 +177,9 @@ class PixelScores:
         spill_folder: str | Path | None = None,
         per_image: bool = True,
     ) -> None:
-        self._limits = memory_limit, spill_folder
         self.positives = ExactCounts(memory_limit, spill_folder)
         self.negatives = ExactCounts(memory_limit, spill_folder)
         self.frames: list[FrameFigures] | None = [] if per_image else None
-
-    def empty_like(self) -> PixelScores:
-        """A collection without pixels and with the same limits."""
-        return PixelScores(*self._limits, per_image=self.frames is not None)
 
     def update(self, score: np.ndarray, mask: np.ndarray, name: str = "") -> None:
         """Adds one frame.
@@ -126,9 +208,9 @@ class PixelScores:
         self.negatives.add(negatives)
 
     def merge(self, other: PixelScores) -> None:
-        """Adds the pixels of another collection, which stays as it is.
+        """Adds the pixels of another collection, which is not changed.
 
-        Where either has not kept its frames apart, the sum has not, either.
+        The sum keeps frames apart only if both did.
         """
         self.positives.merge(other.positives)
         self.negatives.merge(other.negatives)
@@ -136,7 +218,7 @@ class PixelScores:
             self.frames = None if other.frames is None else self.frames + other.frames
 
     def compute(self) -> PixelMetrics:
-        """Figures over everything added so far; NaN and a note where a kind of pixel is absent."""
+        """Figures over everything added so far; NaN and a note if a kind of pixel is absent."""
         sizes = self.positives.total, self.negatives.total
         per_image = None if self.frames is None else PerImageMeans.from_frames(self.frames)
         missing = [
@@ -152,7 +234,7 @@ class PixelScores:
         parts = areas.watch(self.falling_thresholds())
         fpr95 = fprs_at_tpr(parts, *sizes)
         for _ in parts:
-            pass  # what lies below the 95 % is for the areas alone
+            pass  # only the areas need the thresholds below the 95 %
         return PixelMetrics(
             AP=areas.average_precision,
             AUROC=areas.area_under_roc,
@@ -168,7 +250,7 @@ class PixelScores:
         return falling_thresholds(self.positives, self.negatives)
 
     def threshold_counts(self) -> ThresholdCounts:
-        """The same at once, 28 bytes a distinct positive score; empty arrays without any."""
+        """All of them at once, 28 bytes a distinct positive score; empty arrays without any."""
         return ThresholdCounts.concatenate(self.falling_thresholds())
 
     def rates_at(self, threshold: float) -> tuple[float, float]:
@@ -211,12 +293,12 @@ class PixelScores:
     def histograms(
         self, bins: int = 80, tail: float = 0.001
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How the scores of both kinds of pixels are distributed.
+        """Distributions of the scores of both kinds of pixels.
 
         Args:
             bins: Number of bins of equal width.
             tail: The range leaves out this share of either kind at both ends, so that one stray
-                pixel does not squeeze the picture; the outermost bins take those pixels in.
+                pixel does not squeeze the picture; the outermost bins count those pixels.
 
         Returns:
             ``(edges (bins + 1,), in_distribution (bins,), anomalous (bins,))``, float64; the
@@ -235,9 +317,9 @@ class PixelScores:
         return edges, _shares(self.negatives, edges), _shares(self.positives, edges)
 
     def _thinned(self, points: int) -> ThresholdCounts:
-        """At most ``points`` thresholds, evenly spread over the recall, ends included.
+        """At most ``points`` thresholds, evenly spread over the recall, both ends included.
 
-        All of them where there are no more.
+        All of them if there are no more than that.
         """
         if self.positives.total <= points:
             return self.threshold_counts()
@@ -257,13 +339,13 @@ class PixelScores:
 
 
 def _sorted_keys(scores: np.ndarray, frame: str) -> np.ndarray:
-    """The rising keys of 1-D scores.
+    """Sorts the keys of 1-D scores.
 
     Raises:
         ImageError: Not all are finite.
     """
     keys = to_keys(scores.astype(np.float32, copy=False))
-    # NumPy's vectorised sort: the reason for keys of 32 bits.
+    # NumPy's sort is vectorised for 32-bit integers: the reason for keys of that size.
     keys.sort()
     low, high = np.searchsorted(keys, np.array([LOWEST_KEY, HIGHEST_KEY + 1], np.uint32))
     if bad := keys.size - int(high - low):
@@ -276,6 +358,6 @@ def _score_at(counts: ExactCounts, rank: int) -> float:
 
 
 def _shares(counts: ExactCounts, edges: np.ndarray) -> np.ndarray:
-    """Share of the pixels in each bin, everything beyond the ends in the outer bins."""
+    """Share of the pixels in each bin; the outer bins count everything beyond the ends."""
     inner = counts.below(to_keys(edges[1:-1].astype(np.float32)))
     return np.diff(np.r_[0, inner, counts.total]) / max(counts.total, 1)

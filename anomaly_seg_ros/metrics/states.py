@@ -1,8 +1,8 @@
 """Partial results in files: evaluate anywhere, add up later.
 
-A file is a zip archive, whose checksums tell damage. It holds ``header.json`` (version, number of
-pixels, the frames' own figures) and for each kind of pixels ``<kind>.index.npy`` and
-``<kind>.pages``, the pages of :mod:`segment`. Equal pixels give equal bytes, however they were
+A file is a zip archive, whose checksums reveal damage. It holds ``header.json`` (version, number
+of pixels, the frames' own figures) and for each kind of pixels ``<kind>.index.npy`` and
+``<kind>.pages``, the pages of :mod:`count_pages`. Equal pixels give equal bytes, however they were
 collected. Nothing in it is code: no pickle.
 """
 
@@ -23,12 +23,15 @@ from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.io.array_files import DAMAGED, read_stream
 from anomaly_seg_ros.io.atomic import replacing
 from anomaly_seg_ros.io.safe_yaml_json import parse_json
-from anomaly_seg_ros.metrics.exact_counts import DEFAULT_MEMORY_LIMIT, ExactCounts
-from anomaly_seg_ros.metrics.fpr import CONVENTIONS
-from anomaly_seg_ros.metrics.per_image import FrameFigures
-from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.score_keys import HIGHEST_KEY, LOWEST_KEY
-from anomaly_seg_ros.metrics.segment import INDEX, read_page, write_pages
+from anomaly_seg_ros.metrics.count_pages import INDEX, read_page, write_pages
+from anomaly_seg_ros.metrics.exact_counts import (
+    DEFAULT_MEMORY_LIMIT,
+    HIGHEST_KEY,
+    LOWEST_KEY,
+    ExactCounts,
+)
+from anomaly_seg_ros.metrics.pixel_scores import FrameFigures, PixelScores
+from anomaly_seg_ros.metrics.threshold_counts import CONVENTIONS
 
 FORMAT = "anomaly_seg_ros pixel scores"
 VERSION = 1
@@ -63,9 +66,9 @@ def load_state(
     """Reads a collection.
 
     Args:
-        path: What :func:`save_state` wrote.
+        path: A file that :func:`save_state` wrote.
         memory_limit: As for :class:`PixelScores`.
-        spill_folder: Likewise.
+        spill_folder: As for :class:`PixelScores`.
 
     Raises:
         OutputError: The file cannot be read, is damaged or of another version.
@@ -97,7 +100,7 @@ def load_state(
     return pixels
 
 
-def frames_to_json(frames: list[FrameFigures] | None) -> list[dict[str, Any]] | None:
+def _frames_to_json(frames: list[FrameFigures] | None) -> list[dict[str, Any]] | None:
     """Frames as JSON values, sorted, with null for NaN."""
     if frames is None:
         return None
@@ -105,21 +108,12 @@ def frames_to_json(frames: list[FrameFigures] | None) -> list[dict[str, Any]] | 
     return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
 
 
-def frames_from_json(rows: list[dict[str, Any]]) -> list[FrameFigures]:
-    """Reverses :func:`frames_to_json`.
-
-    Raises:
-        ValueError: A row is not a frame's figures.
-    """
-    return [_restore(row) for row in rows]
-
-
 def _header(pixels: PixelScores) -> str:
     header = {
         "format": FORMAT,
         "version": VERSION,
         **{kind: getattr(pixels, kind).total for kind in _KINDS},
-        "frames": frames_to_json(pixels.frames),
+        "frames": _frames_to_json(pixels.frames),
     }
     return json.dumps(header, allow_nan=False, sort_keys=True)
 
@@ -139,14 +133,14 @@ def _read_counts(archive: zipfile.ZipFile, kind: str, counts: ExactCounts) -> No
         index = read_stream(file, member.file_size)
     if index.dtype != INDEX or index.ndim != 1:
         raise ValueError(f"the index of its {kind} is damaged")
-    # The keys of numbers that are not finite lie at both ends.
+    # Non-finite numbers have the keys at both ends.
     pages = index["page"].astype(np.int64)
     if (np.diff(pages, prepend=(LOWEST_KEY >> 16) - 1, append=(HIGHEST_KEY >> 16) + 1) < 1).any():
         raise ValueError(f"the index of its {kind} is damaged")
     with archive.open(f"{kind}.pages") as file:
         for row in index.tolist():
             counts.add_page(row[0], *read_page(row, file))
-        # Reading to the end makes zipfile compare the checksum.
+        # zipfile compares the checksum once it has read to the end.
         if file.read(1):
             raise ValueError(f"there is more in it than its {kind}")
 

@@ -1,4 +1,4 @@
-"""Decision thresholds read off exact counts; a pixel is an alarm where score >= threshold."""
+"""Decision thresholds read off exact counts; a pixel is an alarm if score >= threshold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
-from anomaly_seg_ros.metrics.exact_counts import ExactCounts
+from anomaly_seg_ros.metrics.exact_counts import ExactCounts, first_key_at_least, from_keys
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.score_keys import first_key_at_least, from_keys
 
 
 class BestF1(NamedTuple):
@@ -21,7 +20,7 @@ class BestF1(NamedTuple):
 
 
 def best_f1_threshold(pixels: PixelScores) -> BestF1:
-    """The threshold with the highest pixel F1, 2 TP / (2 TP + FP + FN); of several, the highest.
+    """The threshold with the highest pixel F1, 2 TP / (2 TP + FP + FN); the highest of several.
 
     SegmentMeIfYouCan takes its components at this threshold, searched among a few hundred bin
     edges an image. Here every distinct score is tried: F1 can only peak at the score of an
@@ -51,7 +50,7 @@ def threshold_at_tpr(positives: ExactCounts, rate: float = 0.95, strict: bool = 
     Args:
         positives: Scores of the anomalous pixels, :attr:`PixelScores.positives`.
         rate: True-positive rate, in (0, 1].
-        strict: Ask for more than ``rate`` (DenseHybrid's code) instead of at least it.
+        strict: True demands more than ``rate`` (as DenseHybrid's code does), not at least it.
 
     Raises:
         ParameterError: There is no anomalous pixel, or no threshold reaches the rate.
@@ -62,7 +61,7 @@ def threshold_at_tpr(positives: ExactCounts, rate: float = 0.95, strict: bool = 
     if not 0 < rate <= 1 or (strict and rate == 1):
         relation = "more than" if strict else "at least"
         raise ParameterError(f"rate: no threshold detects {relation} {rate:g} of the anomalies")
-    # Rounding may put rate x total on either side of a whole number; the ratio itself decides.
+    # Rounding may put rate x total on either side of an integer; the ratio itself decides.
     detected = max(math.floor(rate * total) - 1, 1)
     while detected / total < rate or (strict and detected / total == rate):
         detected += 1
@@ -72,32 +71,21 @@ def threshold_at_tpr(positives: ExactCounts, rate: float = 0.95, strict: bool = 
 def to_float32(threshold: float) -> float:
     """The smallest float32 that is not below ``threshold``.
 
-    Comparing float32 scores with it equals comparing them with the float64, whatever a NumPy
-    version makes of mixed types.
+    Comparing float32 scores with it equals comparing them with the float64, however a NumPy
+    version treats mixed types.
     """
     return _score(first_key_at_least(threshold))
-
-
-def just_above(threshold: float) -> float:
-    """The threshold t for which ``score >= t`` selects the float32 scores > ``threshold``.
-
-    Public evaluators (SegmentMeIfYouCan, DenseHybrid) alarm strictly above their threshold.
-    """
-    rounded = to_float32(threshold)
-    if rounded > threshold:
-        return rounded
-    return float(np.nextafter(np.float32(rounded), np.float32(np.inf)))
 
 
 def alarms(
     score: np.ndarray, labelled: np.ndarray, threshold: float, name: str = ""
 ) -> np.ndarray:
-    """Where a score calls a labelled pixel anomalous.
+    """Finds the labelled pixels that a score calls anomalous.
 
     Args:
         score: (H, W) floating point, higher = more anomalous; taken as float32.
-        labelled: (H, W) bool; nothing else is an alarm.
-        threshold: In the score's unit.
+        labelled: (H, W) bool; only these pixels can be alarms.
+        threshold: On the score's scale.
         name: The frame's name, for error messages.
 
     Returns:

@@ -30,8 +30,8 @@ from anomaly_seg_ros.evaluation.ranks import Ranks
 from anomaly_seg_ros.evaluation.run import run_plan
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.metrics import exact_counts
+from anomaly_seg_ros.metrics.count_pages import Segment
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.segment import Segment
 
 # Of the best image and the two worst.
 PICTURES = 3

@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as hnp
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.metrics import exact_counts
-from anomaly_seg_ros.metrics.count_page import CountPage, PageRecord
-from anomaly_seg_ros.metrics.exact_counts import ExactCounts
-from anomaly_seg_ros.metrics.score_keys import (
+from anomaly_seg_ros.metrics.count_pages import CountPage, PageRecord
+from anomaly_seg_ros.metrics.exact_counts import (
     HIGHEST_KEY,
     LOWEST_KEY,
+    ExactCounts,
     first_key_at_least,
     from_keys,
     to_keys,
@@ -60,11 +60,8 @@ def collected(values: np.ndarray, pieces: int = 1, **options: object) -> ExactCo
 
 
 def as_counter(counts: ExactCounts) -> Counter:
-    found = Counter()
-    for page, lows, times in counts.all_entries():
-        scores = from_keys(np.uint32(page << 16) + lows.astype(np.uint32))
-        found.update(dict(zip(scores.tolist(), times.tolist(), strict=True)))
-    return found
+    keys, occurrences = counts.to_arrays()
+    return Counter(dict(zip(from_keys(keys).tolist(), occurrences.tolist(), strict=True)))
 
 
 def mixture(size: int, seed: int = 0) -> np.ndarray:
@@ -116,6 +113,25 @@ def test_spills_within_the_limit_and_cleans_up(tmp_path: Path) -> None:
 def test_a_spill_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         collected(mixture(2000), memory_limit=1000, spill_folder=tmp_path / "nowhere").pages()
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000])
+def test_arrays_list_each_key_and_how_often_it_occurs(size: int) -> None:
+    scores = np.random.default_rng(1).normal(size=size).astype(np.float16).astype(np.float32)
+    keys, occurrences = collected(scores).to_arrays()
+    expected = np.unique(to_keys(scores), return_counts=True)
+    np.testing.assert_array_equal(keys, expected[0])
+    np.testing.assert_array_equal(occurrences, expected[1])
+    assert (keys.dtype, occurrences.dtype) == (np.uint32, np.int64)
+
+
+def test_adding_arrays_adds_the_counts() -> None:
+    first, second = mixture(2000, 1), mixture(2000, 2)
+    second[:100] = first[:100]
+    total = collected(first)
+    total.add_arrays(*collected(second).to_arrays())
+    total.add_arrays(*ExactCounts().to_arrays())
+    assert as_counter(total) == Counter(first.tolist()) + Counter(second.tolist())
 
 
 def test_merging_adds_and_leaves_the_other_alone() -> None:

@@ -10,11 +10,14 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score, jaccard_score
 
 from anomaly_seg_ros.errors import ImageError, ParameterError
-from anomaly_seg_ros.metrics.cross_fold import combine_folds, cross_fold, held_out_thresholds
-from anomaly_seg_ros.metrics.open_set_iou import OpenSetConfusion, OpenSetMetrics
-from anomaly_seg_ros.metrics.open_set_scores import OpenSetScores
+from anomaly_seg_ros.metrics.exact_counts import ExactCounts
+from anomaly_seg_ros.metrics.open_set_iou import (
+    OpenSetConfusion,
+    OpenSetMetrics,
+    combine_folds,
+    held_out_thresholds,
+)
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.thresholds import threshold_at_tpr
 
 K = 4
 SHAPE = (5, 7)
@@ -46,11 +49,11 @@ def collect(*frames: Frame, threshold: float = 0.5) -> OpenSetConfusion:
     return confusion
 
 
-def collect_scores(*frames: Frame, memory_limit: int = 1 << 20) -> OpenSetScores:
-    scores = OpenSetScores(K, memory_limit)
-    for frame in frames:
-        scores.update(*frame)
-    return scores
+def positives_of(*frames: Frame) -> ExactCounts:
+    pixels = PixelScores()
+    for _, mask, _, score in frames:
+        pixels.update(score, mask)
+    return pixels.positives
 
 
 def reference(labels: np.ndarray, prediction: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -119,41 +122,21 @@ def test_a_perfect_detector_leaves_no_gap() -> None:
     assert blind.gap > 0.01  # missed anomalies are false positives of known classes
 
 
-def test_one_pass_counts_what_two_passes_count() -> None:
-    frames = [random_frame(seed) for seed in range(4)]
-    scores = collect_scores(*frames)
-    for threshold in (-9.0, 0.0, float(frames[0][3][3, 3]), 0.5, 9.0):
-        one, two = scores.at(threshold), collect(*frames, threshold=threshold)
-        np.testing.assert_array_equal(one.counts, two.counts)
-        assert same(one.compute(), two.compute())
-
-
-@pytest.mark.parametrize("memory_limit", [1, 1000, 10**6])
-def test_pixels_on_disk_count_like_those_in_memory(
-    monkeypatch: pytest.MonkeyPatch, memory_limit: int
-) -> None:
-    monkeypatch.setattr("anomaly_seg_ros.metrics.open_set_scores._RECORDS_AT_ONCE", 700)
-    frames = [random_frame(seed) for seed in range(3)]
-    scores = collect_scores(*frames, memory_limit=memory_limit)
-    assert same(scores.at(0.3).compute(), collect(*frames, threshold=0.3).compute())
-    scores.merge(scores)
-    twice = collect(*frames, *frames, threshold=0.3)
-    assert same(scores.at(0.3).compute(), twice.compute())
-
-
 def test_each_fold_is_measured_at_the_other_folds_threshold() -> None:
     folds = [
         [random_frame(seed, shift=1.0) for seed in range(3)],
         [random_frame(seed, shift=2.0) for seed in range(5, 6)],
     ]
-    result = cross_fold([collect_scores(*frames) for frames in folds])
     thresholds = []
     for frames in folds:
         anomalous = np.concatenate([score[mask == 1] for _, mask, _, score in frames])
         thresholds.append(np.sort(anomalous)[::-1][int(np.ceil(0.95 * anomalous.size)) - 1])
     assert thresholds[0] < thresholds[1]
-    for fold, frames, threshold in zip(result.folds, folds, thresholds[::-1], strict=True):
-        assert fold.threshold == threshold
+    held_out = held_out_thresholds([positives_of(*frames) for frames in folds])
+    assert held_out == thresholds[::-1]
+    pairs = list(zip(folds, held_out, strict=True))
+    result = combine_folds([collect(*frames, threshold=threshold) for frames, threshold in pairs])
+    for fold, (frames, threshold) in zip(result.folds, pairs, strict=True):
         assert same(fold, collect(*frames, threshold=threshold).compute())
     by_images = (3 * result.folds[0].open_miou + result.folds[1].open_miou) / 4
     assert result.open_miou == pytest.approx(by_images, abs=1e-15)
@@ -173,18 +156,6 @@ def test_thresholds_of_three_folds_pool_the_other_two() -> None:
     assert held_out_thresholds(folds, rate=0.5, strict=True) == [20, 2, 3]
 
 
-def test_threshold_of_pixel_scores_is_the_same() -> None:
-    labels, mask, prediction, score = random_frame(3)
-    pixels = PixelScores()
-    pixels.update(score, mask)
-    scores = collect_scores((labels, mask, prediction, score))
-    two_pass = threshold_at_tpr(pixels.positives)
-    assert held_out_thresholds([scores.anomalies] * 2) == [two_pass] * 2
-    assert held_out_thresholds([pixels.positives] * 2) == [two_pass] * 2
-    detected = scores.at(two_pass).compute().tpr
-    assert 0.95 <= detected < 0.95 + 1 / scores.anomalies.total
-
-
 @given(st.permutations(range(5)), st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
 def test_order_and_sharding_do_not_matter(order: list[int], split: int) -> None:
@@ -196,27 +167,16 @@ def test_order_and_sharding_do_not_matter(order: list[int], split: int) -> None:
     left.merge(OpenSetConfusion.from_state(collect(*second).state()))
     assert same(left.compute(), expected)
 
-    scores = collect_scores(*first)
-    scores.merge(OpenSetScores.from_state(collect_scores(*second).state()))
-    assert same(scores.at(0.5).compute(), expected)
-    assert (
-        cross_fold([scores, scores]).open_miou
-        == cross_fold([collect_scores(*frames)] * 2).open_miou
-    )
-
 
 def test_states_are_arrays_of_numbers() -> None:
     frames = [random_frame(seed) for seed in range(3)]
-    for collection in (collect(*frames), collect_scores(*frames), collect_scores()):
+    for collection in (collect(*frames), collect()):
         state = collection.state()
         assert all(array.dtype.kind in "fiu" for array in state.values())
-        again = type(collection).from_state(state)
+        again = OpenSetConfusion.from_state(state)
         assert again.frames == collection.frames
         for key, array in again.state().items():
             np.testing.assert_array_equal(array, state[key])
-    labelled = int((frames[0][1] == 1).sum() + ((frames[0][1] == 0) & (frames[0][0] < K)).sum())
-    state = collect_scores(frames[0]).state()
-    assert state["scores"].nbytes + state["pairs"].nbytes == 6 * labelled
 
 
 def test_nothing_labelled_is_nan_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
@@ -230,17 +190,14 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ImageError, match=r"frame 'a': labels, mask, prediction and score differ"):
         collect().update(labels, mask, prediction[1:], score, "a")
     with pytest.raises(ImageError, match="not finite"):
-        collect_scores((labels, mask, prediction, score + np.float32(np.inf)))
+        collect((labels, mask, prediction, score + np.float32(np.inf)))
     with pytest.raises(ValueError, match="cannot merge"):
         collect().merge(collect(threshold=0.75))
-    with pytest.raises(ValueError, match="cannot merge 3 into 4 classes"):
-        collect_scores().merge(OpenSetScores(3))
-    for build in (OpenSetScores, lambda classes: OpenSetConfusion(classes, 0.5)):
-        with pytest.raises(ParameterError, match=r"num_classes must lie in 1\.\.254, got 255"):
-            build(255)
+    with pytest.raises(ParameterError, match=r"num_classes must lie in 1\.\.254, got 255"):
+        OpenSetConfusion(255, 0.5)
     with pytest.raises(ParameterError, match="two folds or more, got 1"):
-        cross_fold([collect_scores()])
+        held_out_thresholds([positives_of()])
     with pytest.raises(ParameterError, match="no anomalous pixels"):
-        cross_fold([collect_scores(), collect_scores()])
+        held_out_thresholds([positives_of(), positives_of()])
     with pytest.raises(ParameterError, match=r"got \[0, 0\] frames"):
         combine_folds([collect(), collect()])

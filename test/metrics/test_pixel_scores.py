@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.metrics.pixel_scores import PixelMetrics, PixelScores
+from anomaly_seg_ros.metrics.pixel_scores import FPR95_CONVENTION, PixelMetrics, PixelScores
+from anomaly_seg_ros.metrics.threshold_counts import CONVENTIONS, FIRST_AT_LEAST
 
 
 def collect(*frames: tuple[np.ndarray, np.ndarray]) -> PixelScores:
@@ -197,7 +198,7 @@ def test_fpr95_takes_the_first_threshold_that_reaches_the_rate() -> None:
     mask = np.concatenate([np.ones(20), np.zeros(4)]).astype(np.uint8)[None]
     metrics = collect((score, mask)).compute()
     assert metrics.FPR95 == 0.25
-    assert ">= 0.95" in metrics.fpr95_convention
+    assert ">= 0.95" in FPR95_CONVENTION
 
 
 def test_counts_pixels_and_drops_other_labels() -> None:
@@ -268,3 +269,45 @@ def test_histograms_count_every_pixel_once() -> None:
     assert unknown.sum() == pytest.approx(1)
     centres = (edges[1:] + edges[:-1]) / 2
     assert unknown @ centres > known @ centres + 0.5
+
+
+def test_means_agree_with_scikit_learn_frame_by_frame() -> None:
+    pixels, expected = PixelScores(), []
+    for seed in range(6):
+        score, mask = random_frame(seed, (30, 40), 0.15, levels=seed % 3)
+        pixels.update(score, mask, f"frame {seed}")
+        expected.append(sklearn_figures(score, mask))
+    means = pixels.compute().per_image
+    assert figures(means) == pytest.approx(np.mean(expected, axis=0).tolist(), abs=1e-12)
+    assert (means.frames, means.left_out) == (6, 0)
+    assert means.fpr95.keys() == CONVENTIONS.keys()
+    assert means.fpr95[FIRST_AT_LEAST] == means.FPR95
+    for kept, by_sklearn in zip(pixels.frames, expected, strict=True):
+        own = kept.AP, kept.AUROC, kept.FPR95[FIRST_AT_LEAST]
+        assert own == pytest.approx(by_sklearn, abs=1e-12)
+    assert [kept.name for kept in pixels.frames] == [f"frame {seed}" for seed in range(6)]
+
+
+def test_frames_without_one_kind_are_left_out_and_counted() -> None:
+    score, mask = random_frame(1)
+    alone = collect((score, mask)).compute()
+    without_anomaly, anomalies_only = np.where(mask == 1, 255, mask), np.ones_like(mask)
+    pooled = collect((score, mask), (score, without_anomaly), (score, anomalies_only)).compute()
+    means = pooled.per_image
+    assert (means.AP, means.frames, means.left_out) == (alone.per_image.AP, 1, 2)
+    assert pooled.AP != alone.AP  # pooled figures count these frames' pixels
+
+
+def test_nothing_to_average_is_nan() -> None:
+    means = collect((np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8))).compute().per_image
+    assert np.isnan([means.AP, means.AUROC, means.FPR95, *means.fpr95.values()]).all()
+    assert (means.frames, means.left_out) == (0, 1)
+
+
+def test_one_collection_that_kept_no_frames_leaves_the_sum_without() -> None:
+    kept, pooled = PixelScores(), PixelScores(per_image=False)
+    kept.update(*random_frame(1))
+    pooled.update(*random_frame(2))
+    assert pooled.compute().per_image is None
+    kept.merge(pooled)
+    assert kept.compute().per_image is None

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.metrics import states
+from anomaly_seg_ros.metrics.count_pages import INDEX
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.metrics.segment import INDEX
 from anomaly_seg_ros.metrics.states import load_state, save_state
 
 

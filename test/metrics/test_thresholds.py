@@ -13,7 +13,6 @@ from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.thresholds import (
     alarms,
     best_f1_threshold,
-    just_above,
     threshold_at_tpr,
     to_float32,
 )
@@ -84,7 +83,6 @@ def test_no_anomalous_pixel_is_an_error() -> None:
 def test_float32_comparisons_equal_exact_ones(threshold: float, score: float) -> None:
     for t in (threshold, score, float(np.nextafter(score, np.inf))):
         assert (score >= to_float32(t)) == (score >= t)
-        assert (score >= just_above(t)) == (score > t)
 
 
 def test_alarms_only_on_labelled_pixels() -> None:

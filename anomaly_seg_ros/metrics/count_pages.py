@@ -1,23 +1,30 @@
-"""Counts of 65,536 neighbouring score keys: a page.
+"""Pages of counts, 65,536 neighbouring score keys each, in memory and in files.
 
 The keys of a page share their upper 16 bits: sign, exponent and the first seven bits of the
 mantissa, which is a bfloat16. A page with few different scores lists them; a full one has a slot
 for each, in the narrowest integer that holds its largest count.
+
+In a file, pages hold what does not fit into memory (:class:`Segment`), or the body of a saved
+state (:mod:`states`).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 KEYS = 1 << 16
 
 _WIDTHS = (np.uint8, np.uint16, np.uint32, np.int64)
-# A list needs two bytes for the key and one for the count, a full page one byte a slot; merging
-# lists costs more than adding to slots, so pages fill up a little before that pays.
+# A list takes two bytes for a key and one for its count, a full page one byte a slot. Merging
+# lists costs more than adding to slots, so pages switch a little before that saves memory.
 _LISTED_AT_MOST = KEYS // 4
-# Python objects of a page beside its arrays, for the sum that the memory limit is about.
+# Bytes of a page's Python objects beside its arrays; counted towards the memory limit.
 _OVERHEAD = 400
 
 
@@ -46,7 +53,7 @@ class CountPage:
             self._fill()
             self._add_slots(np.bincount(lows, minlength=KEYS))
             return
-        # NumPy sorts 16-bit numbers by radix if asked for a stable order.
+        # NumPy's stable sort of 16-bit numbers is a radix sort.
         lows = np.sort(lows, kind="stable")
         starts = _starts(lows)
         self.add(lows[starts], np.diff(starts, append=lows.size))
@@ -78,7 +85,7 @@ class CountPage:
         return lows.astype(np.uint16), self._counts[lows].astype(np.int64)
 
     def below_and_equal(self, lows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of scores of the page below each of ``lows``, and equal to it, (N,) int64.
+        """Number of the page's scores below each of ``lows``, and equal to it, (N,) int64.
 
         Args:
             lows: (N,) uint16.
@@ -101,7 +108,7 @@ class CountPage:
     def _add_slots(self, slots: np.ndarray) -> None:
         """Adds (65536,) counts to a full page."""
         slots = narrowed(slots)
-        # Of two numbers of n bits the sum has at most one bit more.
+        # The sum of two n-bit numbers has at most n + 1 bits.
         twice = np.promote_types(slots.dtype, self._counts.dtype)
         wider = np.dtype(_WIDTHS[min(_WIDTHS.index(twice.type) + 1, len(_WIDTHS) - 1)])
         total = np.add(self._counts, slots, dtype=wider)
@@ -110,14 +117,14 @@ class CountPage:
 
 @dataclass(frozen=True)
 class PageRecord:
-    """How a page is written: ``data`` holds either lists or one slot a key.
+    """A page as written to a file.
 
     Attributes:
-        slots: Whether ``data`` is one count for each of the 65,536 keys; else it is the keys'
-            lower halves (uint16), then their counts.
+        slots: True if ``data`` holds one count for each of the 65,536 keys, False if it holds the
+            lower halves (uint16) of the keys that occur, then their counts.
         width: Bytes a count: 1, 2, 4 or 8.
         entries: Number of different keys that occur.
-        data: Little-endian.
+        data: Little-endian bytes.
     """
 
     slots: bool
@@ -190,7 +197,7 @@ def _merged(
 
 
 def _starts(rising: np.ndarray) -> np.ndarray:
-    """Where each different value of a rising array starts."""
+    """Where each distinct value of a rising array starts."""
     new = np.ones(rising.size, np.bool_)
     np.not_equal(rising[1:], rising[:-1], out=new[1:])
     return np.flatnonzero(new)
@@ -198,3 +205,81 @@ def _starts(rising: np.ndarray) -> np.ndarray:
 
 def _little(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+INDEX = np.dtype([("page", "<u2"), ("slots", "u1"), ("width", "u1"), ("entries", "<u4")])
+"""One row a page: the upper half of its keys, and the attributes of its :class:`PageRecord`."""
+
+IndexRow = tuple[int, int, int, int]
+"""A row of the index, from its ``tolist()``."""
+
+Page = tuple[int, np.ndarray, np.ndarray]
+"""The upper half of a page's keys, and what :meth:`CountPage.entries` returns."""
+
+
+def write_pages(pages: Iterable[Page], file: IO[bytes]) -> np.ndarray:
+    """Writes pages one after another and returns their index."""
+    rows = []
+    for page, lows, counts in pages:
+        record = PageRecord.pack(lows, counts)
+        file.write(record.data)
+        rows.append((page, record.slots, record.width, record.entries))
+    return np.array(rows, INDEX)
+
+
+def read_page(row: IndexRow, file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the page of one index row from the current position of a file.
+
+    Raises:
+        ValueError: The file ends early, or the page is damaged.
+    """
+    _, slots, width, entries = row
+    return PageRecord(bool(slots), width, entries, file.read(page_bytes(row))).unpack()
+
+
+def page_bytes(row: IndexRow) -> int:
+    """Length in the file of an index row's page.
+
+    Raises:
+        ValueError: The row is not that of a page.
+    """
+    _, slots, width, entries = row
+    if width not in (1, 2, 4, 8) or not 1 <= entries <= KEYS:
+        raise ValueError("a page of counts is damaged")
+    return packed_bytes(bool(slots), width, entries)
+
+
+class Segment:
+    """A temporary file of pages, read a page at a time.
+
+    Args:
+        path: The file to write.
+        pages: Pages in rising order of their keys.
+    """
+
+    def __init__(self, path: Path, pages: Iterable[Page]) -> None:
+        self.path = path
+        with path.open("wb") as file:
+            rows: list[IndexRow] = write_pages(pages, file).tolist()
+        ends = itertools.accumulate((page_bytes(row) for row in rows), initial=0)
+        self._places = {row[0]: (start, row) for start, row in zip(ends, rows, strict=False)}
+        # Kept open: a walk over all pages would otherwise open it thousands of times.
+        self._file = path.open("rb")
+
+    def remove(self) -> None:
+        """Deletes the file."""
+        self._file.close()
+        self.path.unlink()
+
+    @property
+    def pages(self) -> set[int]:
+        """Upper halves of the keys of the pages in the file."""
+        return set(self._places)
+
+    def entries(self, page: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The counts of a page, or None if it is not in the file."""
+        if page not in self._places:
+            return None
+        start, row = self._places[page]
+        self._file.seek(start)
+        return read_page(row, self._file)

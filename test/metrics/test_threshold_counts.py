@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
-from anomaly_seg_ros.metrics.fpr import (
+from anomaly_seg_ros.metrics.threshold_counts import (
     CONVENTIONS,
     FIRST_ABOVE,
     FIRST_AT_LEAST,
     INTERPOLATED,
     NEAREST,
+    count_thresholds,
     fprs_at_tpr,
 )
-from anomaly_seg_ros.metrics.threshold_counts import count_thresholds
 
 Pixels = list[tuple[int, bool]]
 
