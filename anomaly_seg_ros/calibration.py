@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly_seg_ros.errors import ParameterError
 
-# Pixels of float32 that, with as many of temporary values, fit a processor's second-level cache.
+# float32 pixels that fit a processor's second-level cache together with as many temporaries.
 _BLOCK = 1 << 16
 
 
@@ -37,7 +37,7 @@ class RateTable:
         )
 
     def threshold_for(self, rate: float) -> float:
-        """The raw threshold at a rate, linear between the tabulated ones.
+        """The raw threshold at a rate, interpolated linearly between tabulated ones.
 
         Raises:
             ParameterError: The rate lies outside the table, or there is none.
@@ -54,7 +54,7 @@ class RateTable:
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """Constants of one score of one model.
+    """The calibration of one score of one model.
 
     Attributes:
         threshold: Raw score at which a pixel is called unknown; 0.5 on the unit scale.
@@ -87,7 +87,7 @@ class ScoreCalibration:
         """
         raw = np.asarray(raw)
         unit = np.empty(raw.shape, np.float32)
-        # In blocks that stay in the processor's cache over all steps.
+        # In blocks that stay in the processor's cache through all steps.
         flat, out = raw.reshape(-1), unit.reshape(-1)
         for start in range(0, flat.size, _BLOCK):
             z = out[start : start + _BLOCK]
@@ -102,7 +102,7 @@ class ScoreCalibration:
         return unit
 
     def to_unit_on_device(self, raw: Tensor) -> Tensor:
-        """:meth:`to_unit` of a float32 tensor, where it lies; the same steps, the same bits."""
+        """:meth:`to_unit` of a float32 tensor on its device; the same steps, the same bits."""
         z = (raw - self.threshold) * (0.5 / self.scale)
         return z / (z.abs() * 2 + 1) + 0.5
 

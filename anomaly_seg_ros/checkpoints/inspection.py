@@ -1,4 +1,4 @@
-"""Everything there is to say about a file of weights, for people and for machines."""
+"""Describes a file of weights, for people and for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anomaly_seg_ros.taxonomy import Taxonomy
 def inspect_checkpoint(
     checkpoint: Checkpoint, format_name: str | None = None, taxonomy: Taxonomy | None = None
 ) -> dict[str, Any]:
-    """Describes a file, also one that cannot be loaded.
+    """Describes a file, even one that cannot be loaded.
 
     Args:
         checkpoint: See :func:`~anomaly_seg_ros.checkpoints.reading.read_checkpoint`.
@@ -102,7 +102,7 @@ def _of_network(found: Recognised) -> dict[str, Any]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A report for people, without its error."""
+    """A report as text for people, without its error."""
     dtypes = ", ".join(f"{count} {name}" for name, count in report["dtypes"].items())
     lines = [
         f"{report['name']}: {report['file']}",
@@ -136,7 +136,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def _whereabouts(report: dict[str, Any]) -> list[str]:
-    """Where in the file the weights lay, and what was recorded with them."""
+    """Where in the file the weights lie, and what was recorded with them."""
     lines = []
     if report["place"] or report["prefixes"] or report["optimizer"]:
         place = ".".join(report["place"]) or "top level"

@@ -13,36 +13,36 @@ import torch
 from torch import Tensor
 
 COUNTER = ".num_batches_tracked"
-# What a training script registers beside the network -> what it is. A name that ends in a dot is
-# the start of keys, any other is a whole key.
+# What training scripts register beside the network -> what it is. A name that ends in a dot begins
+# keys, any other is a whole key.
 LEFTOVERS = {
     "criterion.": "of the training loss",
     "criterion_aux.": "of the training loss",
     "loss.": "of the training loss",
     "multi_scale.": "smoothing kernels of SML, which are constants",
-    # Of torch.optim.swa_utils.AveragedModel: it stands beside "module.", without that prefix.
+    # torch.optim.swa_utils.AveragedModel has it beside "module.", without that prefix.
     "n_averaged": "counter of an averaged model",
 }
-# Wrappers, which put their name before every key. Of any other name, and beside keys of something
-# else, a network is found by what it consists of (prefixes.py).
+# Wrappers that put their name before every key. Under any other name, and beside keys of something
+# else, a network is found by its own keys, see prefixes_before.
 _PREFIXES = ("module.", "_orig_mod.", "branch1.", "model.", "network.", "net.")
-# Wrappers of parts of a network, which put their name into the middle of keys.
+# Wrappers of parts of a network put their name into the middle of keys.
 _INNER = (
     *("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."),
     "_forward_module.",
 )
-# Parts of a prefix by which copies of the trained network are known. Where a file holds the
-# network and copies, the network is read, as it is where they lie in state dicts of their own.
+# Parts of a prefix that mark copies of the trained network. Where a file holds the network and
+# copies, the network is read, just as if they were state dicts of their own.
 _COPIES = ("ema", "teacher", "averag", "momentum", "target", "swa", "old", "shadow")
 
 
 def is_leftover(key: str, leftover: str) -> bool:
-    """Whether a key is what a name of :data:`LEFTOVERS` stands for."""
+    """Whether a name of :data:`LEFTOVERS` stands for this key."""
     return key.startswith(leftover) if leftover.endswith(".") else key == leftover
 
 
 def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Takes away the names of wrappers that stand before every key, repeatedly.
+    """Strips wrappers' names that begin every key, repeatedly.
 
     Returns:
         The tensors by shorter keys, and the prefixes, the outermost first.
@@ -57,7 +57,7 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple
 def without_inner_wrappers(
     tensors: dict[str, Tensor],
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Takes away the names that torch's wrappers put into the middle of keys.
+    """Strips the names that torch's wrappers put into the middle of keys.
 
     Returns:
         The tensors by shorter keys, and the names; unchanged if two keys became one.
@@ -74,7 +74,7 @@ def without_inner_wrappers(
 
 
 def prefixes_before(landmarks: Iterable[str], keys: Collection[str]) -> list[str]:
-    """Every prefix, none included, under which all landmarks lie, in the order of the keys."""
+    """Every prefix under which all landmarks lie, "" included, in the order of the keys."""
     first, *others = landmarks
     found = [key.removesuffix(first) for key in keys if key.endswith(first)]
     return [
@@ -85,7 +85,7 @@ def prefixes_before(landmarks: Iterable[str], keys: Collection[str]) -> list[str
 
 
 def preferred(prefixes: Iterable[str]) -> str:
-    """The set to read: no copy before copies, then without a prefix, then the first."""
+    """The set to read: originals before copies, then no prefix, then the first."""
     return min(prefixes, key=lambda prefix: (_is_copy(prefix), prefix != ""))
 
 
@@ -100,7 +100,7 @@ class Branch:
     Attributes:
         prefix: Ends in a dot, or is empty.
         tensors: Without the prefix; with the leftovers of training scripts, wherever they lie.
-        others: Prefixes of other sets -> number of tensors.
+        others: Number of tensors by prefix of the other sets.
         outside: The rest of the file.
     """
 
@@ -110,10 +110,10 @@ class Branch:
     outside: dict[str, Tensor]
 
     def conflicts(self, expected: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """What lies outside and may yet be a parameter of the network, with another value.
+        """Tensors outside of the branch that may be parameters of the network, with other values.
 
         Args:
-            expected: State dict of the network.
+            expected: The network's state dict.
         """
         return tuple(
             f"{key} (outside of '{self.prefix}'; --prefix {self.prefix} leaves it out)"
@@ -128,7 +128,7 @@ class Branch:
         return inside is None or not torch.equal(inside, tensor)
 
     def account(self) -> list[str]:
-        """What is not read, a sentence each."""
+        """What is not read, one sentence each."""
         words = []
         if self.others:
             told = ", ".join(f"'{name}' ({count} tensors)" for name, count in self.others.items())
@@ -147,11 +147,11 @@ def branch(tensors: Mapping[str, Tensor], prefix: str, prefixes: Iterable[str]) 
     """Takes one set of tensors out of a file.
 
     Args:
-        tensors: Of the file.
-        prefix: Of the set.
-        prefixes: Of all sets in the file.
+        tensors: The file's tensors.
+        prefix: The prefix of the set to take.
+        prefixes: The prefixes of all sets in the file.
     """
-    # "ema.module." may stand beside "ema.": the longer one is asked first.
+    # "ema.module." may stand beside "ema.": the longer one is tried first.
     others = sorted((other for other in prefixes if other != prefix), key=len, reverse=True)
     inside: dict[str, Tensor] = {}
     outside: dict[str, Tensor] = {}
@@ -173,7 +173,7 @@ def branch(tensors: Mapping[str, Tensor], prefix: str, prefixes: Iterable[str]) 
 
 
 def _endings(key: str) -> Iterable[str]:
-    """The key, and what is left when its first parts are taken away."""
+    """The key, and its rests without the first parts."""
     parts = key.split(".")
     return (".".join(parts[start:]) for start in range(len(parts)))
 

@@ -1,8 +1,9 @@
 """Loading and saving models: strict, safe, and never half.
 
-Own files are safetensors with :class:`ModelMetadata` in the header. Other files are recognised by
-their keys and shapes (see :mod:`anomaly_seg_ros.checkpoints`); nothing in them is executed, and
-everything that is left out or filled in is logged.
+A file is read once (:mod:`~anomaly_seg_ros.checkpoints.reading`), recognised once by its metadata
+or by its keys and shapes (:mod:`~anomaly_seg_ros.checkpoints.recognise`), and loaded into the one
+network that it was compared with. Nothing in it is executed, and everything that is left out or
+filled in is logged.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def with_output_stride(
 
 
 def save_model(path: Path, network: SegmentationNetwork, metadata: ModelMetadata) -> None:
-    """Writes weights and metadata, so that an interrupted write leaves no file.
+    """Writes weights and metadata; an interrupted write leaves no file.
 
     Raises:
         CheckpointError: The metadata states another output stride than the network's.

@@ -16,7 +16,7 @@ from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.scores import SCORES, ClassStatistics
 
 FORMAT = 1
-# Under which the JSON stands in the header of a safetensors file.
+# Key of the JSON in the header of a safetensors file.
 METADATA_KEY = "anomaly_seg_ros"
 _LONGEST_SIDE = 1 << 16
 
@@ -26,18 +26,18 @@ class ModelMetadata:
     """Describes a model; stored as JSON in the safetensors header.
 
     Attributes:
-        name: For people, diagnostics and reports.
+        name: Shown to people, in diagnostics and in reports.
         architecture: Key of the network registry.
         arguments: The network's constructor arguments.
         classes: Names in trainId order.
         palette: (K, 3) uint8 RGB.
         mean, std: Input scaling per RGB channel, on [0, 1]: ``(x / 255 - mean) / std``.
         inference_size: Default (height, width) of the network input.
-        output_stride: Rows of the input for each row of the logits; None in files written before
-            it was recorded.
-        default_score: Used for ``score_method: auto``.
-        calibration: By score name.
-        statistics: Of the maximum logit by class, for ``sml``.
+        output_stride: Rows of the input for each row of the logits; None in files that are older
+            than this field.
+        default_score: The score of ``score_method: auto``.
+        calibration: Constants by score name.
+        statistics: Mean and deviation of the maximum logit by class, for ``sml``.
         provenance: Free-form: data, commands, figures, licence.
     """
 
@@ -61,10 +61,7 @@ class ModelMetadata:
         return InputScaling(self.mean, self.std)
 
     def calibration_of(self, score: str) -> ScoreCalibration:
-        """The constants of a score; provisional ones where the model was not calibrated.
-
-        Provisional constants have no rates: only ``threshold`` and ``scale`` are there.
-        """
+        """The constants of a score; provisional ones, without rates, if it was never calibrated."""
         return self.calibration.get(score, SCORES[score].provisional)
 
     def to_json(self) -> str:
@@ -160,7 +157,7 @@ def _score(value: Any) -> str:
 
 
 def _floats(values: Any) -> tuple[float, ...]:
-    """Finite numbers of a list."""
+    """Checks that a list holds finite numbers only."""
     numbers = tuple(float(v) for v in values if isinstance(v, int | float))
     if len(numbers) != len(values) or not np.isfinite(numbers).all():
         raise ValueError(f"expected finite numbers, got {short_repr(values)}")

@@ -22,12 +22,11 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 # Kind and size of the NumPy scalars that are read: bool, integers, floats.
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _BYTE_ORDERS = frozenset("<>=|")
-# What torch wrote before 1.6 begins with: magic number, version, system, content, storage keys.
+# Files that torch wrote before 1.6 begin with: magic number, version, system, content, storage keys.
 _LEGACY_PICKLES = 5
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.serialization.MAGIC_NUMBER
 _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
-# Torch's words on a pickle that its safe reader does not take: advice to read it unsafely, which
-# is never repeated.
+# How torch refuses a pickle: with advice to read it unsafely, which is never passed on.
 _ADVICE = re.compile(r"weights_only|Weights only load failed")
 _ENDS_EARLY = re.compile(r"unexpected EOF|Ran out of input|truncated|finding central directory")
 # torch nests them two deep, in the arguments of its rebuilding functions.
@@ -68,8 +67,8 @@ def _plain_scalar(dtype: _PlainDtype, data: bytes) -> bool | int | float:
     return np.frombuffer(data, np.dtype(dtype.byte_order + dtype.code), 1)[0].item()
 
 
-# What torch's reader may call under these names. Metrics are often saved as NumPy scalars; NumPy's
-# own functions are never called with what a file says.
+# What torch's reader calls in place of these names. Metrics are often saved as NumPy scalars;
+# NumPy's own functions are never called with arguments from a file.
 _STAND_INS = [
     (_PlainDtype, "numpy.dtype"),
     (_plain_scalar, "numpy.core.multiarray.scalar"),
@@ -82,14 +81,14 @@ def unpickle(path: Path) -> tuple[Any, str]:
 
     Args:
         path: In torch's zip format or the one before 1.6. Tensors of a zip file are mapped into
-            memory: what is not used is not read.
+            memory, so that unused ones are not read.
 
     Returns:
         The content, with NumPy scalars as Python numbers; and the name of the format.
 
     Raises:
-        CheckpointError: Damaged, not of torch, or with anything else pickled in it; the message
-            names what was refused.
+        CheckpointError: Damaged, not written by torch, or with anything else pickled in it; names
+            what was refused.
     """
     kind_of(path)
     zipped = False
@@ -121,7 +120,7 @@ def _load(path: Path, mapped: bool) -> Any:
 
 
 def _check_members(path: Path) -> None:
-    """Refuses an archive that would grow: torch.save stores its members as they are."""
+    """Refuses an archive that would grow when unpacked: torch.save does not compress."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.filename.endswith("/constants.pkl") for member in members):
@@ -139,10 +138,10 @@ def _check_members(path: Path) -> None:
 
 
 def _check_pickles(file: IO[bytes], count: int) -> bool:
-    """Looks at the pickles at the beginning of a file; torch reports what is damaged in them.
+    """Checks the first ``count`` pickles of a file; torch reports what is damaged in them.
 
     Returns:
-        Whether there are so many.
+        Whether the file has that many.
     """
     with contextlib.suppress(ValueError, LookupError, EOFError):
         for _ in range(count):
@@ -154,7 +153,7 @@ def _check_pickles(file: IO[bytes], count: int) -> bool:
 def _check_end(file: IO[bytes]) -> None:
     """Refuses a file of torch before 1.6 that ends within its pickles.
 
-    A name that is cut would else be taken for a function that is refused.
+    Otherwise a truncated name would be reported as a refused function.
     """
     if file.read(1):
         return
@@ -165,7 +164,7 @@ def _check_end(file: IO[bytes]) -> None:
 
 
 def _names(message: str) -> list[str]:
-    """The functions and classes that torch's message says it did not call."""
+    """The functions and classes that torch, by its message, refused to call."""
     return _REFUSED_GLOBAL.findall(message)
 
 
@@ -189,7 +188,7 @@ def _refusal(names: list[str]) -> str:
 
 
 def _unreadable(error: BaseException) -> str:
-    """One line in our own words where torch's would mislead."""
+    """One line, in our own words where torch's would mislead."""
     message = str(error).strip()
     if "TorchScript" in message:
         return (

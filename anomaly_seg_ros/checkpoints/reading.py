@@ -1,4 +1,4 @@
-"""Any file of weights, brought to plain float32 tensors, with an account of what was done."""
+"""Reads any file of weights as plain float32 tensors and accounts for every change on the way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 _EPOCH = ("epoch", "current_epoch", "last_epoch", "best_epoch")
 _MIOU = ("mean_iu", "mean_iou", "miou", "best_miou", "best_mean_iu", "best_iou", "val_miou")
 _EXACT = (torch.float16, torch.bfloat16)
-# Names under which scripts save weights, the ones to prefer first.
+# Names under which scripts save weights, in order of preference.
 _NAMES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module")
 _TRAINING_STATE = ("optim", "sched", "lr_sched", "scaler", "amp", "rng")
 _LONGEST_TEXT = 200
@@ -35,14 +35,14 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        container: Format of the file, for people.
-        tensors: By key without wrappers' prefixes; floating point as float32.
-        header: Texts of a safetensors header.
+        container: The file's format, for people.
+        tensors: Tensors by key without wrappers' prefixes; floating point as float32.
+        header: The texts of a safetensors header.
         place: Keys in the file that lead to the state dict.
-        prefixes: Taken away from every key, the outermost first.
+        prefixes: Prefixes stripped from every key, the outermost first.
         record: Plain values that were saved beside the weights, by dotted path.
         dtypes: Number of tensors by data type in the file, such as ``float16``.
-        has_optimizer: Whether the state of a training is in the file.
+        has_optimizer: The file holds a training's state as well.
         changes: What the tensors lost or gained on the way, one sentence each.
     """
 
@@ -80,10 +80,10 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
         path: Safetensors, or what ``torch.save`` wrote: a state dict, bare or nested, or a whole
             training checkpoint.
         key: Dotted place of the state dict in the file, such as ``ema``; None looks for it.
-        prefix: Of the keys to take, such as ``student.``; None takes all.
+        prefix: Takes only the keys that begin so, such as ``student.``; None takes all.
 
     Raises:
-        CheckpointError: Unreadable, unsafe, or without tensors (at the place that was asked for).
+        CheckpointError: Unreadable, unsafe, or without tensors (at the given key).
     """
     if kind_of(path) is Kind.SAFETENSORS:
         tensors, header = read_tensors(path)
@@ -144,12 +144,12 @@ class Content:
     """A state dict and what lay around it.
 
     Attributes:
-        tensors: By key, as they are in the file.
+        tensors: Tensors by key, as in the file.
         place: Keys that lead to the state dict.
         record: Plain values beside the state dict, by dotted path: epoch, metrics, command.
         others: Other state dicts of the file, as (place, number of tensors).
         not_tensors: Entries of the state dict that are neither tensors nor plain values.
-        has_optimizer: Whether the state of a training is in the file.
+        has_optimizer: The file holds a training's state as well.
     """
 
     tensors: dict[str, Tensor]
@@ -164,7 +164,7 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
     """The weights in what a file holds, or None if there are none.
 
     Args:
-        content: Of the file.
+        content: What the file holds.
         key: Dotted place of the state dict; without it the top level is preferred if most tensors
             lie there, then the usual names, then the largest.
     """
@@ -176,7 +176,7 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
         return None
     table = found[chosen]
     result = Content({k: v for k, v in table.items() if isinstance(v, Tensor)}, chosen)
-    # What has far fewer tensors is a table beside the weights.
+    # A mapping with far fewer tensors is a table beside the weights.
     result.others = [
         (place, count)
         for place, count in ((place, _count(other)) for place, other in found.items())
@@ -194,10 +194,11 @@ def find_state_dict(content: Any, key: str | None = None) -> Content | None:
 def _under(
     tensors: dict[str, Tensor], prefix: str, path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...], list[str]]:
-    """The tensors under a prefix, which may stand behind wrappers' names that all keys share.
+    """The tensors under a prefix, which may follow wrappers' names that all keys share.
 
     Returns:
-        The tensors without it; what was taken from their keys; and what is left out, in words.
+        The tensors without it; the prefixes stripped from their keys; and what is left out, in
+        words.
 
     Raises:
         CheckpointError: There are none.
@@ -225,7 +226,7 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def _conversions(tensors: dict[str, Tensor]) -> list[str]:
-    """Says which tensors change their data type; widening is exact, the rest is not."""
+    """Says which tensors change their data type; only widening is exact."""
     changes = []
     by_dtype: dict[torch.dtype, list[str]] = {}
     for key, tensor in tensors.items():
@@ -250,7 +251,7 @@ def _state_dicts(
 ) -> dict[tuple[str, ...], Mapping]:
     """Every mapping that holds tensors under text keys, outside of a training's state.
 
-    A mapping that lies in several places is found at the first.
+    A mapping that occurs in several places is found at the first.
     """
     found = {}
     seen = set() if seen is None else seen

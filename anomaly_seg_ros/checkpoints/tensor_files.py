@@ -46,7 +46,7 @@ _OTHERS = {
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
 _UNKNOWN_TYPE = re.compile(r"Dtype not understood: (\w+)|unknown variant `(\w+)`")
-# What the reader raises; beside its own errors those for data types that torch has not.
+# What the reader raises: its own errors, and others for data types that torch lacks.
 _DAMAGED = (
     *(SafetensorError, OSError, AttributeError, LookupError, MemoryError),
     *(OverflowError, RuntimeError, TypeError, ValueError),
@@ -61,7 +61,7 @@ class Kind(Enum):
 
 
 def check_readable(path: Path) -> None:
-    """Tells apart why a file cannot be opened.
+    """Says why a file cannot be opened, if it cannot.
 
     Raises:
         CheckpointError: Not found, a folder, not a plain file, no permission, or empty.
@@ -89,7 +89,7 @@ def kind_of(path: Path) -> Kind:
 
     Raises:
         CheckpointError: It cannot be opened, is cut short as far as its beginning tells, or is
-            something else: says what, and what to give instead.
+            something else; says what, and what to give instead.
     """
     check_readable(path)
     with path.open("rb") as file:
@@ -107,11 +107,11 @@ def kind_of(path: Path) -> Kind:
 
 
 def save_tensors(path: Path, module: nn.Module, header: Mapping[str, str]) -> None:
-    """Writes a module's tensors as safetensors, so that an interrupted write leaves no file.
+    """Writes a module's tensors as safetensors; an interrupted write leaves no file.
 
     Args:
         path: The file.
-        module: Any.
+        module: The module whose state dict is written.
         header: Texts by key, stored beside the tensors.
 
     Raises:
@@ -134,7 +134,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         Tensors by key, and the header's texts.
 
     Raises:
-        CheckpointError: Missing, damaged, of another format, or of types that torch has not.
+        CheckpointError: Missing, damaged, of another format, or of types that torch lacks.
     """
     if kind_of(path) is not Kind.SAFETENSORS:
         raise CheckpointError(f"{path}: written by torch.save, where safetensors were expected")
@@ -185,7 +185,7 @@ def _is_archive(path: Path) -> bool:
     """Whether a zip archive ends here."""
     try:
         return zipfile.is_zipfile(path)
-    except (zipfile.BadZipFile, struct.error):  # its end is there, and makes no sense
+    except (zipfile.BadZipFile, struct.error):  # it has an end, which makes no sense
         return True
 
 
@@ -196,7 +196,7 @@ def _check_archive(path: Path) -> None:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, LookupError, OSError, NotImplementedError) as error:
         if _is_archive(path):
-            return  # damaged, of which torch's reader says more
+            return  # damaged; torch's reader says more
         raise CheckpointError(
             f"{path}: damaged: cut short, the end of the archive is missing; {_AGAIN}"
         ) from error
@@ -215,7 +215,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _what_else(start: bytes) -> str:
-    """What a file is that holds no weights, and what to give instead."""
+    """What a file without weights is, and what to give instead."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     lower = text.lower()
     for signature, what in _OTHERS.items():
@@ -243,7 +243,7 @@ def _what_else(start: bytes) -> str:
 
 
 def _as_text(start: bytes) -> str:
-    """The first words of a file of text, else nothing."""
+    """The first words if the file is text, else nothing."""
     try:
         text = start.decode("utf-8").strip()
     except UnicodeDecodeError as error:

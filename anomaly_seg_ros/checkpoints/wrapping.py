@@ -52,15 +52,15 @@ def wrap(
             the network itself, whose weights are kept.
         taxonomy: The classes of the logits, in order; or the name of a file under
             ``config/taxonomies``.
-        name: For people; the factory's or the class's name if None.
+        name: Shown to people; the factory's or the class's name if None.
         weights: State dict for a factory's network; loaded strictly.
         factory: What builds ``network`` if that is a network; without it the result works in this
             process but no file of it can be loaded again.
         mean: Input scaling per RGB channel, on [0, 1]: ``(x / 255 - mean) / std``.
         std: See ``mean``.
         inference_size: Default (height, width) of the network input.
-        provenance: Free-form: data, commands, figures, licence.
-        **arguments: Of :class:`~anomaly_seg_ros.models.wrapped.WrappedNetwork`:
+        provenance: Free form: data, commands, figures, licence.
+        **arguments: Arguments of :class:`~anomaly_seg_ros.models.wrapped.WrappedNetwork`:
             ``factory_arguments``, ``pre_logits``, ``classifier``, ``size_multiple``, ...
 
     Returns:

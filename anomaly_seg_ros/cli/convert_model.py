@@ -154,7 +154,7 @@ def _wrapped(
 def _described(
     found: Recognised, checkpoint: Checkpoint, arguments: argparse.Namespace
 ) -> ModelMetadata:
-    """The metadata that stand for the new file."""
+    """The metadata of the new file."""
     for option in ("mean", "std"):
         values = getattr(arguments, option)
         if values is not None and not all(map(math.isfinite, values)):
@@ -174,7 +174,7 @@ def _described(
 
 
 def _provenance(found: Recognised, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the new file says about where it comes from."""
+    """Where the new file comes from."""
     source = {
         "file": checkpoint.path.name,
         "sha256": file_sha256(checkpoint.path),

@@ -117,7 +117,7 @@ def remap_imagenet_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames an ImageNet DenseNet-121 state dict to :class:`DenseNet121`.
 
     Args:
-        state_dict: Of torchvision's ``densenet121``, from the network or from the published file
+        state_dict: torchvision's ``densenet121``, from the network or from the published file
             (``densenet121-a639ec97.pth``), whose keys read ``norm.1`` where the network's read
             ``norm1``.
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
-# Pixels that are clamped and multiplied before they leave the processor's cache.
+# Pixels that are clamped and multiplied while they are in the processor's cache.
 _BLOCK = 2048
 
 
@@ -25,7 +25,7 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     The outlier head becomes a :class:`FoldedOutlierHead`.
 
     Args:
-        network: In eval mode; changed in place, its state dict afterwards is no checkpoint.
+        network: In eval mode; changed in place, its state dict is no checkpoint afterwards.
 
     Returns:
         The same network: same function up to rounding, one memory pass less for each pair.
@@ -48,7 +48,7 @@ class FoldedOutlierHead(nn.Module):
     """Same softmax as the :class:`OutlierHead` it is made from, up to rounding.
 
     Args:
-        head: In eval mode; its running statistics are built in.
+        head: A head in eval mode, whose running statistics are built in.
     """
 
     def __init__(self, head: OutlierHead) -> None:
@@ -72,7 +72,7 @@ class FoldedOutlierHead(nn.Module):
             self.register_buffer(name, value.detach().to(norm.weight.dtype))
 
     def forward(self, pre_logits: Tensor) -> Tensor:
-        """Maps (N, C, h, w) to logits (N, 2, h, w), of which the first are 0."""
+        """Maps (N, C, h, w) to logits (N, 2, h, w) whose first channel is 0."""
         if torch.compiler.is_compiling():  # or exporting: runtimes fuse this best
             low, high, weight = (v[:, None, None] for v in (self.low, self.high, self.weight))
             clamped = pre_logits.clamp(low, high)
@@ -92,7 +92,7 @@ class FoldedOutlierHead(nn.Module):
         return difference.view(n, 1, height, width)
 
     def _in_blocks(self, pixels: Tensor) -> Tensor:
-        """Maps (P, C) to (P,); a processor would else write and read a map of the input's size."""
+        """Maps (P, C) to (P,) without a temporary map of the input's size."""
         difference = pixels.new_empty(len(pixels))
         clamped = pixels.new_empty(min(_BLOCK, len(pixels)), pixels.shape[1])
         for block, out in zip(pixels.split(_BLOCK), difference.split(_BLOCK), strict=True):
@@ -114,7 +114,7 @@ def round_kernels(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     keeps nearly all its digits.
 
     Args:
-        network: Changed in place, BatchNorm folded already.
+        network: Its BatchNorm is folded already; changed in place.
         dtype: ``torch.bfloat16`` or ``torch.float16``.
 
     Returns:

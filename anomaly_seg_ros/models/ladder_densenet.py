@@ -175,7 +175,7 @@ def grid_level(x: Tensor, rows: int, layer: nn.Module) -> Tensor:
 
     Args:
         x: (N, C, h, w).
-        rows: Of the grid; it has ``max(1, round(rows * w / h))`` columns, round half to even.
+        rows: Rows of the grid, which has ``max(1, round(rows * w / h))`` columns (half to even).
         layer: Works on each cell by itself (1x1 convolutions, BatchNorm): (N, C, ...) to
             (N, C', ...).
 
@@ -197,14 +197,14 @@ def traceable_cells(x: Tensor, rows: int, layer: nn.Module) -> Tensor:
 
     Args:
         x: (N, C, h, w).
-        rows: Of the grid.
-        layer: As for :func:`grid_level`.
+        rows: Rows of the grid.
+        layer: See :func:`grid_level`.
 
     Returns:
         (N, C', rows, w).
     """
     height, width = x.shape[-2:]
-    # Numbers that depend on sizes stay tensors: Python's would become conditions on the sizes.
+    # Numbers that depend on sizes stay tensors: Python numbers would become conditions on sizes.
     one = torch.ones((), device=x.device)
     columns = torch.round(one * rows * width / height).clamp(min=1)
     column = torch.arange(width, device=x.device)
@@ -228,7 +228,7 @@ def _cell_means(length: int, cells: Tensor, which: Tensor) -> Tensor:
     Args:
         length: n, number of entries.
         cells: () float, number of cells.
-        which: (m,) cells asked for.
+        which: (m,) indices of cells.
 
     Returns:
         (n, m) float32: entry times matrix is the mean of each cell.

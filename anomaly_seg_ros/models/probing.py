@@ -1,4 +1,4 @@
-"""Finding out, by one run on a small image, how a foreign network is built.
+"""Finds out how a foreign network is built, by one run on a small image.
 
 What is found is written into the model's metadata, so a model file is never probed.
 """
@@ -22,7 +22,7 @@ _INTERPOLATIONS: tuple[dict[str, Any], ...] = (
     {"mode": "bicubic", "align_corners": True},
     {"mode": "nearest"},
 )
-# Of the largest logit: another order of summation, not another function.
+# Relative to the largest logit: allows another order of summation, not another function.
 _TOLERANCE = 1e-4
 
 
@@ -35,7 +35,7 @@ class Layout:
             the logits are the sum of their outputs.
         pre_logits_channels: Channels that these layers read together.
         output_stride: Rows of the image for each row of the logits.
-        align_corners: Of the network's own upsampling of its logits; False where there is none.
+        align_corners: What the network upsamples its logits with; False where it does not.
         trainable_parts: Paths by part, see
             :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         trunk: Paths of the part that usually comes pre-trained; empty where none stands out.
@@ -70,12 +70,11 @@ def probe(
         network: Maps (N, 3, H, W) to a tensor, or to a mapping with ``out`` or ``logits``, or to
             a sequence whose first entry is the tensor; left as it was.
         num_outputs: Channels of the logits.
-        size_multiple: Of which H and W must be multiples.
+        size_multiple: H and W must be multiples of it.
         pre_logits: Path of the layer whose output the classifier reads.
         classifier: Paths of the layers that make the logits; found from ``pre_logits`` if None.
-        returns_logits: The network returns its logits, interpolated or not, which is checked;
-            False for one that ends in a softmax, say, whose ``align_corners`` is not found but
-            taken to be False.
+        returns_logits: The network returns its logits, interpolated or not, which is checked.
+            False, for one that ends in a softmax, say, also sets ``align_corners`` to False.
 
     Raises:
         ParameterError: A layer that does not exist, does not run or does not fit; names it.
@@ -201,11 +200,11 @@ def _check_pre_logits(calls: Sequence[_Call], pre_logits: str, made: Sequence[_C
 
 
 def _check_returned(returned: Any, logits: Tensor, made: Sequence[_Call]) -> bool:
-    """Refuses a classifier that is not the network's last word.
+    """Refuses a classifier whose output is not what the network returns.
 
     Returns:
-        ``align_corners`` of the interpolation between the two; False for one that has none, and
-        where all give the same.
+        ``align_corners`` of the interpolation between the two; False if it has none or if both
+        give the same.
     """
     final = _dense_output(returned)
     fitting: list[tuple[float, bool]] = []

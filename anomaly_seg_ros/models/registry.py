@@ -10,7 +10,7 @@ from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 _MODELS = "anomaly_seg_ros.models"
-# Module and class by architecture; a module is imported when its network is asked for.
+# Module and class by architecture; a module is imported when its network is built.
 ARCHITECTURES: dict[str, tuple[str, str]] = {
     "deeplab_v3plus_lite": (f"{_MODELS}.deeplab_lite", "DeepLabV3PlusLite"),
     "erfnet": (f"{_MODELS}.erfnet", "ERFNet"),

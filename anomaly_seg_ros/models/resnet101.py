@@ -1,4 +1,4 @@
-"""DeepLabV3+ on ResNet101 at stride 8, with dilation in place of stride, in two public forms.
+"""DeepLabV3+ on ResNet101 at stride 8, in its two public forms.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stride in
 the 3x3 convolution; Xie et al. and Zhao et al. (PSPNet, CVPR 2017) for the deep stem of three 3x3
@@ -147,8 +147,7 @@ class _Bottleneck(nn.Module):
     Args:
         c_in: Channels of the input; the output has 4 ``width``.
         width: Channels of the 3x3 convolution.
-        stride: Of the 3x3 convolution.
-        dilation: Of the 3x3 convolution.
+        stride, dilation: The 3x3 convolution's.
     """
 
     def __init__(self, c_in: int, width: int, stride: int = 1, dilation: int = 1) -> None:

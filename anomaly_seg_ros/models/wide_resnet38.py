@@ -98,8 +98,8 @@ class _PreActivationBlock(nn.Module):
     Args:
         c_in: Channels of the input.
         widths: Output channels of the convolutions: two 3x3, or 1x1 - 3x3 - 1x1.
-        stride: Of the first convolution.
-        dilation: Of the 3x3 convolutions.
+        stride: The first convolution's.
+        dilation: The 3x3 convolutions'.
         dropout: Rate, for whole channels, before the last convolution.
     """
 

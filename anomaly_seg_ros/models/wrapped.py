@@ -20,20 +20,20 @@ _PREFIX = "network"
 
 
 class _Reached(BaseException):
-    """The classifier was reached: what would follow is not needed.
+    """Raised to end the forward pass at the classifier, since nothing behind it is needed.
 
-    No error, and no ``Exception``: the wrapped network's own handlers must not take it for one.
+    Not an ``Exception``, so that the wrapped network's own handlers do not catch it.
     """
 
 
 class _Tap:
-    """Keeps what a layer reads; a bound method of it is the hook, so deep copies keep their own.
+    """Keeps what a layer reads; the hook is a bound method, so a deep copy has its own tap.
 
     Args:
-        stops: Ends the forward pass there.
+        stops: Ends the forward pass at this layer.
 
     Attributes:
-        is_open: False lets everything pass: the wrapped network can still be called by itself.
+        is_open: If False, the tap does nothing: the wrapped network can be called by itself.
     """
 
     def __init__(self, stops: bool) -> None:
@@ -45,7 +45,7 @@ class _Tap:
         if not self.is_open:
             return
         self._read = inputs[0]
-        # A compiler drops what is not used by itself, and cannot follow the jump.
+        # A compiler drops unused results by itself and cannot follow the jump.
         if self._stops and not torch.compiler.is_compiling():
             raise _Reached
 
@@ -63,27 +63,27 @@ class WrappedNetwork(SegmentationNetwork):
     pre-logits are what they read, side by side. The network runs up to its classifier only: the
     upsampling behind it, and auxiliary heads, cost nothing. One thread at a time may run it.
 
-    All arguments are JSON values and stand in the metadata, except ``module``. Paths are those of
-    the wrapped network. What is None is found by :func:`~anomaly_seg_ros.models.probing.probe`
-    and stands in :attr:`arguments` afterwards.
+    All arguments but ``module`` are JSON values and part of the metadata. Paths are those of the
+    wrapped network. What is None is found by :func:`~anomaly_seg_ros.models.probing.probe` and is
+    in :attr:`arguments` afterwards.
 
     Args:
         num_classes: K.
         factory: See :func:`~anomaly_seg_ros.models.external.build_external`.
-        factory_arguments: For the factory.
+        factory_arguments: Arguments for the factory.
         pre_logits: Path of the layer whose output the classifier reads.
         classifier: Path or paths of the layers that make the logits; None finds the next layer
             behind ``pre_logits`` that gives K (or K + 1) channels.
         outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
         abstention: The last layer has K + 1 outputs (PEBAL), of which the first K are returned.
-        size_multiple: Of which H and W must be multiples.
+        size_multiple: H and W must be multiples of it.
         output_stride: Rows of the image for each row of the logits.
         pre_logits_channels: Channels of the pre-logits.
         trainable_parts: Paths by part; replaces the parts that are found, one by one.
         trunk: Paths of the part that usually comes pre-trained.
         returns_logits: See :func:`~anomaly_seg_ros.models.probing.probe`.
-        align_corners: Of the network's own upsampling of its logits, which is left to the caller.
-            None alone is not looked for but False: files from before it was recorded lack it.
+        align_corners: How the network upsamples its logits, which is left to the caller here.
+            If only this is None it is False: older files lack it.
         module: The network itself, in place of a factory; see :meth:`around`.
 
     Raises:
@@ -168,13 +168,13 @@ class WrappedNetwork(SegmentationNetwork):
 
         Args:
             module: Shared, not copied; it can still be called by itself.
-            **arguments: Of the class.
+            **arguments: The class's arguments.
         """
         return cls(module=module, **arguments)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments for the metadata, with everything that was found."""
+        """The constructor's arguments, with everything that was found, for the metadata."""
         layout = self._layout
         return {
             "num_classes": self.num_classes,

@@ -20,7 +20,7 @@ class PosthocScore(Protocol):
         """Scores a batch.
 
         Args:
-            network: In eval mode, and in it again afterwards; see
+            network: In eval mode, as it is again afterwards; see
                 :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
             inputs: (N, 3, H, W), normalised as the network expects, on its device.
 
@@ -46,7 +46,7 @@ def full_size_logits(network: nn.Module, inputs: Tensor) -> Tensor:
     """Runs a network and upsamples its logits (bilinear, with the network's ``align_corners``).
 
     Args:
-        network: In eval mode.
+        network: A network in eval mode.
         inputs: (N, 3, H, W), normalised.
 
     Returns:

@@ -29,7 +29,7 @@ class McDropout:
         score: ``predictive_entropy`` or ``mutual_information``.
         pre_logits_dropout: Rate of an elementwise dropout on the pre-logits in place of the
             network's own; the way for networks that were trained without any.
-        seed: Of the masks; the same call gives the same scores. None draws from the global state.
+        seed: Seeds the masks: the same call gives the same scores. None uses the global generator.
 
     Raises:
         ParameterError: An option out of range.
@@ -60,7 +60,7 @@ class McDropout:
         """Returns (N, h, w) float32 on the logits' grid.
 
         Raises:
-            ParameterError: The network has no dropout, and none on the pre-logits is asked for.
+            ParameterError: The network has no dropout, and ``pre_logits_dropout`` is not set.
         """
         mean, mean_entropy = 0.0, 0.0
         with _random_state(self.seed, inputs.device):

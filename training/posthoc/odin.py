@@ -24,7 +24,7 @@ class Odin:
     Args:
         temperature: T.
         magnitude: epsilon on the [0, 1] scale of the pixels.
-        std: By which the network's inputs were divided, one number a channel.
+        std: What the network's inputs were divided by, one number a channel.
 
     Raises:
         ParameterError: An option out of range.

@@ -20,7 +20,7 @@ class React:
 
     Args:
         threshold: c; see :func:`activation_percentile`.
-        score: Name of a score of the logits.
+        score: Name of a score that reads the logits alone.
 
     Raises:
         ParameterError: Unknown score.
@@ -48,12 +48,12 @@ def activation_percentile(
     """The percentile of the pre-logits on in-distribution images: ReAct's threshold.
 
     Args:
-        network: In eval mode.
+        network: A network in eval mode.
         batches: (N, 3, H, W) inputs, as the network expects them.
         percentile: In (0, 100]. The ReAct paper has 90 for images; the synthetic-negatives paper
             found 99 best for dense prediction (Table 4).
-        per_batch: How many activations of a batch count at most; drawn with ``seed``.
-        seed: Of the draw.
+        per_batch: Most activations to use of a batch; drawn with ``seed``.
+        seed: Seeds the draw.
 
     Raises:
         ParameterError: The percentile is out of range or there is no batch.

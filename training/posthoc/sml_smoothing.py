@@ -21,11 +21,11 @@ class SmoothedSml:
     constants of their public code.
 
     Args:
-        statistics: Of the maximum logit by predicted class, on in-distribution images.
+        statistics: The maximum logit by predicted class, on in-distribution images.
         boundary_width: Reach of the suppression; 0 leaves it out.
         boundary_iterations: Must divide the width.
         kernel_size: Taps of the Gaussian, odd; 0 leaves the smoothing out.
-        sigma: In taps.
+        sigma: Standard deviation of the Gaussian, in taps.
         dilation: Distance of the taps.
 
     Raises:
@@ -73,7 +73,7 @@ class SmoothedSml:
 def suppress_boundaries(
     score: Tensor, labels: Tensor, width: int = 4, iterations: int = 4
 ) -> Tensor:
-    """Replaces the scores along class boundaries by those of what lies beside them.
+    """Replaces the scores along class boundaries by those beside them.
 
     A band around the boundaries shrinks from ``width - 1`` to 0 in equal steps. In each step,
     every pixel of the band takes the mean of the pixels in its 3x3 neighbourhood that lie outside
@@ -82,7 +82,7 @@ def suppress_boundaries(
     Args:
         score: (N, h, w) float.
         labels: (N, h, w) predicted classes.
-        width: Of the band, in pixels on each side.
+        width: Width of the band, in pixels on each side.
         iterations: Steps; must divide ``width``.
 
     Returns:

@@ -16,9 +16,9 @@ class Smoothed:
     at the border); its figures are not comparable with those of the plain energy.
 
     Args:
-        score: Name of a score of the logits.
+        score: Name of a score that reads the logits alone.
         size: Taps, odd.
-        sigma: In pixels.
+        sigma: Standard deviation of the Gaussian, in pixels.
 
     Raises:
         ParameterError: An option out of range.
