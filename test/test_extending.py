@@ -50,6 +50,8 @@ def test_a_diff_applies_and_what_it_adds_works(section: str, tree: Path):
     diffs, programs = blocks(section, "diff"), blocks(section, "python")
     assert diffs
     assert programs
+    if section == "A topic":
+        pytest.importorskip("rclpy", reason="no ROS here")
     for diff in diffs:
         applied = subprocess.run(
             ["git", "apply", "-"],
