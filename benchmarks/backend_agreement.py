@@ -50,7 +50,7 @@ class Candidate(NamedTuple):
 
 
 class Row:
-    """The figures of one candidate on one data set, as they come in."""
+    """The figures of one candidate on one data set, collected frame by frame."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["default", "erfnet_open_set"])
     parser.add_argument("--backends", nargs="+", default=["auto"], metavar="BACKEND[:PRECISION]")
     parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER")
-    parser.add_argument("--limit", type=int, help="only the first so many frames of each")
+    parser.add_argument("--limit", type=int, help="most frames of each data set")
     parser.add_argument("--document", type=Path, help="also write the table there")
     arguments = parser.parse_args()
 

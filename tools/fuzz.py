@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Fuzzes everything that reads files and messages, guided by coverage (atheris, libFuzzer).
 
-An input that makes a reader raise anything but this package's errors, run, write or open what it
-must not, take more than 4 GB or hang ends its target and is kept. Exit code 1 if there is one::
+A reader fails if an input makes it raise anything but this package's errors, run, write or open
+something forbidden, take more than 4 GB, or hang. The input is kept and the next target begins.
+The exit code is 1 if a reader failed::
 
     python -m tools.fuzz decoder --seconds 60
     python -m tools.fuzz mcap --reproduce out/fuzz/mcap/failures/crash-...
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 MARKS = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"  # of the table in a document
 _PACKAGES = ("atheris", "opencv-python-headless", "torch", "safetensors", "rosbags", "PyYAML")
-# Python that parses what files hold; C code is not seen by atheris. What these import is
+# Python code that parses files; atheris does not see C code. Whatever these import is
 # instrumented, too, unless it was imported before.
 _INSTRUMENTED = (
     *("anomaly_seg_ros", "training.engine.config", "rosbags.rosbag2", "rosbags.serde", "yaml"),

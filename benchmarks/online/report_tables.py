@@ -33,8 +33,8 @@ class Table(NamedTuple):
     """A caption, the head's cells, and rows of cells."""
 
     caption: str
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
     def text(self) -> str:
         """Aligned with spaces: the first column to the left, the rest to the right."""
@@ -105,21 +105,12 @@ def _stages(case: dict[str, Any]) -> Table:
         if "stages" in case["contenders"].get(name, {})
     }
     stages = list(dict.fromkeys(s for entry in columns.values() for s in entry["stages"]))
-    rows = [
-        (
-            stage,
-            *(
-                cell
-                for entry in columns.values()
-                for cell in (
-                    _ms(entry["stages"].get(stage, {}).get("median")),
-                    _ms(entry["stages"].get(stage, {}).get("p99")),
-                )
-            ),
-        )
-        for stage in stages
-    ]
-    head = ("stage", *(cell for name in columns for cell in (f"{name} median", "p99")))
+    head, rows = ["stage"], [[stage] for stage in stages]
+    for name, entry in columns.items():
+        head += [f"{name} median", "p99"]
+        for row in rows:
+            times = entry["stages"].get(row[0], {})
+            row += [_ms(times.get("median")), _ms(times.get("p99"))]
     return Table("Where the node's time goes, milliseconds:", head, rows)
 
 
@@ -164,16 +155,8 @@ def _load(case: dict[str, Any]) -> Table:
                     f"{entry['peak_rss_mib']:.0f}",
                 )
             )
-    head = (
-        "",
-        "sent/s",
-        "answered/s",
-        "dropped",
-        "median ms",
-        "CPU %",
-        "sender CPU %",
-        "peak RSS MiB",
-    )
+    head = ("", "sent/s", "answered/s", "dropped", "median ms")
+    head += ("CPU %", "sender CPU %", "peak RSS MiB")
     return Table("More frames than the node can take (CPU in % of a core):", head, rows)
 
 

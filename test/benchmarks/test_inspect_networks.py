@@ -68,3 +68,10 @@ def test_settled_weights_keep_the_scale(name: str) -> None:
     with torch.no_grad():
         logits = network(torch.randn(1, 3, 128, 128)).logits
     assert 0.05 < logits.std() < 20
+
+
+def test_head_and_score_have_the_shapes_of_the_network() -> None:
+    entry = inspect_networks.time_head_and_score("deeplab_v3plus_lite", (64, 128), "cpu", "fp32")
+    assert entry["features"][2:] == [16, 32]  # a quarter of the image's
+    assert entry["eager_ms"] > 0
+    assert "graph_ms" not in entry

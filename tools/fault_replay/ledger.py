@@ -167,20 +167,15 @@ class Ledger:
         due = self.epoch.certain + self.epoch.received
         return received >= due and received == _outcomes(totals)
 
-    def check_sums(self, totals: Mapping[str, int], in_flight: int = 0) -> None:
-        """Compares the node's counts of this epoch with what was sent.
-
-        Args:
-            totals: The node's counts since ``configure``.
-            in_flight: Most frames that may be between two counters.
-        """
+    def check_sums(self, totals: Mapping[str, int]) -> None:
+        """Compares the node's counts since ``configure`` with what was sent in this epoch."""
         self.checks += 1
         received, sent = totals.get("received", 0), self.epoch
         low, high = sent.certain + sent.received, sent.certain + sent.uncertain
         if not low <= received <= high:
             self.violate(f"received {received} frames, sent were {low} to {high}")
         sent.received = max(sent.received, received - sent.certain)
-        if not 0 <= received - _outcomes(totals) <= in_flight:
+        if received != _outcomes(totals):
             self.violate(f"sums do not close: {dict(totals)}")
         if totals.get("bad", 0) > sent.bad:
             self.violate(f"{totals['bad']} frames counted as bad, {sent.bad} were")

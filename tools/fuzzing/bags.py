@@ -20,7 +20,7 @@ from tools.fuzzing.target import Target
 _STAMP = 10**18
 _KINDS = (topics.IMAGE_TYPE, topics.COMPRESSED_IMAGE_TYPE, topics.CAMERA_INFO_TYPE)
 _TOPICS = (topics.IMAGE, topics.COMPRESSED_IMAGE, topics.CAMERA_INFO)
-# What stands in a bag's database where plain tables are expected.
+# Contents of a bag's database where plain tables are expected.
 _ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i"
 SQLITE_ATTACKS = {
     "endless view": f"""

@@ -30,7 +30,7 @@ _ARGUMENTS = {"num_classes": 19, "decoder_channels": 16, "skip_channels": 8}
 
 
 def _read(path: Path) -> None:
-    """All that the package does with a file of weights; only CheckpointError may leave it."""
+    """Inspects and loads a file of weights; only CheckpointError may be raised."""
     try:
         as_text(inspect_checkpoint(read_checkpoint(path)))
     except CheckpointError:
@@ -136,7 +136,7 @@ _CONTENT = {
 
 
 def malicious_pickles() -> dict[str, bytes]:
-    """Pickles that would run something if anything ran them, by the name of it."""
+    """Pickles that would call something if unpickled, by the name of the function."""
     calls = {
         "os.system": ("os", "system", "touch owned"),
         "posix.system": ("posix", "system", "touch owned"),
@@ -195,7 +195,7 @@ def _layout_keys() -> tuple[tuple[str, ...], ...]:
 
 
 def _shapes(data: bytes, folder: Path) -> None:
-    """The keys of a known layout with shapes out of bytes, also as a file would state them."""
+    """The keys of a known layout with shapes taken from bytes."""
     landmarks = _layout_keys()[data[0] % len(_layout_keys())] if data else ()
     sizes = iter(data[1:])
     tensors = {}

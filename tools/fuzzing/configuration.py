@@ -1,4 +1,4 @@
-"""Targets: what people write and tools keep: YAML, JSON, arrays, states, options."""
+"""Targets: files and options that people write and tools keep: YAML, JSON, arrays, states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tools.fuzzing.target import Target
 from training.engine.config import load_config
 
 _SHAPE = (6, 8)
-# A value of each type that the training's configurations have.
+# A value of each type that occurs in the training's configurations.
 _SCHEMA = b"""
 seed: 1
 rate: 0.1
@@ -40,7 +40,7 @@ limit: null
 options: {}
 mixing: {paste: {rate: 0.5}}
 """
-# YAML that parsers stumble over.
+# YAML at which parsers stumble.
 _YAML_ATTACKS = (
     b"!!python/object/apply:os.system ['touch owned']",
     b"!!python/name:os.system",
@@ -59,10 +59,10 @@ _YAML_ATTACKS = (
 
 
 def _bomb(key: bytes) -> bytes:
-    """YAML of some hundred bytes whose value has 9 ** 12 leaves when it is printed."""
+    """YAML of a few hundred bytes whose value has 9 ** 12 leaves when printed."""
     leaves = [b"a0: &a0 [lol]"]
     levels = [b"a%d: &a%d [%b]" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 13)]
-    # In one flow value: a document of its own would be refused by its keys.
+    # One flow value, because a document of its own would be refused for its keys.
     return key % (b"{" + b", ".join(leaves + levels) + b"}")
 
 

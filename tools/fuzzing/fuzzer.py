@@ -1,4 +1,4 @@
-"""Runs targets under libFuzzer by atheris, each in a process of its own, and keeps the figures."""
+"""Runs targets under libFuzzer (atheris), each in a process of its own."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def fuzz(target: Target, folder: Path, limits: Sequence[str]) -> Outcome:
     """Fuzzes one target.
 
     Args:
-        target: The target; its module was imported with instrumentation.
-        folder: Receives the log, the corpus (which a later run goes on with) and failures.
+        target: A target whose module was imported with instrumentation.
+        folder: Folder for the log, the corpus, with which a later run goes on, and failures.
         limits: libFuzzer's options that end it: ``-max_total_time=60``, ``-runs=1000``.
     """
     corpus, failures, log = folder / "corpus", folder / "failures", folder / "log.txt"
@@ -92,7 +92,7 @@ def fuzz(target: Target, folder: Path, limits: Sequence[str]) -> Outcome:
 
 
 def _failed_inputs(folder: Path) -> set[Path]:
-    """Without those that libFuzzer only calls slow."""
+    """Kept inputs, without those that libFuzzer merely calls slow."""
     return {path for path in folder.iterdir() if not path.name.startswith("slow-unit-")}
 
 

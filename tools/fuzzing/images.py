@@ -1,4 +1,4 @@
-"""Targets: what the node makes of image messages, and the readers of image files."""
+"""Targets: the conversion of image messages, and the readers of image files."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import rosbags.serde.utils
 
-# Beside the target's folder: files there must not even be opened.
+# A folder beside the target's, in which no file may even be opened.
 OUTSIDE = "outside"
-# A module that seeds name; nobody may import it.
+# A module that some seeds name and nobody may import.
 CANARY = "fuzz_canary"
 
 # Events (https://docs.python.org/3/library/audit_events.html) that start or reach something.
@@ -30,15 +30,15 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Forbidden(BaseException):
-    """Something that no file may cause; no reader may swallow it, so it is no Exception."""
+    """Something that no file may cause. No Exception, so that no reader swallows it."""
 
 
 class Watch:
     """A context in which forbidden events raise, and are remembered.
 
     Args:
-        inside: Folder where files may be written.
-        outside: Folder where none may be opened.
+        inside: Folder in which files may be written.
+        outside: Folder in which no file may be opened.
     """
 
     def __init__(self, inside: Path, outside: Path) -> None:

@@ -110,11 +110,6 @@ def test_an_uncertain_frame_that_came_makes_up_for_no_certain_one(ledger):
     assert ledger.is_settled({"received": 4, "processed": 3, "bad": 1})
 
 
-def test_frames_in_flight_may_be_allowed(ledger):
-    ledger.check_sums({"received": 3, "processed": 1}, in_flight=2)
-    assert ledger.violation_count == 0
-
-
 def test_a_closed_epoch_is_added_up(ledger):
     ledger.close_epoch({"received": 2, "processed": 1, "bad": 1})
     ledger.ask(header(5), SHOWN, "certain")
