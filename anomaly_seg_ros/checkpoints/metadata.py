@@ -61,7 +61,7 @@ class ModelMetadata:
         return InputScaling(self.mean, self.std)
 
     def calibration_of(self, score: str) -> ScoreCalibration:
-        """The constants of a score; provisional ones, without rates, if it was never calibrated."""
+        """The constants of a score; provisional ones, without rates, without a calibration."""
         return self.calibration.get(score, SCORES[score].provisional)
 
     def to_json(self) -> str:

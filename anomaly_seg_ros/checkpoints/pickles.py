@@ -9,6 +9,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 # Kind and size of the NumPy scalars that are read: bool, integers, floats.
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _BYTE_ORDERS = frozenset("<>=|")
-# Files that torch wrote before 1.6 begin with: magic number, version, system, content, storage keys.
+# A file that torch wrote before 1.6: magic number, version, system, content, storage keys.
 _LEGACY_PICKLES = 5
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # torch.serialization.MAGIC_NUMBER
 _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
@@ -69,7 +70,7 @@ def _plain_scalar(dtype: _PlainDtype, data: bytes) -> bool | int | float:
 
 # What torch's reader calls in place of these names. Metrics are often saved as NumPy scalars;
 # NumPy's own functions are never called with arguments from a file.
-_STAND_INS = [
+_STAND_INS: list[tuple[Callable[..., Any], str]] = [
     (_PlainDtype, "numpy.dtype"),
     (_plain_scalar, "numpy.core.multiarray.scalar"),
     (_plain_scalar, "numpy._core.multiarray.scalar"),  # as NumPy 2 writes it
@@ -100,7 +101,7 @@ def unpickle(path: Path) -> tuple[Any, str]:
             with path.open("rb") as file:
                 if not _check_pickles(file, _LEGACY_PICKLES):
                     _check_end(file)
-        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*_STAND_INS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, in four lines
             content = _load(path, zipped)
     except DAMAGED as error:
@@ -212,7 +213,7 @@ def check_nesting(stream: IO[bytes]) -> None:
         ValueError, IndexError: No pickle, or a damaged one.
     """
     stack: list[int] = []  # depth of tuples of each object, or the mark
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in _PUT:
             memo[len(memo) if opcode.name == "MEMOIZE" else argument] = stack[-1]

@@ -101,14 +101,15 @@ def read_checkpoint(path: Path, key: str | None = None, prefix: str | None = Non
         changes.append(f"{'.'.join(place)} ({count} tensors) is not read, {chosen} is")
     if content.not_tensors:
         changes.append(f"no tensors, left out: {_some(content.not_tensors)}")
-    plain, prefixes = content.tensors, ()
+    plain = content.tensors
+    prefixes: tuple[str, ...] = ()
     if METADATA_KEY not in header:  # files of this package have the network's own keys
         if prefix is not None:
-            plain, chosen, change = _under(plain, prefix, path)
+            plain, outer, change = _under(plain, prefix, path)
             changes += change
         plain, prefixes = strip_prefixes(plain)
         if prefix is not None:
-            prefixes = (*chosen, *prefixes)
+            prefixes = (*outer, *prefixes)
         plain, wrappers = without_inner_wrappers(plain)
         if wrappers:
             changes.append(f"taken out of the middle of keys, a wrapper's: {', '.join(wrappers)}")

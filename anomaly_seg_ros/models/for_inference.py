@@ -51,13 +51,19 @@ class FoldedOutlierHead(nn.Module):
         head: A head in eval mode, whose running statistics are built in.
     """
 
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, head: OutlierHead) -> None:
         super().__init__()
-        norm, conv = head.norm, head.conv
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - norm.running_mean.double() * scale
-        weight = (conv.weight[1] - conv.weight[0]).double().flatten()
-        bias = (conv.bias[1] - conv.bias[0]).double()
+        dtype = head.conv.weight.dtype
+        values = {name: value.double() for name, value in head.state_dict().items()}
+        scale = values["norm.weight"] / (values["norm.running_var"] + head.norm.eps).sqrt()
+        shift = values["norm.bias"] - values["norm.running_mean"] * scale
+        weight = (values["conv.weight"][1] - values["conv.weight"][0]).flatten()
+        bias = values["conv.bias"][1] - values["conv.bias"][0]
         # A channel that BatchNorm switched off (s = 0) is the constant relu(t).
         off = scale == 0
         knee = -shift / torch.where(off, torch.ones_like(scale), scale)
@@ -69,7 +75,7 @@ class FoldedOutlierHead(nn.Module):
             "bias": bias + (weight * torch.where(off, shift.clamp(min=0), shift)).sum(),
         }
         for name, value in tensors.items():
-            self.register_buffer(name, value.detach().to(norm.weight.dtype))
+            self.register_buffer(name, value.to(dtype))
 
     def forward(self, pre_logits: Tensor) -> Tensor:
         """Maps (N, C, h, w) to logits (N, 2, h, w) whose first channel is 0."""

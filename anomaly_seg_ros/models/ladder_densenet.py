@@ -151,7 +151,7 @@ class LadderDenseNet121(SegmentationNetwork):
         """
         *skips, deepest = self.backbone(images)
         x = self.spp["spp"](deepest)
-        steps = self.upsample["upsample_layers"].values()
+        steps = self.upsample["upsample_layers"].children()
         for step, skip in zip(steps, reversed(skips), strict=True):
             x = step(x, skip)
         ood_logits = None if self.logits_ood is None else self.logits_ood(x)

@@ -56,6 +56,12 @@ class _Call(NamedTuple):
     output: Tensor | None
 
 
+class _Classifier(NamedTuple):
+    path: str
+    read: Tensor
+    output: Tensor
+
+
 def probe(
     network: nn.Module,
     num_outputs: int,
@@ -85,7 +91,7 @@ def probe(
     made = _classifier_calls(network, calls, classifier, num_outputs)
     if pre_logits is not None:
         _check_pre_logits(calls, pre_logits, made)
-    logits = sum(call.output for call in made)
+    logits = torch.stack([call.output for call in made]).sum(0)
     align_corners = returns_logits and _check_returned(returned, logits, made)
     strides = {a / b for a, b in zip(images.shape[-2:], logits.shape[-2:], strict=True)}
     if len(strides) > 1 or not (stride := strides.pop()).is_integer():
@@ -164,12 +170,12 @@ def _last_index(calls: Sequence[_Call], path: str) -> int:
 
 def _classifier_calls(
     network: nn.Module, calls: Sequence[_Call], paths: Sequence[str], num_outputs: int
-) -> list[_Call]:
+) -> list[_Classifier]:
     made = []
     for path in paths:
         call = calls[_last_index(calls, path)]
-        if call.read is None or not _is_dense(call.output, num_outputs):
-            shape = None if call.output is None else tuple(call.output.shape)
+        shape = None if call.output is None else tuple(call.output.shape)
+        if call.read is None or call.output is None or not _is_dense(call.output, num_outputs):
             raise ParameterError(
                 f"classifier {path!r} gives {shape}, expected (N, {num_outputs}, h, w) "
                 "from one tensor"
@@ -184,11 +190,13 @@ def _classifier_calls(
             )
         if sum(other.path == path for other in calls) > 1:
             raise ParameterError(f"classifier {path!r} runs more than once in a forward pass")
-        made.append(call)
+        made.append(_Classifier(path, call.read, call.output))
     return sorted(made, key=lambda call: _last_index(calls, call.path))
 
 
-def _check_pre_logits(calls: Sequence[_Call], pre_logits: str, made: Sequence[_Call]) -> None:
+def _check_pre_logits(
+    calls: Sequence[_Call], pre_logits: str, made: Sequence[_Classifier]
+) -> None:
     output = calls[_last_index(calls, pre_logits)].output
     reads = [call.read for call in made]
     if not any(_same(output, read) for read in reads):
@@ -199,7 +207,7 @@ def _check_pre_logits(calls: Sequence[_Call], pre_logits: str, made: Sequence[_C
         )
 
 
-def _check_returned(returned: Any, logits: Tensor, made: Sequence[_Call]) -> bool:
+def _check_returned(returned: Any, logits: Tensor, made: Sequence[_Classifier]) -> bool:
     """Refuses a classifier whose output is not what the network returns.
 
     Returns:

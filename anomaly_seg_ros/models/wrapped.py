@@ -127,7 +127,7 @@ class WrappedNetwork(SegmentationNetwork):
             classifier = (classifier,)
         if classifier is None and pre_logits is None:
             classifier = default_classifier(factory)
-        given = {
+        given: dict[str, Any] = {
             "classifier": classifier,
             "output_stride": output_stride,
             "pre_logits_channels": pre_logits_channels,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from every_network import NETWORKS
 from models.layout_facts import build_empty, build_seeded
 from models.seeded_weights import seeded_image
 from torch import nn
@@ -61,8 +62,9 @@ def names_under(network: nn.Module, paths: tuple[str, ...]) -> set[str]:
     }
 
 
-def test_every_architecture_is_here() -> None:
+def test_every_architecture_is_here_and_listed_for_the_node_and_training() -> None:
     assert {case["architecture"] for case in CASES.values()} == set(ARCHITECTURES)
+    assert {architecture for architecture, _ in NETWORKS.values()} == set(ARCHITECTURES)
 
 
 @every_architecture
