@@ -1,27 +1,123 @@
-"""The topics of a bag that may be the camera's, as its first messages and its headers say."""
+"""Chooses the camera topic of a bag, from the topics' names, first messages and headers.
+
+Outputs of this package's detector, ground truth, and depth and the like are never chosen. Of the
+other image topics :data:`RULE` chooses one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from anomaly_seg_ros.bags import topics
-from anomaly_seg_ros.bags.index import times_of
 from anomaly_seg_ros.bags.matching import Times, match
 from anomaly_seg_ros.bags.recording import Message, Recording
-from anomaly_seg_ros.bags.topic_choice import Candidate, choose, fault_of_name
 from anomaly_seg_ros.errors import BagError
+
+RULE = (
+    "most ground truth of the same stamps, colour before grey, most messages, raw before "
+    "compressed, by name"
+)
+# The detector's topics, below its name or that of one of its cameras (docs/node.md).
+OWN_OUTPUTS = frozenset(
+    (
+        "labels",
+        "open_set_labels",
+        "open_set_mask",
+        "ood_score",
+        "confidence",
+        "overlay",
+        "ood_heatmap",
+    )
+)
+_TRANSPORTS = ("/compressed", "/compressedDepth")
+_NO_COLOUR_CAMERA = frozenset(
+    ("depth", "disparity", "range", "ranges", "infrared", "infra", "ir", "thermal")
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+# Encodings of distances, not brightness; 8-bit and RGB images may hold anything.
+_DEPTH_ENCODING = re.compile(r"(16|32|64)[USF]C1\b|.*compressedDepth", re.IGNORECASE)
+_GREY_ENCODING = re.compile(r"(mono|8UC1\b|16UC1\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image topic.
+
+    Attributes:
+        topic: The topic's name.
+        encoding: Encoding of its first message, or the format if it is compressed.
+        count: Number of messages.
+        is_compressed: True if the messages are CompressedImage.
+    """
+
+    topic: str
+    encoding: str
+    count: int
+    is_compressed: bool
+
+    @property
+    def fault(self) -> str | None:
+        """Why the images cannot be a camera's; None if they can."""
+        if fault := fault_of_name(self.topic):
+            return fault
+        if _DEPTH_ENCODING.match(self.encoding):
+            return f"its encoding {self.encoding!r} is one of depth images"
+        return None
+
+
+def fault_of_name(topic: str) -> str | None:
+    """Why a topic of this name cannot be a camera's; None if it can."""
+    base = topic
+    for transport in _TRANSPORTS:
+        base = base.removesuffix(transport)
+    if base.rsplit("/", 1)[-1] in OWN_OUTPUTS:
+        return "it is named like an output of the detector"
+    if "ground_truth" in topic.lower():
+        return "it is named like ground truth"
+    words = {word.lower() for word in _WORD.findall(topic)}
+    if found := sorted(words & _NO_COLOUR_CAMERA):
+        return f"its name has {found[0]!r} in it"
+    return None
+
+
+def choose(
+    candidates: Sequence[Candidate], matched: Callable[[str], int]
+) -> tuple[Candidate, list[Candidate]]:
+    """Returns the topic of the frames by :data:`RULE`, and the others.
+
+    Args:
+        candidates: At least one, all without a fault.
+        matched: Returns how many ground-truth messages belong to a topic; called only if needed.
+    """
+    if len(candidates) == 1:
+        return candidates[0], []
+
+    def rank(candidate: Candidate) -> tuple:
+        return (
+            -matched(candidate.topic),
+            bool(_GREY_ENCODING.match(candidate.encoding)),
+            -candidate.count,
+            candidate.is_compressed,
+            candidate.topic,
+        )
+
+    first, *others = sorted(candidates, key=rank)
+    return first, others
+
 
 _IMAGE_TYPES = (topics.IMAGE_TYPE, topics.COMPRESSED_IMAGE_TYPE)
 
 
 class CameraTopics:
-    """Topics of images with messages, but for ground truth.
+    """Image topics of a bag that have messages and hold no ground truth.
 
     Args:
         recording: The bag.
         truth: Topics of ground truth.
-        tolerance_ns: That stamps of a frame and its ground truth may differ by.
+        tolerance_ns: Largest difference between the stamps of a frame and its ground truth.
     """
 
     def __init__(self, recording: Recording, truth: Collection[str], tolerance_ns: int) -> None:
@@ -29,23 +125,23 @@ class CameraTopics:
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """Those that may be the camera's, in the bag's order."""
+        """Topics that may be the camera's, in the bag's order."""
         return [x for x in self._images if x.topic not in self.left_out]
 
     @cached_property
     def left_out(self) -> dict[str, str]:
-        """Those that hold no camera's pictures, and why."""
+        """Topics that cannot be the camera's, and why."""
         faults = {image.topic: image.fault for image in self._images}
         return {topic: fault for topic, fault in faults.items() if fault is not None}
 
     def choose(self, wanted: str | None) -> tuple[str, list[str]]:
-        """The topic of the frames, and the other candidates.
+        """Returns the topic of the frames, and the other candidates.
 
         Args:
-            wanted: As the user chose it; None chooses by the rule of :mod:`.topic_choice`.
+            wanted: The user's choice; None chooses by :data:`RULE`.
 
         Raises:
-            BagError: There is none, or no image on the wanted one.
+            BagError: There is no candidate, or the wanted topic has no image.
         """
         found = [candidate.topic for candidate in self.candidates]
         path, known = self._recording.path, self._recording.topics
@@ -74,15 +170,15 @@ class CameraTopics:
 
     def _encoding(self, topic: str) -> str:
         if fault_of_name(topic) is not None:
-            return ""  # its messages say nothing more
+            return ""  # the name has settled it
         try:
             message = self._recording.first(topic)
         except BagError:
-            return ""  # told when the topic is read, if it is
+            return ""  # raised again if the topic is read
         return getattr(message, "encoding", None) or message.format
 
     def _matched(self, topic: str) -> int:
-        """How many messages of ground truth belong to the frames of a topic."""
+        """Number of ground-truth messages that belong to the frames of a topic."""
         times = self._times
         return sum(
             match(times[topic], times[truth], self._tolerance_ns).matched for truth in self._truth
@@ -90,10 +186,10 @@ class CameraTopics:
 
     @cached_property
     def _times(self) -> dict[str, Times]:
-        if not self._truth:  # nothing will be compared: nothing is read
+        if not self._truth:  # nothing to compare, so read nothing
             return {candidate.topic: Times((), ()) for candidate in self.candidates}
         wanted = [*(candidate.topic for candidate in self.candidates), *self._truth]
         found: dict[str, list[Message]] = {topic: [] for topic in wanted}
         for message in self._recording.messages(wanted):
             found[message.topic].append(message)
-        return {topic: times_of(messages) for topic, messages in found.items()}
+        return {topic: Times.of(messages) for topic, messages in found.items()}

@@ -1,4 +1,4 @@
-"""A bag as input of an evaluation: what must be settled before it, and what is told of it."""
+"""A bag as input of an evaluation: its options, checks, description and notes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anomaly_seg_ros.bags import topics
+from anomaly_seg_ros.bags.camera_topics import RULE
 from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.reader import BagReader
-from anomaly_seg_ros.bags.topic_choice import RULE
+from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import BagError, ParameterError
 from anomaly_seg_ros.io.bit_depth import BitDepth
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import MaskConvention
+from anomaly_seg_ros.system.resources import ResourceError
+from anomaly_seg_ros.taxonomy import load_taxonomy
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,10 @@ class BagOptions:
     """How to read a bag.
 
     Attributes:
-        image_topic: Of the frames; None chooses by :data:`.topic_choice.RULE`.
+        image_topic: Topic of the frames; None chooses by :data:`.camera_topics.RULE`.
         stamp_tolerance: Seconds that the stamps of a frame and its ground truth may differ by.
-        allow_unmatched: Whether ground truth without a frame is left out rather than refused.
-        mask_255: What 255 means in anomaly masks, "ignore" or "anomaly"; None refuses bags where
+        allow_unmatched: True leaves out ground truth without a frame; False refuses it.
+        mask_255: Meaning of 255 in anomaly masks, "ignore" or "anomaly"; None refuses bags where
             it could be either.
         bit_depth: Bits in use of 16-bit images, see :class:`.BitDepth`.
     """
@@ -35,10 +40,10 @@ class BagOptions:
 
     @classmethod
     def parse(cls, options: dict[str, str | bool]) -> BagOptions:
-        """The options of a bag in ``--data``.
+        """Reads a bag's options in ``--data``.
 
         Raises:
-            ParameterError: An unknown one, or a value of another kind.
+            ParameterError: An option is unknown, or its value is of another kind.
         """
         known = cls.__dataclass_fields__
         if unknown := [name for name in options if name not in known]:
@@ -63,12 +68,12 @@ class BagOptions:
 
 
 def open_bag(path: Path, options: BagOptions) -> BagReader:
-    """Opens a bag whose ground truth can be trusted.
+    """Opens a bag and checks that its ground truth can be trusted.
 
     Raises:
-        BagError: See :class:`BagReader`; or ground truth matches no frame, or it is not clear
-            what 255 means in the anomaly masks.
-        ParameterError: An option out of range.
+        BagError: As :class:`BagReader` raises; or ground truth matches no frame, or the meaning
+            of 255 in the anomaly masks is unclear.
+        ParameterError: An option is out of range.
     """
     reader = BagReader(
         path,
@@ -87,11 +92,11 @@ def open_bag(path: Path, options: BagOptions) -> BagReader:
 
 
 def described(reader: BagReader, options: BagOptions) -> dict[str, Any]:
-    """What an evaluation was made on, JSON-like: topics, stamps, and which message found a frame.
+    """Describes the input of an evaluation as JSON: topics, stamps and matched ground truth.
 
     Args:
-        reader: Open.
-        options: That it was opened with.
+        reader: The open bag.
+        options: The options it was opened with.
     """
     return {
         "image_topic": reader.image_topic,
@@ -110,7 +115,7 @@ def described(reader: BagReader, options: BagOptions) -> dict[str, Any]:
 
 
 def notes_on(reader: BagReader, options: BagOptions) -> list[str]:
-    """What a reader of the figures must know about their input, as sentences."""
+    """What a reader of the figures must know about their input, in sentences."""
     topic = reader.image_topic
     notes = reader.notes
     others, left_out = reader.other_image_topics, reader.no_camera
@@ -151,7 +156,7 @@ def _refuse_unmatched(reader: BagReader) -> None:
             )
         raise BagError(
             f"{words} match no frame of {reader.image_topic}, the nearest by stamp is "
-            f"{duration(found.nearest_ns)} off; the option stamp_tolerance "
+            f"{duration(found.nearest_ns or 0)} off; the option stamp_tolerance "
             f"(--stamp-tolerance SECONDS) pairs the nearest, {left}"
         )
 
@@ -202,8 +207,29 @@ def _notes_on_match(topic: str, found: Match) -> list[str]:
 
 
 def duration(nanoseconds: int) -> str:
-    """A difference of stamps in the unit that people would say it in."""
+    """A difference of stamps in a readable unit."""
     for unit, size in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if nanoseconds >= size:
             return f"{nanoseconds / size:.6g} {unit}"
     return f"{nanoseconds} ns"
+
+
+def label_classes(reader: BagReader) -> tuple[str, ...] | None:
+    """Class names of the labels in trainId order; None if the bag does not name its taxonomy.
+
+    Raises:
+        BagError: The labels are of a taxonomy that this package does not have.
+    """
+    name = reader.taxonomy
+    if name is None:
+        # Bags of earlier versions only note "NAME: FOLDER".
+        adapter = DATASETS.get((reader.dataset or "").partition(":")[0])
+        if adapter is None:
+            return None
+        name = adapter.taxonomy_name
+    try:
+        return load_taxonomy(name).classes
+    except ResourceError as error:
+        if not reader.topics.get(topics.LABELS, ("", 0))[1]:
+            return None
+        raise BagError(f"{reader.path}: unknown taxonomy {short_repr(name)}: {error}") from error

@@ -1,6 +1,6 @@
-"""Which ground truth belongs to which frame: by stamp over a whole bag, each message once.
+"""Matches ground truth with frames, by stamp over a whole bag; each message is used once.
 
-Where the driver sets no stamp, by the time at which they were recorded, if that leaves no doubt.
+If the driver sets no stamps, the times of recording decide where they leave no doubt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# By record time, a message belongs to a frame so many times nearer than the next one.
+from anomaly_seg_ros.bags.recording import Message
+
+# By record time, a message's frame must be this many times nearer than the next one.
 _CLEARLY = 4
 
 
@@ -22,25 +24,30 @@ class Times(NamedTuple):
     stamps: Sequence[int]
     recorded: Sequence[int]
 
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Times:
+        """The times of messages."""
+        return cls([x.stamp_ns for x in messages], [x.recorded_ns for x in messages])
+
     @property
     def have_stamps(self) -> bool:
-        """Whether the stamps tell messages apart: they are not all zero or mostly the same."""
+        """True if the stamps tell messages apart: not all zero, nor mostly the same."""
         different = len(set(self.stamps))
         return 2 * different > len(self.stamps) and (any(self.stamps) or len(self.stamps) == 1)
 
 
 @dataclass(frozen=True)
 class Match:
-    """What became of one ground-truth topic.
+    """How one ground-truth topic matches the frames.
 
     Attributes:
         frame_of: For each message the number of its frame, -1 if it has none.
         frames: Number of frames.
-        by_record_time: Whether stamps could not tell.
-        repeated: Messages left out because later ones have the same stamp.
-        largest_ns: Largest difference of stamps among the pairs; 0 by record time.
+        by_record_time: True if stamps were useless and the times of recording decided.
+        repeated: Number of messages left out because later ones have the same stamp.
+        largest_ns: Largest difference between the stamps of a pair; 0 by record time.
         nearest_ns: Smallest difference of stamps between a message without a frame and any frame;
-            None where each has its frame, or stamps could not tell.
+            None if every message has a frame, or by record time.
     """
 
     frame_of: tuple[int, ...]
@@ -62,7 +69,7 @@ class Match:
 
     @property
     def unmatched(self) -> int:
-        """Number of messages without a frame, but for the repeated ones."""
+        """Number of messages without a frame, not counting the repeated ones."""
         return self.messages - self.matched - self.repeated
 
 
@@ -70,9 +77,9 @@ def match(frames: Times, truth: Times, tolerance_ns: int = 0) -> Match:
     """Gives each message the frame of its stamp, or the nearest one within a tolerance.
 
     Args:
-        frames: Of the images.
-        truth: Of the ground truth.
-        tolerance_ns: Largest difference of the stamps of a pair.
+        frames: Times of the images.
+        truth: Times of the ground truth.
+        tolerance_ns: Largest difference between the stamps of a pair.
     """
     if not (frames.have_stamps and truth.have_stamps):
         everything = range(len(frames.stamps)), range(len(truth.stamps))
@@ -97,7 +104,7 @@ def match(frames: Times, truth: Times, tolerance_ns: int = 0) -> Match:
 
 
 def _same_stamp(frames: Times, truth: Times) -> dict[int, int]:
-    """``{message: frame}`` of equal stamps; several of one stamp by record time or in order."""
+    """``{message: frame}`` of equal stamps; record time or order decides among several."""
     of_stamp: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for which, stamps in enumerate((frames.stamps, truth.stamps)):
         for index, stamp in enumerate(stamps):
@@ -118,7 +125,7 @@ def _same_stamp(frames: Times, truth: Times) -> dict[int, int]:
 def _by_record_time(
     frames: Times, truth: Times, of_frames: Sequence[int], of_truth: Sequence[int]
 ) -> dict[int, int]:
-    """``{message: frame}`` where each message has one clearly nearest frame; else nothing."""
+    """``{message: frame}`` if each message has one clearly nearest frame, otherwise empty."""
     if not of_frames:
         return {}
     order = sorted(of_frames, key=lambda index: frames.recorded[index])
@@ -139,7 +146,7 @@ def _by_record_time(
 def _nearest(
     frames: Sequence[int], truth: Sequence[int], pairs: dict[int, int], tolerance: int
 ) -> dict[int, int]:
-    """``{message: frame}`` of what is left, the closest pairs first."""
+    """``{message: frame}`` of the unpaired rest, the closest pairs first."""
     taken = set(pairs.values())
     free = sorted((stamp, i) for i, stamp in enumerate(frames) if i not in taken)
 

@@ -1,7 +1,7 @@
 """Reads MCAP files (https://mcap.dev/spec), with or without a summary.
 
-Only what lies in the data section counts: a summary may lack any of its parts. Channels of other
-encodings than ROS 2's are listed, and their messages left alone.
+Only the data section counts: a summary may lack any of its parts. Channels of other encodings
+than ROS 2's are listed, but their messages are not read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from anomaly_seg_ros.bags.compression import unpacked_chunk
-from anomaly_seg_ros.bags.storage import Channel, Place, Storage, damage
+from anomaly_seg_ros.bags.storage import Channel, Place, Storage, damage, unpacked_chunk
 from anomaly_seg_ros.errors import BagError
 
 MCAP_MAGIC = b"\x89MCAP"
@@ -25,7 +24,7 @@ _RECORD = struct.Struct("<BQ")
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
 _INDEX_ENTRY = 16
-# Unpacked chunks that are kept: a frame and its ground truth rarely lie further apart.
+# Size of the cache of unpacked chunks: a frame and its ground truth rarely lie further apart.
 _CACHED_BYTES = 1 << 23
 _CUT_SHORT = (
     "cut short: the recorder did not finish this file ({}); "
@@ -35,7 +34,7 @@ _CUT_SHORT = (
 
 @dataclass
 class _Chunk:
-    """A chunk's place in the file, and how many messages of which channel its index lists."""
+    """A chunk's place in the file, and the number of messages its index lists by channel."""
 
     start: int
     size: int
@@ -49,19 +48,18 @@ class McapFile(Storage):
     """An open MCAP file.
 
     Raises:
-        BagError: Cut short, of an unsupported version, or damaged.
+        BagError: The file is cut short, damaged or of an unsupported version.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
         self._chunks: list[_Chunk] = []
-        self._loose: list[tuple[Place, int]] = []  # messages outside of chunks, with their sizes
+        self._loose: list[tuple[Place, int]] = []  # messages outside chunks, with their sizes
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, Channel] = {}
         self._unpacked: OrderedDict[int, bytes] = OrderedDict()
         with damage(path):
-            self._file = path.open("rb")
+            self._file: BinaryIO = path.open("rb")
         try:
             with damage(path):
                 self._check_ends()
@@ -70,14 +68,12 @@ class McapFile(Storage):
             self.close()
             raise
         self.channels = [
-            channel._replace(count=counts[channel.id]) for channel in self._channels.values()
+            channel._replace(messages=counts[channel.id]) for channel in self._channels.values()
         ]
 
     def close(self) -> None:
         """See :class:`Storage`."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        self._file.close()
         self._unpacked.clear()
 
     def scan(self, channels: frozenset[int], size: int) -> Iterator[tuple[Place, bytes]]:
@@ -125,7 +121,7 @@ class McapFile(Storage):
             raise BagError(_CUT_SHORT.format("it has no end", self.path))
 
     def _walk(self) -> Counter[int]:
-        """Goes over all records without unpacking more than it must; messages by channel."""
+        """Counts messages by channel; walks all records, unpacking as few as possible."""
         position, end = len(MCAP_MAGIC) + len(_VERSION), self._file.seek(0, 2)
         counts: Counter[int] = Counter()
         in_data, stated = True, None
@@ -157,7 +153,7 @@ class McapFile(Storage):
             position += size
         indexed = counts.total() + sum(chunk.indexed.total() for chunk in self._chunks)
         for number, chunk in enumerate(self._chunks):
-            # Without a whole index, or with channels that only the chunk itself defines.
+            # The index is incomplete, or the chunk itself defines some of its channels.
             if (
                 stated not in (None, indexed)
                 or not chunk.indexed
@@ -193,7 +189,7 @@ class McapFile(Storage):
         return _Chunk(position + after + 8, unpacked, crc, compression, stored)
 
     def _records(self, number: int) -> bytes:
-        """The unpacked records of a chunk; the newest ones are kept."""
+        """The unpacked records of a chunk, from a cache of the latest ones."""
         if number in self._unpacked:
             self._unpacked.move_to_end(number)
             return self._unpacked[number]
@@ -235,7 +231,7 @@ def _messages(records: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _text(data: bytes, position: int) -> tuple[str, int]:
-    """A string of a record, and where the next field starts."""
+    """A string of a record, and the position of the next field."""
     (size,) = struct.unpack_from("<I", data, position)
     position += 4
     if position + size > len(data):

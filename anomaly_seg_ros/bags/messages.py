@@ -1,4 +1,4 @@
-"""The three messages of an evaluation bag as plain data, with the field names of sensor_msgs."""
+"""The three messages of an evaluation bag as plain data with the field names of sensor_msgs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RawImage:
     Attributes:
         height: Rows.
         width: Columns.
-        encoding: Such as "rgb8".
+        encoding: Encoding of the pixels, such as "rgb8".
         is_bigendian: Byte order of samples wider than 8 bits.
-        step: Bytes from one row to the next, at least the row's own bytes.
+        step: Bytes from one row to the next, at least those of a row.
         data: (step * height,) uint8, read-only.
     """
 
@@ -37,15 +37,15 @@ class RawImage:
         """(H, W, 3) uint8 RGB in C order; ``depth`` scales 16-bit images.
 
         Raises:
-            FrameError: An unknown encoding, or sizes that do not fit.
+            FrameError: The encoding is unknown, or the sizes do not fit.
         """
         return np.ascontiguousarray(rgb_from_raw(self, depth))
 
     def to_grey(self) -> np.ndarray:
-        """(H, W) uint8 or uint16 of a one-channel image, values unchanged.
+        """(H, W) uint8 or uint16 values of a one-channel image, unchanged.
 
         Raises:
-            ImageError: Another encoding, or too few bytes.
+            ImageError: The encoding is another one, or bytes are missing.
         """
         if self.encoding not in _GREY_DTYPES:
             expected = ", ".join(_GREY_DTYPES)
@@ -72,7 +72,7 @@ class CompressedImage:
     """A sensor_msgs/CompressedImage without its header.
 
     Attributes:
-        format: Such as "jpeg" or "rgb8; jpeg compressed bgr8".
+        format: Format of the file, such as "jpeg" or "rgb8; jpeg compressed bgr8".
         data: (N,) uint8, the encoded file, read-only.
     """
 
@@ -83,7 +83,7 @@ class CompressedImage:
         """(H, W, 3) uint8 RGB in C order; ``depth`` scales 16-bit images.
 
         Raises:
-            FrameError: Not a readable image, or truncated.
+            FrameError: The image is unreadable or truncated.
         """
         return rgb_from_compressed(self, depth)
 
@@ -94,8 +94,8 @@ class CameraInfo:
 
     Attributes:
         height: Rows of the camera's image.
-        width: Columns.
-        distortion_model: Such as "plumb_bob"; empty if uncalibrated.
+        width: Columns of the camera's image.
+        distortion_model: Name such as "plumb_bob"; empty if uncalibrated.
         d: Distortion coefficients.
         k: (9,) intrinsic matrix, row by row; all zero if uncalibrated.
         r: (9,) rectification matrix.
@@ -109,8 +109,3 @@ class CameraInfo:
     k: np.ndarray
     r: np.ndarray
     p: np.ndarray
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether the focal length is known (K[0] is not zero)."""
-        return bool(self.k[0] != 0)

@@ -1,4 +1,4 @@
-"""Reads frames with their ground truth out of a rosbag2, one at a time."""
+"""Reads frames with their ground truth from a rosbag2, one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anomaly_seg_ros.bags.index import FrameIndex
 from anomaly_seg_ros.bags.matching import Match
 from anomaly_seg_ros.bags.messages import CameraInfo, CompressedImage, RawImage
 from anomaly_seg_ros.bags.recording import Message, Recording
-from anomaly_seg_ros.bags.samples import CustomData
+from anomaly_seg_ros.bags.topics import CustomData
 from anomaly_seg_ros.errors import BagError, ImageError, ParameterError
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.labels import (
@@ -36,18 +36,18 @@ class Frame:
     """One image of a bag and everything that belongs to it.
 
     Attributes:
-        stamp_ns: Header stamp in nanoseconds; what :attr:`BagReader.stamps` says where the
-            camera's own stamps do not rise, so that no two frames share one.
-        frame_id: Of the header.
+        stamp_ns: Header stamp in nanoseconds, or the substitute of :attr:`BagReader.stamps` if
+            the camera's own stamps do not rise; no two frames share one.
+        frame_id: The header's frame_id.
         image: The message as recorded.
         name: Name of the sample, in bags of this package.
-        camera_info: With the same stamp, otherwise the newest before it.
-        baseline_m: Of the stereo camera in metres, in bags of this package.
+        camera_info: The camera_info of the same stamp, otherwise the newest before it.
+        baseline_m: Baseline of the stereo camera in metres, in bags of this package.
         fold: Part of the data set for cross-validation, in bags of this package.
         anomaly_mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
         labels: (H, W) uint8 trainIds, 255 = ignore.
         disparity: (H, W) uint16, 256 * pixels, 0 = not measured.
-        play_ns: When to play it, in nanoseconds after the first one.
+        play_ns: Time to play it, in nanoseconds after the first frame.
     """
 
     stamp_ns: int
@@ -63,10 +63,10 @@ class Frame:
     play_ns: int = 0
 
     def to_rgb(self, depth: BitDepth | None = None) -> np.ndarray:
-        """(H, W, 3) uint8 RGB; ``depth`` scales 16-bit images, and learns what they use.
+        """(H, W, 3) uint8 RGB; ``depth`` scales 16-bit images and learns the bits they use.
 
         Raises:
-            BagError: The message holds no 8-bit image; names the frame.
+            BagError: The image is unreadable or of an unknown encoding; names the frame.
         """
         try:
             return self.image.to_rgb(depth)
@@ -79,27 +79,27 @@ class BagReader:
 
     Args:
         path: The bag.
-        image_topic: Topic of the frames; None chooses, see :mod:`.topic_choice`.
-        anomaly_mask_topic: Image mono8.
-        labels_topic: Image mono8.
-        disparity_topic: Image mono16.
+        image_topic: Topic of the frames; None chooses one, see :mod:`.camera_topics`.
+        anomaly_mask_topic: Topic of mono8 images.
+        labels_topic: Topic of mono8 images.
+        disparity_topic: Topic of mono16 images.
         stamp_tolerance: Seconds that the stamps of a frame and its ground truth may differ by.
-        mask_255: What 255 means in anomaly masks, "ignore" or "anomaly"; None: ignore.
+        mask_255: Meaning of 255 in anomaly masks, "ignore" or "anomaly"; None means ignore.
 
     Attributes:
         topics: ``{topic: (type, number of messages)}``.
         image_topic: The topic of the frames.
-        other_image_topics: Those it was chosen among, or could have been.
+        other_image_topics: The other topics that could be the frames.
         dataset: Name of the data set, None in foreign bags.
-        taxonomy: Whose trainIds the labels are, None where nothing is said.
+        taxonomy: Name of the taxonomy whose trainIds the labels hold, None if not noted.
         frame_rate: Frames a second as written, None in foreign bags.
-        masks_are_checked: Whether the bag's writer knew what its masks' values mean.
-        num_classes: What labels are checked against; None leaves them unchecked.
+        masks_are_checked: True if the bag's writer declared the values of its masks.
+        num_classes: Number of classes to check labels against; None leaves them unchecked.
         slots: ``{topic: attribute of Frame}`` of the ground truth and the disparity.
 
     Raises:
-        BagError: Missing, not a bag, unsupported, damaged, empty, or without an image topic.
-        ParameterError: An option out of range.
+        BagError: The bag is missing, unsupported, damaged, empty, none, or has no image topic.
+        ParameterError: An option is out of range.
     """
 
     def __init__(
@@ -161,56 +161,41 @@ class BagReader:
         return len(self._index.frames)
 
     @property
-    def image_topics(self) -> list[str]:
-        """Topics that could be the frames, in the bag's order."""
-        return [candidate.topic for candidate in self._cameras.candidates]
-
-    @property
     def no_camera(self) -> dict[str, str]:
-        """Topics of images that hold no camera's pictures, and why."""
+        """Image topics that cannot be the camera's, and why."""
         return self._cameras.left_out
 
     @property
-    def has_ground_truth(self) -> bool:
-        """Whether there is an anomaly mask or class labels for any frame."""
-        return bool({"anomaly_mask", "labels"} & set(self.slots.values()))
-
-    @property
     def matches(self) -> dict[str, Match]:
-        """Which ground truth belongs to which frame, by attribute of :class:`Frame`."""
+        """How ground truth matches the frames, by attribute of :class:`Frame`."""
         return self._index.matches
 
     @property
-    def unmatched(self) -> int:
-        """Ground-truth messages that match no frame."""
-        return sum(found.messages - found.matched for found in self.matches.values())
-
-    @property
     def stamps(self) -> str:
-        """What tells the frames apart: "the header's stamps", or what stands in for them."""
+        """The frames' stamps in words: "the header's stamps", or their substitute."""
         return self._index.stamps_are
 
     @property
     def stamp_fault(self) -> str | None:
-        """What is wrong with the header's stamps, in words."""
+        """The fault of the header's stamps in words; None if they rise."""
         return self._index.fault
 
     @property
     def skipped_ns(self) -> int:
-        """By how much the frames' clock was set forward; a replay does not wait for that."""
+        """Time by which the frames' clock was set forward; a replay does not wait for it."""
         index = self._index
         return index.stamps[-1] - index.stamps[0] - index.play_ns[-1]
 
     @property
     def notes(self) -> list[str]:
-        """What was found in the files that a user should know."""
+        """Findings in the files that a user should know."""
         return list(self._recording.notes)
 
     def frames(self, wanted: Iterable[int] | None = None) -> Iterator[Frame]:
         """Yields the frames in recorded order, each with its ground truth.
 
         Args:
-            wanted: Their numbers, rising; None: all of them.
+            wanted: Numbers of the frames, rising; None for all of them.
 
         Raises:
             BagError: The bag is damaged, or a message is not what its topic promises.
@@ -234,10 +219,10 @@ class BagReader:
             )
 
     def anomaly_masks(self) -> Iterator[np.ndarray]:
-        """Yields the masks alone, (H, W) uint8 as recorded, in the order of their frames.
+        """Yields only the masks, (H, W) uint8 as recorded, in the order of their frames.
 
         Raises:
-            BagError: Damaged, or not a mask.
+            BagError: The bag is damaged, or a message is not a mask.
         """
         for message in self._index.truth.get("anomaly_mask", ()):
             if message is not None:
@@ -255,7 +240,7 @@ class BagReader:
         )
 
     def _truth(self, message: Message | None) -> np.ndarray | None:
-        """(H, W) ground truth with checked values."""
+        """(H, W) ground truth, its values checked."""
         if message is None:
             return None
         slot, plane = self.slots[message.topic], self._plane(message)
@@ -269,8 +254,8 @@ class BagReader:
         return plane
 
     def _plane(self, message: Message) -> np.ndarray:
-        """(H, W) uint8 or, of a disparity, uint16 as recorded."""
-        image = _image(self._recording.decoded(message))
+        """(H, W) uint8 as recorded; uint16 if a disparity."""
+        image = _raw_image(self._recording.decoded(message))
         try:
             array = image.to_grey()
         except ImageError as error:
@@ -297,6 +282,10 @@ class BagReader:
 def _image(message: Any) -> RawImage | CompressedImage:
     if hasattr(message, "format"):
         return CompressedImage(message.format, message.data)
+    return _raw_image(message)
+
+
+def _raw_image(message: Any) -> RawImage:
     return RawImage(
         message.height,
         message.width,

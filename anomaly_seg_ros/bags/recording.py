@@ -1,6 +1,6 @@
-"""A bag as recorded: the files of a folder, or one file, and the messages in their order.
+"""A bag as recorded: one file or a folder of files, and their messages in recorded order.
 
-What a file is, its content says, not its ending.
+The content of a file decides its format, not its suffix.
 """
 
 from __future__ import annotations
@@ -11,14 +11,22 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from rosbags.typesys import Stores, get_typestore
 
-from anomaly_seg_ros.bags.compression import ZSTD_MAGIC, ZstdDecompressor, unpacked_message
 from anomaly_seg_ros.bags.mcap_file import MCAP_MAGIC, McapFile
 from anomaly_seg_ros.bags.sqlite_file import SQLITE_MAGIC, SqliteFile
-from anomaly_seg_ros.bags.storage import CDR, Channel, Place, Storage, damage
+from anomaly_seg_ros.bags.storage import (
+    CDR,
+    ZSTD_MAGIC,
+    Channel,
+    Place,
+    Storage,
+    ZstdDecompressor,
+    damage,
+    unpacked_message,
+)
 from anomaly_seg_ros.errors import BagError, first_line
 from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
@@ -37,21 +45,21 @@ _KEYS = (
     "message_count",
     "topics_with_message_count",
 )
-# The start of a serialised message with a header: how it is encoded, and its stamp.
+# First bytes of a serialised message with a header: its encapsulation and its stamp.
 _HEAD = 12
-# Read at once of a compressed file, and unpacked at once.
+# Bytes of a compressed file to read at once, and to unpack at once.
 _PIECE = 1 << 20
 
 
 class Message(NamedTuple):
-    """Where a message with a header lies, and when it was stamped and recorded.
+    """Location, stamp and record time of a message with a header.
 
     Attributes:
-        topic: Of the message.
-        stamp_ns: Of its header, in nanoseconds.
-        recorded_ns: When it was recorded.
+        topic: Topic of the message.
+        stamp_ns: Stamp of its header, in nanoseconds.
+        recorded_ns: Time of recording in nanoseconds.
         file: Number of its file in the bag.
-        place: In its file.
+        place: Its place in that file.
     """
 
     topic: str
@@ -68,13 +76,13 @@ class Recording:
         path: A folder with metadata.yaml, or a single file.
 
     Attributes:
-        topics: ``{topic: (type, number of messages)}`` of what is serialised by ROS 2.
-        foreign: ``{topic: encoding}`` of the rest, such as "json".
-        custom: custom_data of metadata.yaml.
-        notes: What a user should know, such as files that metadata.yaml does not name.
+        topics: ``{topic: (type, number of messages)}`` of messages serialised by ROS 2.
+        foreign: ``{topic: encoding}`` of the other topics; an encoding is "json", for example.
+        custom: The custom_data of metadata.yaml.
+        notes: Findings that a user should know, such as files that metadata.yaml does not name.
 
     Raises:
-        BagError: Missing, not a bag, cut short, unsupported or damaged; says which.
+        BagError: The bag is missing, cut short, unsupported, damaged or none; says which.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,10 +90,10 @@ class Recording:
         self.custom: dict[str, Any] = {}
         self.notes: list[str] = []
         self._storages: list[Storage] = []
-        # The message types are the same in all distributions, so the bag's own type definitions
+        # These message types are the same in all distributions, so the bag's own type definitions
         # (which old bags lack) are not needed.
         self._store = get_typestore(Stores.ROS2_JAZZY)
-        self._storage_name: str | None = None  # as metadata.yaml says
+        self._storage_name: str | None = None  # named by metadata.yaml
         self._unpacked: tempfile.TemporaryDirectory | None = None
         try:
             for file in self._files():
@@ -104,12 +112,13 @@ class Recording:
         self._unpacked = None
 
     def messages(self, topics: Collection[str]) -> list[Message]:
-        """All messages of some topics whose types begin with a header, in recorded order.
+        """Locates all messages of some topics, in recorded order; reads no more than headers.
 
-        Nothing but their headers is kept.
+        Args:
+            topics: Topics of types that begin with a header.
 
         Raises:
-            BagError: Damaged.
+            BagError: A file is damaged.
         """
         found = []
         for number, storage in enumerate(self._storages):
@@ -123,31 +132,33 @@ class Recording:
                 with damage(storage.path):
                     stamp = _stamp(data, topic)
                 here.append(Message(topic, stamp, place.recorded_ns, number, place))
-            if len(here) != (stated := sum(channel.count for channel in channels)):
+            if len(here) != (stated := sum(channel.messages for channel in channels)):
                 words = f"{len(here)} messages, its index states {stated}"
                 raise BagError(f"{storage.path}: damaged bag ({words})")
             found += sorted(here, key=lambda message: message.recorded_ns)
         return found
 
     def first(self, topic: str) -> Any:
-        """A topic's first message in its first file; see :meth:`decoded`."""
+        """Reads a topic's first message in its first file; see :meth:`decoded`."""
         for storage in self._storages:
-            ids = frozenset(x.id for x in self._channels(storage) if x.topic == topic and x.count)
+            ids = frozenset(
+                x.id for x in self._channels(storage) if x.topic == topic and x.messages
+            )
             if ids:
                 place, _ = next(storage.scan(ids, 0))
                 return self._decoded(storage, place, topic)
         raise BagError(f"{self.path}: no message on topic {topic}")
 
     def decoded(self, message: Message) -> Any:
-        """A whole message, with the fields of its type.
+        """Reads a whole message, with the fields of its type.
 
         Raises:
-            BagError: Damaged.
+            BagError: The file is damaged.
         """
         return self._decoded(self._storages[message.file], message.place, message.topic)
 
     def foreign_in_words(self) -> str:
-        """The end of a sentence that names the topics that are not of ROS 2; empty without any."""
+        """Ends a sentence by naming the topics that are not of ROS 2; empty without any."""
         if not self.foreign:
             return ""
         listing = ", ".join(f"{topic} ({encoding})" for topic, encoding in self.foreign.items())
@@ -161,7 +172,7 @@ class Recording:
             return self._store.deserialize_cdr(data, self.topics[topic][0])
 
     def _channels(self, storage: Storage) -> Iterator[Channel]:
-        """Those of the type that their topic counts as."""
+        """The file's channels whose type is their topic's main type."""
         for channel in storage.channels:
             if channel.encoding == CDR and self.topics[channel.topic][0] == channel.type:
                 yield channel
@@ -177,7 +188,7 @@ class Recording:
                 if channel.encoding != CDR:
                     self.foreign[channel.topic] = channel.encoding
                 else:
-                    counts.setdefault(channel.topic, Counter())[channel.type] += channel.count
+                    counts.setdefault(channel.topic, Counter())[channel.type] += channel.messages
         self.topics = {topic: kinds.most_common(1)[0] for topic, kinds in counts.items()}
 
     def _files(self) -> list[Path]:
@@ -231,7 +242,7 @@ class Recording:
         if custom and not isinstance(custom, dict):
             raise BagError(f"{source}: custom_data is {short_repr(custom)}, expected a mapping")
         self.custom = custom or {}
-        # Old bags name their folder as well; nothing outside of it is read.
+        # Old bags name their folder as well; nothing outside it is read.
         files = [self.path / PurePath(name).name for name in names]
         if absent := [file.name for file in files if not file.is_file()]:
             raise BagError(f"{source}: names {absent[0]}, which is missing in this folder")
@@ -271,7 +282,7 @@ class Recording:
         raise BagError(f"{file}: not a bag (a folder, an MCAP or a SQLite file of rosbag2)")
 
     def _unpack(self, file: Path) -> Path:
-        """A file that was compressed as a whole, unpacked in a temporary folder."""
+        """Unpacks a file that was compressed as a whole, into a temporary folder."""
         if self._unpacked is None:
             self._unpacked = tempfile.TemporaryDirectory(prefix="anomaly_seg_ros_")
         folder = Path(self._unpacked.name)
@@ -289,7 +300,7 @@ class Recording:
 
 
 def is_bag_folder(path: Path) -> bool:
-    """Whether a folder is a bag, or what a recorder that crashed left of one."""
+    """True if a folder is a bag, or the remains of one from a crashed recorder."""
     if not path.is_dir():
         return False
     if (path / METADATA).is_file():
@@ -301,7 +312,7 @@ def is_bag_folder(path: Path) -> bool:
 
 
 def _is_storage(file: Path) -> bool:
-    """Whether a file is a MCAP or SQLite file."""
+    """True if a file is an MCAP or SQLite file."""
     if not file.is_file():
         return False
     try:
@@ -313,7 +324,7 @@ def _is_storage(file: Path) -> bool:
 
 
 def _unpacked_pieces(packed: BinaryIO) -> Iterator[bytes]:
-    """The content of a file compressed by zstd, in pieces of bounded size."""
+    """Yields the content of a zstd file in pieces of bounded size."""
     decompressor, data = ZstdDecompressor(), packed.read(_PIECE)
     while True:
         yield decompressor.decompress(data, max_length=_PIECE)
@@ -339,6 +350,6 @@ def _stamp(data: bytes, topic: str) -> int:
     """The stamp of a serialised message that begins with a header, in nanoseconds."""
     if len(data) < _HEAD:
         raise BagError(f"damaged bag (a message of {len(data)} bytes on {topic})")
-    order = "little" if data[1] & 1 else "big"
+    order: Literal["little", "big"] = "little" if data[1] & 1 else "big"
     seconds = int.from_bytes(data[4:8], order, signed=True)
     return seconds * 1_000_000_000 + int.from_bytes(data[8:12], order)

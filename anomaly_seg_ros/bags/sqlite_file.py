@@ -1,7 +1,7 @@
-"""Reads SQLite files of rosbag2, with what a crashed recorder left beside them.
+"""Reads SQLite files of rosbag2, including the logs that a crashed recorder left beside them.
 
-A SQLite file is a program as much as a table: a view that never ends stands where a table is
-expected. So only plain tables are read. Nothing is ever written to the file's folder.
+A SQLite file can hold code as well as tables: an endless view may pose as the expected table. So
+only plain tables are read. Nothing is ever written to the file's folder.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PAGE_SIZE, _CHANGES, _PAGES, _VALID_FOR = 16, 24, 28, 92
 class SqliteFile(Storage):
     """An open SQLite file of a bag.
 
-    Messages in a write-ahead log are read with the rest. A transaction that a crash interrupted is
-    rolled back in a temporary copy.
+    Messages in a write-ahead log are read, too. A transaction that a crash interrupted is rolled
+    back in a temporary copy.
 
     Raises:
-        BagError: Cut short, no bag, with anything but plain tables, or damaged.
+        BagError: The file is cut short, damaged, no bag, or holds anything but plain tables.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class SqliteFile(Storage):
             return self._data(place.key, None)
 
     def _data(self, row: int, size: int | None) -> bytes:
-        """The first bytes of a message: SQL would read the rest as well."""
+        """The first bytes of a message; a SQL query would read all of it."""
         if self._blob is None:
             self._blob = self._connection.blob_open("main", "messages", "data", row, False)
         else:
@@ -115,7 +115,7 @@ def _check_size(path: Path) -> None:
     with path.open("rb") as file:
         header, size = file.read(100), file.seek(0, 2)
     if len(header) == 100 and header[_CHANGES : _CHANGES + 4] != header[_VALID_FOR:][:4]:
-        return  # by an old SQLite, which does not state the size
+        return  # written by an old SQLite, which does not state the size
     page = int.from_bytes(header[_PAGE_SIZE : _PAGE_SIZE + 2], "big")
     stated = int.from_bytes(header[_PAGES : _PAGES + 4], "big") * (65536 if page == 1 else page)
     if len(header) < 100 or size < stated:
@@ -156,7 +156,7 @@ def _size(path: Path) -> int:
 
 
 def _is_hot(journal: Path) -> bool:
-    """Whether a rollback journal holds a transaction that was not finished."""
+    """True if a rollback journal holds an unfinished transaction."""
     if not _size(journal):
         return False
     with journal.open("rb") as file:

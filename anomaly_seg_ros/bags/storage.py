@@ -1,23 +1,36 @@
-"""What a file of a bag offers, whatever its format: channels, and messages to read one by one."""
+"""Interface of a bag's files in any format: channels, messages, and their compression."""
 
 from __future__ import annotations
 
 import struct
+import sys
 from abc import ABC, abstractmethod
+from binascii import crc32
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+from lz4.frame import LZ4FrameDecompressor
 from rosbags.serde import SerdeError
 
-from anomaly_seg_ros.bags.compression import ZstdError
 from anomaly_seg_ros.errors import BagError, first_line
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdDecompressor as ZstdDecompressor
+    from compression.zstd import ZstdError
+else:
+    from backports.zstd import ZstdDecompressor as ZstdDecompressor
+    from backports.zstd import ZstdError
+
 CDR = "cdr"
-# What parsers and decompressors raise on damaged files (found by truncating and overwriting bags
-# at random).
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# Largest unpacked chunk or message in bytes, far above what recorders write (mostly 1 MB) and any
+# image: a few kilobytes could unpack to gigabytes.
+LARGEST_CHUNK = 1 << 29
+# What parsers and decompressors raise on damaged files, found by truncating and overwriting bags
+# at random.
 _DAMAGE = (
     SerdeError,
     OSError,
@@ -37,30 +50,30 @@ _DAMAGE = (
 
 
 class Channel(NamedTuple):
-    """One connection of a recorder: a topic may have several, one for each publisher's QoS.
+    """A recorder's connection; a topic may have several, one for each QoS of its publishers.
 
     Attributes:
-        id: In its file.
-        topic: Name.
-        type: Such as "sensor_msgs/msg/Image"; empty where the file does not say.
-        encoding: How messages are serialised: "cdr" for ROS 2.
-        count: Number of messages.
+        id: Unique in its file.
+        topic: The topic's name.
+        type: Message type, such as "sensor_msgs/msg/Image"; empty if the file does not name it.
+        encoding: Serialisation of the messages, "cdr" for ROS 2.
+        messages: Number of messages.
     """
 
     id: int
     topic: str
     type: str
     encoding: str
-    count: int
+    messages: int
 
 
 class Place(NamedTuple):
-    """Where a message lies.
+    """Location of a message in its file.
 
     Attributes:
-        channel: Id of its channel.
-        recorded_ns: When it was recorded, in nanoseconds.
-        key: For the storage.
+        channel: The id of its channel.
+        recorded_ns: Time of recording in nanoseconds.
+        key: What the storage needs to find it.
     """
 
     channel: int
@@ -73,7 +86,7 @@ class Storage(ABC):
 
     Attributes:
         path: The file.
-        channels: All of them, in the file's order.
+        channels: All channels, in the file's order.
     """
 
     path: Path
@@ -84,15 +97,15 @@ class Storage(ABC):
         """Yields the messages of some channels and their first ``size`` bytes, in any order.
 
         Raises:
-            BagError: Damaged.
+            BagError: The file is damaged.
         """
 
     @abstractmethod
     def read(self, place: Place) -> bytes:
-        """A whole message.
+        """Reads a whole message.
 
         Raises:
-            BagError: Damaged.
+            BagError: The file is damaged.
         """
 
     @abstractmethod
@@ -102,7 +115,7 @@ class Storage(ABC):
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turns what a damaged file makes parsers raise into a BagError; names the file in others."""
+    """Turns the exceptions of damaged files into BagError; makes BagErrors name the file."""
     try:
         yield
     except BagError as error:
@@ -112,3 +125,68 @@ def damage(path: Path) -> Iterator[None]:
         raise BagError(f"{path}: {text}") from error
     except _DAMAGE as error:
         raise BagError(f"{path}: damaged bag ({first_line(error)})") from error
+
+
+def unpacked_message(data: bytes) -> bytes:
+    """Decompresses a message if the recorder compressed it.
+
+    No serialised message starts like compressed data: its first byte is 0.
+
+    Raises:
+        BagError: The message is incomplete, or larger than any message.
+        ZstdError: The message is damaged.
+    """
+    return _unpack_zstd(data, LARGEST_CHUNK) if data[:4] == ZSTD_MAGIC else data
+
+
+def unpacked_chunk(data: bytes, compression: str, size: int, crc: int) -> bytes:
+    """Decompresses the records of an MCAP chunk.
+
+    Args:
+        data: The chunk as stored.
+        compression: "zstd", "lz4" or "".
+        size: Unpacked size that the chunk states; no more is unpacked.
+        crc: Checksum of the records; 0 for none.
+
+    Raises:
+        BagError: The size or checksum is wrong, the chunk too large, or its compression unknown.
+        ZstdError, RuntimeError: The chunk is damaged.
+    """
+    if compression and size > LARGEST_CHUNK:
+        raise BagError(f"a chunk of {size} bytes, more than {LARGEST_CHUNK}")
+    if compression == "zstd":
+        records = _unpack_zstd(data, size)
+    elif compression == "lz4":
+        records = _unpack_lz4(data, size)
+    elif not compression:
+        records = data
+    else:
+        raise BagError(f"unsupported compression {compression!r} (supported: zstd, lz4)")
+    if len(records) != size:
+        raise BagError(f"damaged (a chunk of {len(records)} bytes states {size})")
+    if crc and crc32(records) != crc:
+        raise BagError("damaged (checksum of a chunk)")
+    return records
+
+
+def _unpack_zstd(data: bytes, most: int) -> bytes:
+    """Unpacks all frames of ``data``, up to ``most`` bytes."""
+    parts, left, size = [], data, 0
+    while left:
+        decompressor = ZstdDecompressor()
+        parts.append(decompressor.decompress(left, max_length=most + 1 - size))
+        size += len(parts[-1])
+        if size > most:
+            raise BagError(f"compressed data unpack to more than the {most} bytes stated")
+        if not decompressor.eof:
+            raise BagError("damaged (compressed data end too early)")
+        left = decompressor.unused_data
+    return b"".join(parts)
+
+
+def _unpack_lz4(data: bytes, most: int) -> bytes:
+    decompressor = LZ4FrameDecompressor()
+    unpacked = decompressor.decompress(data, max_length=most + 1)
+    if len(unpacked) > most:
+        raise BagError(f"compressed data unpack to more than the {most} bytes stated")
+    return unpacked

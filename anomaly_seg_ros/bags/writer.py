@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ START_TIME_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00:00 UTC
 
 # Metadata version 8 is the newest that Humble, Iron and Jazzy all read; 9 stores the offered QoS
 # profiles as a list, where Humble expects a string.
-_METADATA_VERSION = 8
+_METADATA_VERSION: Literal[8] = 8
 _INFINITE = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
 _OFFERED_QOS = Qos(
     QosHistory.KEEP_LAST,
@@ -61,10 +61,10 @@ class BagWriter:
         storage: "mcap" or "sqlite3".
         compressed: Write the frames as JPEG (CompressedImage) instead of rgb8.
         frame_rate: Frames a second; stamps advance by its inverse.
-        frame_id: Of all messages.
+        frame_id: The frame_id of all messages.
         jpeg_quality: 1 to 100, with ``compressed``.
         dataset: Name of the data set, kept in the bag's metadata.
-        taxonomy: Whose trainIds the labels are, likewise; see
+        taxonomy: Name of the taxonomy whose trainIds the labels hold, kept there, too; see
             :attr:`Dataset.taxonomy_name <anomaly_seg_ros.datasets.base.Dataset.taxonomy_name>`.
         start_time_ns: Stamp of the first frame.
         overwrite: Replace an existing bag. Only a bag or an empty folder is ever replaced.
@@ -73,7 +73,7 @@ class BagWriter:
         frames: Number of frames written so far.
 
     Raises:
-        ParameterError: An option out of range.
+        ParameterError: An option is out of range.
         OutputError: The target exists, or cannot be written.
     """
 
@@ -157,8 +157,8 @@ class BagWriter:
             The frame's stamp in nanoseconds.
 
         Raises:
-            ImageError: A file of the sample is unreadable, or of another size than its image.
-            OutputError: Nothing can be written (no space left ...).
+            ImageError: A file of the sample is unreadable, or its size is not the image's.
+            OutputError: The bag cannot be written (no space left, for example).
         """
         loaded = sample.load() if isinstance(sample, Sample) else sample
         stamp_ns = self._start_time_ns + round(self.frames * 1e9 / self._frame_rate)
@@ -269,7 +269,7 @@ class BagWriter:
         return self._message("std_msgs/msg/Header", stamp=stamp, frame_id=self._frame_id)
 
     def _camera_info(self, header: Any, height: int, width: int, camera: Camera | None) -> Any:
-        # All matrices stay zero for an unknown camera: CameraInfo.msg's sign for "uncalibrated".
+        # CameraInfo.msg marks an uncalibrated camera by zeros in all matrices.
         k, r, p = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 4))
         if camera is not None:
             k[:] = (camera.fx, 0, camera.cx), (0, camera.fy, camera.cy), (0, 0, 1)
@@ -303,7 +303,7 @@ class BagWriter:
 
 
 def bag_size(path: str | Path) -> int:
-    """Bytes of all files of a bag folder."""
+    """Total size of the files of a bag folder in bytes."""
     return sum(file.stat().st_size for file in Path(path).iterdir() if file.is_file())
 
 
@@ -313,7 +313,7 @@ def _is_empty(folder: Path) -> bool:
 
 @contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
-    """Turns what the file system, SQLite and rosbags raise on writing into OutputError."""
+    """Turns errors of the file system, SQLite and rosbags into OutputError."""
     try:
         yield
     except OSError as error:

@@ -17,8 +17,13 @@ import rclpy
 import torch
 from tqdm import tqdm
 
-from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
-from anomaly_seg_ros.bags.label_classes import label_classes
+from anomaly_seg_ros.bags.evaluation_input import (
+    BagOptions,
+    described,
+    label_classes,
+    notes_on,
+    open_bag,
+)
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.errors import BagError, CheckpointError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector

@@ -15,8 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anomaly_seg_ros.bags.evaluation_input import BagOptions, described, notes_on, open_bag
-from anomaly_seg_ros.bags.label_classes import label_classes
+from anomaly_seg_ros.bags.evaluation_input import (
+    BagOptions,
+    described,
+    label_classes,
+    notes_on,
+    open_bag,
+)
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.bags.recording import is_bag_folder
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset

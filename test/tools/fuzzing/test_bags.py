@@ -16,7 +16,7 @@ try:
 except ImportError:
     from backports import zstd as _zstd
 
-from anomaly_seg_ros.bags import compression, topics
+from anomaly_seg_ros.bags import storage, topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.errors import BagError
 from tools.fuzzing.bags import (
@@ -130,7 +130,7 @@ def test_chunks_do_not_grow(format_: str, stated: int) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(BagError, match="more than"):
-            compression.unpacked_chunk(data, format_, stated, 0)
+            storage.unpacked_chunk(data, format_, stated, 0)
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:
         tracemalloc.stop()
@@ -139,9 +139,9 @@ def test_chunks_do_not_grow(format_: str, stated: int) -> None:
 @pytest.mark.parametrize("format_", ["zstd", "lz4"])
 def test_chunks_of_the_stated_size_are_unpacked(format_: str) -> None:
     content = np.random.default_rng(1).bytes(50_000)
-    assert compression.unpacked_chunk(packed(format_, content), format_, 50_000, 0) == (content)
+    assert storage.unpacked_chunk(packed(format_, content), format_, 50_000, 0) == (content)
     both = packed("zstd", content[:7]) + packed("zstd", content[7:])
-    assert compression.unpacked_chunk(both, "zstd", 50_000, 0) == content
+    assert storage.unpacked_chunk(both, "zstd", 50_000, 0) == content
 
 
 def packed(format_: str, data: bytes) -> bytes:
@@ -152,8 +152,8 @@ def test_packed_messages_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyP
     bag = written(packed_bag(CompressionMode.MESSAGE), tmp_path / "bag")
     read_all(bag)
     size = len(image_messages()[0]) - 1
-    monkeypatch.setattr(compression, "LARGEST_CHUNK", size)
+    monkeypatch.setattr(storage, "LARGEST_CHUNK", size)
     read_all(bag)
-    monkeypatch.setattr(compression, "LARGEST_CHUNK", size - 1)
+    monkeypatch.setattr(storage, "LARGEST_CHUNK", size - 1)
     with pytest.raises(BagError, match=f"more than the {size - 1} bytes"):
         read_all(bag)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from anomaly_seg_ros.bags.index import fault_of, identities, play_times
 from anomaly_seg_ros.bags.matching import Times
-from anomaly_seg_ros.bags.stamps import fault_of, identities, play_times
 
 SECOND = 10**9
 

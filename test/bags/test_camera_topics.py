@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.bags import BagReader
-from anomaly_seg_ros.bags.topic_choice import OWN_OUTPUTS, Candidate, choose, fault_of_name
+from anomaly_seg_ros.bags.camera_topics import OWN_OUTPUTS, Candidate, choose, fault_of_name
 from anomaly_seg_ros.errors import BagError
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
