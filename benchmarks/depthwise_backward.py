@@ -2,8 +2,8 @@
 
     python -m benchmarks.depthwise_backward
 
-The reason for ``training/depthwise.py``: oneDNN's bfloat16 path is several times slower for
-strided and for 5x5 kernels, as the ratios in the last column show.
+The reason for ``use_float32_backward`` in ``training/networks.py``: oneDNN's bfloat16 path is
+several times slower for strided and for 5x5 kernels, as the ratios in the last column show.
 """
 
 from __future__ import annotations

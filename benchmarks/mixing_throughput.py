@@ -22,12 +22,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.data.augment import ViewOptions
-from training.data.corpora import weighted
+from training.data.corpora import training_corpora, weighted
 from training.data.mixing.mixed_views import MixedViewDataset
-from training.data.outlier_data import build_mixer
-from training.data.road_scenes import training_corpora
-from training.data.sampling import StepSampler, ViewDataset
+from training.data.mixing.mixer import build_mixer
+from training.data.stream import StepSampler
+from training.data.views import ViewDataset, ViewOptions
 from training.engine.config import load_config
 
 _DEFAULTS = Path(__file__).parents[1] / "training" / "configs" / "fine_tune.yaml"
@@ -37,7 +36,7 @@ _STAGES = {
     "place": "training/data/mixing/placement.py",
     "align style": "training/data/style/",
     "paste": "training/data/mixing/paste.py",
-    "view": "training/data/augment.py",
+    "view": "training/data/views.py",
 }
 
 

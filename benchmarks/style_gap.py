@@ -37,11 +37,10 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from anomaly_seg_ros.system.tool import run_tool
-from training.data.corpora import Corpus, load_corpus
+from training.data.corpora import Corpus, cityscapes256_val, load_corpus
 from training.data.mixing.paste import fit_to_box
 from training.data.mixing.placement import Box
 from training.data.negatives import CocoObjects, JoinedObjects, ObjectSource
-from training.data.road_scenes import cityscapes256_val
 from training.data.style import STYLES, StyleAlignment, build_style
 
 PATCH = 16

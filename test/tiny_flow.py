@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.system.process_group import leave_process_group
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.flow import synthetic_negatives
 from training.flow.dense_flow import DenseFlow
 from training.flow.rectangles import Rectangles

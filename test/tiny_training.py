@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.engine.distributed import Distributed
 from training.engine.loop import LoopOptions, Trainer
 from training.losses import build_loss
-from training.objective import Objective
+from training.losses.base import Objective
 
 FIELDS: dict[str, Any] = {
     "steps": 12,

@@ -1,4 +1,4 @@
-"""Turns closed-set segmenters into anomaly-aware ones; runs from a checkout."""
+"""Training of anomaly-aware segmenters; runs from a source checkout."""
 
 from anomaly_seg_ros.system.crash_log import guard_program
 

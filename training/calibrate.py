@@ -1,18 +1,18 @@
-"""Calibrates a model on held-out images and writes what the node needs beside its weights.
+"""Calibrate a model on held-out images; writes its score statistics, thresholds and rates.
 
     python -m training.calibrate --run-dir runs/lite0 --out NAME.safetensors
     python -m training.calibrate --model FILE --out NAME.safetensors
     python -m training.calibrate --model erfnet --out NAME.json
 
-In-distribution pixels: the labelled pixels of frames kept back from training (Cityscapes-256 val,
-CamVid val, every sixth BDD100K frame). Unknown pixels: CamVid's animals, traffic cones, carts and
-other moving things, which no training label names, and objects pasted into the held-out frames
-(``training.fine_tune`` and ``--mixed``). Nothing under ``anomaly/`` is touched.
+In-distribution pixels are the labelled pixels of frames held out from training (Cityscapes-256
+val, CamVid val, every sixth BDD100K frame). Unknown pixels are CamVid's animals, traffic cones,
+carts and other moving things without a training label, and objects pasted into held-out frames
+(by ``training.fine_tune`` and ``--mixed``). Nothing under ``anomaly/`` is used.
 
-The frames are labelled with the Cityscapes classes, so models of other classes are refused.
+The frames are labelled with the Cityscapes classes, so models with other classes are refused.
 
-Every score that the model offers is calibrated: those of an outlier head where it has one, and
-SML, whose class statistics are measured first.
+Every score that the model offers is calibrated, including those of an outlier head, if it has one,
+and SML, whose class statistics are measured first.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.data.corpora import calibration_corpora
 from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
-from training.data.road_scenes import calibration_corpora
 from training.engine.config import CONFIGS, load_config, read_yaml
 from training.engine.entry import data_folder
 from training.engine.storage import load_checkpoint, write_atomically
@@ -67,7 +67,7 @@ class PixelSample:
     """Scores of randomly chosen pixels.
 
     Attributes:
-        scores: By score name, (n,) float32.
+        scores: (n,) float32 by score name.
         predicted: (n,) uint8 predicted trainIds.
     """
 
@@ -82,14 +82,14 @@ def sample_pixels(
     pixels_per_frame: int,
     seed: int = 0,
 ) -> PixelSample:
-    """Scores frames and keeps a random share of the chosen pixels.
+    """Scores frames and keeps random pixels of each.
 
     Args:
         segmenter: The model.
         frames: (H, W, 3) uint8 RGB images with (H, W) bool masks of the pixels to draw from.
-        names: Scores.
-        pixels_per_frame: At most so many pixels of each frame.
-        seed: Of the draw.
+        names: Names of the scores.
+        pixels_per_frame: Maximum number of pixels per frame.
+        seed: Seed for choosing the pixels.
     """
     rng = np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -106,7 +106,7 @@ def sample_pixels(
 
 
 def class_statistics(sample: PixelSample, num_classes: int) -> ClassStatistics:
-    """Mean and deviation of the maximum logit by predicted class (SML).
+    """Computes mean and deviation of the maximum logit by predicted class, for SML.
 
     Classes with fewer than 100 pixels get the statistics of all pixels.
     """
@@ -123,14 +123,14 @@ def class_statistics(sample: PixelSample, num_classes: int) -> ClassStatistics:
 
 
 def check_target_fpr(rate: float, source: str) -> None:
-    """Refuses a rate that no threshold can be read for, before the work and not after it.
+    """Refuses a rate outside of the calibration table, before any work is done.
 
     Args:
         rate: Share of in-distribution pixels above the default threshold.
-        source: Key or option, begins the message.
+        source: Key or option, which begins the message.
 
     Raises:
-        ParameterError: It lies outside of what is tabulated.
+        ParameterError: The rate is outside of the table.
     """
     low, high = min(INLIER_RATES), max(INLIER_RATES)
     # Written so that NaN is refused.
@@ -141,13 +141,13 @@ def check_target_fpr(rate: float, source: str) -> None:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """Reads notes as they will stand in the model's metadata, which are JSON.
+    """Reads notes for the model's metadata, which is JSON.
 
     Args:
-        path: YAML; dates become ISO 8601 texts.
+        path: YAML file; dates become ISO 8601 strings.
 
     Raises:
-        ParameterError: Missing, no YAML mapping, or a value that JSON cannot hold.
+        ParameterError: The file is missing or not a YAML mapping, or JSON cannot hold a value.
     """
 
     def plain(value: Any) -> str:
@@ -162,19 +162,20 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def check_model(network: nn.Module, metadata: ModelMetadata, model: str) -> None:
-    """Refuses a model that the held-out labels do not fit, or without its default score.
+    """Refuses a model with other classes than the held-out labels, or without its default score.
 
     Args:
-        network: Any of this package.
-        metadata: Of the network, with the default score that it will have.
-        model: Name or file for errors.
+        network: Any network of this package.
+        metadata: Its metadata, with the default score that it is going to have.
+        model: Name or file, for error messages.
 
     Raises:
-        ParameterError: Other classes than Cityscapes', or a score that the model cannot compute.
+        ParameterError: The classes are not those of Cityscapes, or the model cannot compute its
+            default score.
     """
     check_classes(metadata, load_taxonomy(), model)
     has_head = network.outlier_head is not None
-    # Class statistics are measured with the rest.
+    # Class statistics are measured by the calibration.
     if reason := missing_for(metadata.default_score, True, has_head):
         raise ParameterError(f"--default-score: {reason}")
 
@@ -182,11 +183,11 @@ def check_model(network: nn.Module, metadata: ModelMetadata, model: str) -> None
 def calibrate_scores(
     inliers: PixelSample, outliers: PixelSample | None, target_fpr: float
 ) -> dict[str, ScoreCalibration]:
-    """Thresholds and scales of all scores.
+    """Computes thresholds, scales and rates of all scores.
 
     Args:
-        inliers: In-distribution pixels.
-        outliers: Unknown pixels, or None.
+        inliers: Sample of in-distribution pixels.
+        outliers: Sample of unknown pixels, or None.
         target_fpr: Share of in-distribution pixels above the default threshold.
     """
     calibration = {}
@@ -195,7 +196,7 @@ def calibrate_scores(
         median, tail = np.quantile(scores, [0.5, 0.99])
         calibration[name] = ScoreCalibration(
             threshold=table.threshold_for(target_fpr),
-            # The distance that in-distribution pixels span spreads over the middle of [0, 1].
+            # The range of in-distribution pixels is mapped to the middle of [0, 1].
             scale=float(max(tail - median, 1e-6)),
             inlier_rates=table,
             outlier_rates=None
@@ -217,13 +218,13 @@ def calibrate(
     """Measures statistics, scales, thresholds and rates of every score that the model offers.
 
     Args:
-        network: Any of this package; not changed.
-        metadata: Of the network; its inference size is used.
+        network: Any network of this package; not changed.
+        metadata: Its metadata; the inference size is used.
         data: Folder of the data sets.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         target_fpr: Share of in-distribution pixels above the default threshold.
-        pixels_per_frame: At most so many pixels of each frame and kind.
-        mixed: Held-out frames with pasted objects, whose pixels count as unknown beside CamVid's.
+        pixels_per_frame: Maximum number of pixels per frame and kind.
+        mixed: Held-out frames with pasted objects, which count as unknown in addition to CamVid's.
 
     Returns:
         The metadata with statistics and calibration filled in.
@@ -246,7 +247,7 @@ def calibrate(
         outliers = sample_pixels(segmenter, outlier_frames, names, pixels_per_frame)
         return inliers, outliers
 
-    # Twice, because SML's statistics come from the first pass. The seed draws the same pixels.
+    # Two passes, because SML needs statistics from the first. Both draw the same pixels.
     inliers, outliers = run(None)
     statistics = class_statistics(inliers, len(metadata.classes))
     inliers_sml, outliers_sml = run(statistics)
@@ -270,7 +271,7 @@ def calibrate(
 
 
 def print_rates(calibration: dict[str, ScoreCalibration]) -> None:
-    """Prints what share of the unknown pixels each default threshold flags."""
+    """Prints the share of unknown pixels that each default threshold flags."""
     for name, score in calibration.items():
         rates = score.outlier_rates
         if rates is not None:
@@ -279,7 +280,7 @@ def print_rates(calibration: dict[str, ScoreCalibration]) -> None:
 
 
 def _trained(run_dir: Path) -> tuple[nn.Module, ModelMetadata]:
-    """The averaged network of a closed-set run and its metadata before calibration."""
+    """Loads the averaged network of a closed-set run, with metadata for calibration."""
     state = load_checkpoint(run_dir / "average.pt")
     config = load_checkpoint(run_dir / "last.pt")["config"]
     taxonomy = load_taxonomy("cityscapes")

@@ -1,9 +1,9 @@
-"""Per-class logit offsets that undo what a weighted loss does to the decision.
+"""Per-class logit offsets that correct the bias of a class-weighted loss.
 
-A loss that weighs rare classes up makes the network call them too often. Adding a constant to
-each class's logit moves the decision without touching the features ("logit adjustment", Menon et
-al., ICLR 2021); here the constants are fitted to the mean IoU of training images, and then become
-part of the classifier's bias.
+A loss with larger weights for rare classes makes the network predict them too often. Adding a
+constant to each class's logit corrects the decision without changing the features ("logit
+adjustment", Menon et al., ICLR 2021). The constants are fitted to the mean IoU on training images
+and added to the classifier's bias.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from training.data.corpora import Corpus
 from training.validation import Viewer
 
-# Offsets are fitted to every tenth image of a corpus.
+# The offsets are fitted to every tenth image of a corpus.
 _EVERY = 10
 STEPS = (0.8, 0.4, 0.2, 0.1)
 
@@ -33,12 +33,12 @@ def collect_logits(
     labels: Iterable[np.ndarray],
     to_input: Callable[[np.ndarray], Tensor],
 ) -> tuple[Tensor, np.ndarray]:
-    """Logits and labels of all labelled pixels, on the network's grid.
+    """Collects logits and labels of all labelled pixels, on the network's output grid.
 
     Args:
-        model: In eval mode.
-        images: (H, W, 3) uint8 RGB.
-        labels: (H, W) uint8 trainIds.
+        model: The network, in eval mode.
+        images: (H, W, 3) uint8 RGB images.
+        labels: (H, W) uint8 trainIds of each image.
         to_input: Maps an image to the network's input (1, 3, h, w).
 
     Returns:
@@ -56,7 +56,7 @@ def collect_logits(
 
 
 def fit_class_bias(logits: Tensor, labels: np.ndarray, rounds: int = 2) -> tuple[Tensor, float]:
-    """Coordinate ascent on the mean IoU of ``argmax(logits + bias)``.
+    """Maximises the mean IoU of ``argmax(logits + bias)`` by coordinate ascent.
 
     Args:
         logits: (n, K) float32.
@@ -64,7 +64,8 @@ def fit_class_bias(logits: Tensor, labels: np.ndarray, rounds: int = 2) -> tuple
         rounds: Passes over the classes for each step size.
 
     Returns:
-        (K,) float32 offsets with mean 0, and the mean IoU reached; never below that of no offsets.
+        (K,) float32 offsets with mean 0, and the mean IoU reached, never below that without
+        offsets.
     """
     num_classes = logits.shape[1]
 
@@ -95,9 +96,9 @@ def balance_classes(model: nn.Module, corpus: Corpus, viewer: Viewer) -> None:
     """Adds fitted offsets to the bias of the classifier.
 
     Args:
-        model: In eval mode; changed in place.
+        model: The network, in eval mode; changed in place.
         corpus: Training images; every tenth is used.
-        viewer: How the model looks at them.
+        viewer: Prepares the images for the network.
 
     Raises:
         ParameterError: The model has no 1x1 convolution ``classifier``.

@@ -1,9 +1,9 @@
-"""Closed-set training of the default model.
+"""Train the default model on the known classes, from ImageNet weights.
 
     python -m training.closed_set --run-dir runs/lite0
     torchrun --nproc-per-node 4 -m training.closed_set --run-dir runs/lite0
 
-Continues from ``last.pt`` in the run folder; at the end writes ``average.pt``, which
+Resumes from ``last.pt`` in the run folder. At the end it writes ``average.pt``, which
 ``training.calibrate`` turns into a model for the node.
 """
 
@@ -22,34 +22,31 @@ from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from training.class_bias import balance_classes
-from training.data.augment import ViewOptions
-from training.data.batch_check import check_batch
-from training.data.corpora import Corpus
-from training.data.road_scenes import cityscapes256_val, training_corpora
-from training.data.sampling import ViewDataset
+from training.data.corpora import Corpus, cityscapes256_val, training_corpora
 from training.data.stream import SampleStream
-from training.depthwise import use_float32_backward
+from training.data.views import ViewDataset, ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.steps import check_batch
 from training.engine.storage import save_atomically
+from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
-from training.networks import parameter_groups
-from training.objective import Objective
+from training.networks import parameter_groups, use_float32_backward
 from training.validation import Viewer, closed_set_matrix
 
-# Height and width at which the squeezed frames have their true geometry.
+# Height and width at which the squeezed frames have the right aspect ratio.
 VALIDATION_SIZE = (256, 512)
 
 
 def class_weights(
     corpora: list[Corpus], num_classes: int, power: float, bounds: tuple[float, float]
 ) -> Tensor:
-    """Loss weights that grow as classes get rarer.
+    """Computes loss weights, larger for rarer classes.
 
     Args:
-        corpora: Whose labels are counted, each by its sampling weight.
-        num_classes: K.
-        power: Of the inverse frequency; 0 weighs all classes alike.
+        corpora: Labelled images, counted by their sampling weights.
+        num_classes: Number of classes, K.
+        power: Exponent of the inverse frequency; 0 gives all classes the same weight.
         bounds: Smallest and largest weight.
 
     Returns:
@@ -65,13 +62,13 @@ def class_weights(
 
 
 def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """The loop's part of the configuration."""
+    """Reads the options of the training loop from the configuration."""
     same = ("steps", "validate_every", "precision", "accumulate", "seed", "tensorboard")
     return LoopOptions(**{key: config[key] for key in same}, best_figure="val_miou")
 
 
 def build_network(config: dict[str, Any], device: torch.device) -> DeepLabV3PlusLite:
-    """The network with its pre-trained trunk, ready to be trained."""
+    """Builds the network with a pre-trained backbone, ready for training."""
     try:
         network = DeepLabV3PlusLite(num_classes=19, backbone=config["backbone"])
     except ValueError as error:
@@ -84,7 +81,7 @@ def build_network(config: dict[str, Any], device: torch.device) -> DeepLabV3Plus
 
 
 def write_average(run: Run, network: nn.Module, corpora: list[Corpus], held_out: Corpus) -> None:
-    """Balances the classes, writes ``average.pt`` and prints the figures."""
+    """Balances the classes, writes ``average.pt`` and prints its validation figures."""
     balance_classes(network, corpora[0], viewer(run, VALIDATION_SIZE))
     save_atomically(network.state_dict(), run.folder / "average.pt")
     for size in ((256, 256), (256, 512), (512, 1024)):
@@ -97,7 +94,7 @@ def write_average(run: Run, network: nn.Module, corpora: list[Corpus], held_out:
 
 
 def viewer(run: Run, size: tuple[int, int]) -> Viewer:
-    """How validation looks at images."""
+    """Returns a viewer that resizes images to ``size``, in the training's precision."""
     return Viewer(EFFICIENTNET_LITE, run.device, size, 19, half=run.config["precision"] != "fp32")
 
 
@@ -105,7 +102,7 @@ def train(run: Run) -> None:
     """Trains from ImageNet weights, or resumes.
 
     Args:
-        run: See :class:`~training.engine.entry.Run`.
+        run: The run, see :class:`~training.engine.entry.Run`.
     """
     config = run.config
     network = build_network(config, run.device)

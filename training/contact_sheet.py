@@ -1,9 +1,9 @@
-"""Shows objects before and after style alignment, in the frame where they would land.
+"""Draw objects before and after style alignment, in the frames that they would be pasted into.
 
     python -m training.contact_sheet --data ../shared/data --out out/sheet.png
 
-One row an object: the frame and the place in it, then for each style the object cut out and, below
-it, pasted with a hard edge. The style "learned" needs its weights.
+Each row shows one object: the frame with the location, then for each style the object cut out and,
+below it, pasted with a hard edge. The style "learned" needs its weights.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from training.data.mixing.paste import blend, fit_to_box
 from training.data.mixing.placement import Box, Ground, PlacementOptions, place
 from training.data.negatives import CocoObjects, NegativeObject, ObjectSource
 from training.data.style import STYLES, StyleAlignment, build_style
+from training.engine.run_log import save_picture
 from training.engine.storage import make_folder
-from training.pictures import save_picture
 
 TOOL = "contact_sheet"
 _CELL = 220
 _DEFAULT = ("none", "lab_moments", "lab_histogram", "fourier")
 _GREY = 128
-# Near and large enough to be judged by eye; training also places small, far objects.
+# Close and large enough to judge by eye; training also pastes small, distant objects.
 _PLACEMENT = PlacementOptions(on_ground=1.0, by_distance=0.0, object_height=(1.0, 2.5))
 
 
@@ -70,11 +70,11 @@ def contact_sheet(
     """Draws the sheet.
 
     Args:
-        objects: Source of the objects; as many as there are rows are drawn without repetition.
+        objects: Source of the objects, which are drawn without repetition.
         frames: Samples with an image and class labels.
-        styles: By column title; None leaves the object as it is.
+        styles: Styles by column title; None leaves the object unchanged.
         rows: Number of objects.
-        seed: Of the choice of objects, frames and places, and of the styles.
+        seed: Seed for choosing objects, frames and locations, and for the styles.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -117,13 +117,13 @@ def _row(
 
 
 def _mark(frame: np.ndarray, box: Box) -> np.ndarray:
-    """A copy of the frame with the place outlined, visible after shrinking to a cell."""
+    """Returns a copy of the frame with the box outlined, visible at the size of a cell."""
     corners = (box.left, box.top), (box.left + box.width, box.top + box.height)
     return cv2.rectangle(frame.copy(), *corners, UNKNOWN_COLOUR, max(1, frame.shape[1] // 200))
 
 
 def _around(frame: np.ndarray, box: Box) -> np.ndarray:
-    """The square part of the frame around a box, twice its longer side where the frame allows."""
+    """Crops a square around a box, up to twice its longer side."""
     side = min(2 * max(box.height, box.width), *frame.shape[:2])
     top = min(max(0, box.top + (box.height - side) // 2), frame.shape[0] - side)
     left = min(max(0, box.left + (box.width - side) // 2), frame.shape[1] - side)
@@ -131,7 +131,7 @@ def _around(frame: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _square(picture: np.ndarray) -> np.ndarray:
-    """Fits a picture into a square cell on grey."""
+    """Fits a picture into a square grey cell."""
     scale = _CELL / max(picture.shape[:2])
     size = tuple(max(1, round(scale * n)) for n in picture.shape[1::-1])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST

@@ -1,11 +1,12 @@
-"""Fine-tunes a closed-set model with outliers, and writes a calibrated model file.
+"""Fine-tune a closed-set model with outliers, and write a calibrated model file.
 
     python -m training.fine_tune --run-dir runs/x --model erfnet --set loss.name=top_k_ovr
     torchrun --nproc-per-node 4 -m training.fine_tune --run-dir runs/x
 
-Continues from ``last.pt`` in the run folder. At the end ``final.safetensors`` holds the weights
-with the best validation figure (with ``best_figure: ""`` those of the last step, or the last that
-passed where the guard stops the run), their score statistics and thresholds: the node loads it.
+Resumes from ``last.pt`` in the run folder. At the end it writes ``final.safetensors``, which the
+node can load: the weights with the best validation figure, their score statistics and thresholds.
+With ``best_figure: ""`` the weights are those of the last step, or, if the guard stopped the run,
+the last that passed it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
+from anomaly_seg_ros import drawing
 from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -26,37 +30,39 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
-from training.data.augment import ViewOptions
-from training.data.batch_check import check_batch
-from training.data.corpora import weighted
+from training.data.corpora import training_corpora, weighted
 from training.data.held_out import MaskedFrame
 from training.data.mixing.mixed_views import MixedViewDataset
-from training.data.outlier_data import build_mixer
-from training.data.road_scenes import training_corpora
+from training.data.mixing.mixer import build_mixer
 from training.data.stream import SampleStream
-from training.depthwise import use_float32_backward
+from training.data.views import ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.run_log import save_picture
+from training.engine.steps import check_batch
 from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
-from training.freezing import set_trainable
 from training.losses import LOSSES, OpenSetLoss, build_loss
-from training.networks import as_described, load_for_training, parameter_groups
-from training.objective import Objective
-from training.open_set_validation import OpenSetValidation
-from training.pictures import mixed_samples, save_picture
-from training.validation import Viewer
+from training.losses.base import Objective
+from training.networks import (
+    as_described,
+    load_for_training,
+    parameter_groups,
+    set_trainable,
+    use_float32_backward,
+)
+from training.validation import OpenSetValidation, Viewer
 
 _PICTURES = range(8)
 
 
 def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses input sizes that the network cannot take.
+    """Refuses input sizes that the network does not support.
 
     Raises:
-        ParameterError: Names the key.
+        ParameterError: A size is not supported; the message names the key.
     """
     wanted = config["inference_size"]
-    # The default is empty, so the configuration cannot check its values. A bool is an int.
+    # The default is empty, so load_config cannot check the values. A bool is an int.
     if wanted and (len(wanted) != 2 or any(type(n) is not int for n in wanted)):
         raise ParameterError(
             f"inference_size {short_repr(wanted)}: expected [height, width] in pixels, or []"
@@ -77,17 +83,17 @@ def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
 
 
 def check_scores(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses scores that the model will not offer.
+    """Refuses scores that the model cannot compute.
 
     Raises:
-        ParameterError: Names the key and the reason.
+        ParameterError: A score is unavailable; the message names the key and the reason.
     """
     has_head = network.outlier_head is not None
     for score in config["validation"]["scores"]:
-        # Class statistics are only measured at the end.
+        # Class statistics are not measured until the end.
         if reason := score_functions.missing_for(score, False, has_head):
             raise ParameterError(f"validation.scores: {reason}")
-    # The calibration brings the statistics.
+    # The calibration measures the statistics.
     if reason := score_functions.missing_for(
         config["default_score"], config["calibrate"], has_head
     ):
@@ -95,14 +101,14 @@ def check_scores(config: dict[str, Any], network: nn.Module) -> None:
 
 
 def check_head(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses an outlier head that would keep the random weights it starts with.
+    """Refuses an outlier head that would keep its random initial weights.
 
     Args:
-        config: Of the run.
-        network: With the head that the loss trains, if it trains one.
+        config: Configuration of the run.
+        network: The network, with an outlier head if the loss trains one.
 
     Raises:
-        ParameterError: The head is asked for, the model has none, and the loss trains none.
+        ParameterError: A head is configured, but the model has none and the loss trains none.
     """
     if config["outlier_head"] and network.outlier_head is None:
         trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
@@ -113,10 +119,10 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
 
 
 def check_balance(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses class balancing where it will fail, before the training and not after it.
+    """Refuses class balancing that would fail after the training.
 
     Raises:
-        ParameterError: The network has no classifier that can be shifted.
+        ParameterError: The network has no classifier with a bias.
     """
     if config["balance_classes"] and getattr(network, "classifier", None) is None:
         raise ParameterError(
@@ -126,7 +132,7 @@ def check_balance(config: dict[str, Any], network: nn.Module) -> None:
 
 
 def build_dataset(run: Run, taxonomy: Taxonomy) -> MixedViewDataset:
-    """The training stream."""
+    """Builds the dataset of training views with pasted objects."""
     config = run.config
     corpora = weighted(training_corpora(run.data), config["corpus_weights"])
     mixer = build_mixer(
@@ -151,8 +157,36 @@ def build_dataset(run: Run, taxonomy: Taxonomy) -> MixedViewDataset:
     )
 
 
+def mixed_samples(dataset: Dataset, indices: range, palette: np.ndarray) -> np.ndarray:
+    """Draws samples as rows of image, outliers on the image, class labels and outlier mask.
+
+    Args:
+        dataset: Dataset of :class:`~training.data.mixing.mixed_views.MixedBatch` samples.
+        indices: Indices of the samples.
+        palette: (K, 3) uint8 RGB colours of the classes.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rows = []
+    for index in indices:
+        sample = dataset[index]
+        image = np.ascontiguousarray(sample.images.permute(1, 2, 0).numpy())
+        labels = sample.labels.numpy().astype(np.uint8)
+        mask = sample.ood_mask.numpy()
+        rows.append(
+            (
+                image,
+                drawing.overlay(image, labels, palette, 0.0, mask == 1),
+                drawing.colourise(labels, palette),
+                drawing.anomaly_mask(mask),
+            )
+        )
+    return drawing.grid(rows, ("image", "outliers", "labels", "outlier mask"), cell_width=360)
+
+
 def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """The loop's part of the configuration."""
+    """Reads the options of the training loop from the configuration."""
     same = (
         "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
         "log_every", "precision", "accumulate", "clip_norm", "seed", "best_figure", "tensorboard",
@@ -185,7 +219,7 @@ def write_model(
             "fine_tuning": config,
             "validation": best,
         },
-        # Those of the weights that it started from say nothing of these.
+        # Those of the start model do not apply to the new weights.
         calibration={},
         statistics=None,
     )
@@ -212,10 +246,10 @@ def fine_tune(run: Run) -> None:
     """Trains, then calibrates and writes the best model.
 
     Args:
-        run: See :class:`~training.engine.entry.Run`.
+        run: The run, see :class:`~training.engine.entry.Run`.
 
     Raises:
-        AnomalySegError: Anything a user can cause: configuration, model, data, disk, a loss that
+        AnomalySegError: An error in the configuration, model or data, a full disk, or a loss that
             is not finite.
     """
     config = run.config

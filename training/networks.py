@@ -1,10 +1,21 @@
-"""Networks as training needs them: any model file, its own input scaling, an outlier head."""
+"""Networks prepared for training: loading, extra outputs, freezing, optimizer groups.
+
+oneDNN's bfloat16 backward of strided and of 5x5 depthwise convolutions is slow: on a 2-core
+machine with AMX, 8 x 144 x 64 x 64 with a strided 5x5 kernel takes 29 ms for the input gradient
+and 27 ms for the weight gradient, against 0.8 and 6 ms in float32
+(``benchmarks/depthwise_backward.py``). That is 60 % of a training step, so
+:func:`use_float32_backward` runs these backward passes in float32. The forward pass and all other
+layers are left to autocast.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import MethodType
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.checkpoints.loading import load_model
@@ -14,19 +25,24 @@ from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
 
+PARTS = ("last_layer", "classification_head", "decoder", "upper", "all")
+MODES = ("train", "eval")
+BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
 
 def load_for_training(
     model: str, taxonomy: Taxonomy, outlier_head: bool = False, abstention: bool = False
 ) -> tuple[nn.Module, ModelMetadata]:
-    """Loads any model, with the outputs that a loss asks for.
+    """Loads a model, with the outputs that a loss needs.
 
     Args:
         model: ``default``, ``closed_set``, ``erfnet`` or a file.
-        taxonomy: Of the training labels; the model must have the same classes.
-        outlier_head: Adds an outlier head with random weights where there is none; everything
-            else must be in the file.
-        abstention: Adds a logit for PEBAL's abstention class, which the metadata does not mention;
-            :func:`as_described` takes it away again.
+        taxonomy: Taxonomy of the training labels; the model must have the same classes.
+        outlier_head: Add an outlier head with random weights if there is none; all other weights
+            must be in the file.
+        abstention: Add a logit for PEBAL's abstention class. The metadata does not list it, and
+            :func:`as_described` removes it.
 
     Returns:
         The network in train mode, on the CPU, and its metadata without the old calibration.
@@ -50,10 +66,10 @@ def load_for_training(
 
 
 def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> None:
-    """Refuses a model whose trainIds mean something else than the labels'.
+    """Refuses a model whose classes differ from those of the labels.
 
     Raises:
-        ParameterError: Names the first class that differs.
+        ParameterError: The classes differ; the message names the first difference.
     """
     if metadata.classes == taxonomy.classes:
         return
@@ -71,10 +87,10 @@ def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> No
 
 
 def as_described(network: nn.Module, metadata: ModelMetadata) -> nn.Module:
-    """A copy of a trained network without extra logits, as its metadata describes it.
+    """Copies a trained network without extra logits, to match its metadata.
 
     Returns:
-        In eval mode, on the CPU.
+        The copy, in eval mode, on the CPU.
     """
     narrow = build_network(metadata.architecture, metadata.arguments)
     expected = narrow.state_dict()
@@ -89,14 +105,15 @@ def as_described(network: nn.Module, metadata: ModelMetadata) -> nn.Module:
 def parameter_groups(
     model: nn.Module, lr: float, trunk_lr: float, head_lr: float, weight_decay: float
 ) -> list[dict]:
-    """Optimizer groups of the parameters that are trained.
+    """Builds optimizer groups of the trainable parameters.
 
     Args:
         model: A network of the package; frozen parameters are left out.
-        lr: Of everything behind the pre-trained trunk.
-        trunk_lr: Of the trunk, see :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
-        head_lr: Of the outlier head.
-        weight_decay: Of weights; norms and biases get none.
+        lr: Learning rate of everything after the pre-trained trunk.
+        trunk_lr: Learning rate of the trunk, see
+            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
+        head_lr: Learning rate of the outlier head.
+        weight_decay: Weight decay of weights; norms and biases get none.
     """
     groups = []
     head = _head_prefix(model)
@@ -122,7 +139,198 @@ def parameter_groups(
 
 
 def _head_prefix(network: nn.Module) -> str:
-    """How the outlier head's parameters are named ("logits_ood." in public files), "" without."""
+    """Prefix of the outlier head's parameters ("logits_ood." in public files), "" without one."""
     head = network.outlier_head
     names = (f"{name}." for name, module in network.named_modules() if module is head)
     return "" if head is None else next(names)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Printable summary of what :func:`set_trainable` chose.
+
+    Attributes:
+        part: Trained part of the network.
+        modules: Paths of the trained modules; ``""`` is the whole network.
+        trained_parameters: Number of trained values.
+        all_parameters: Number of all values.
+        batchnorm: Number of layers with updated statistics, and of all BatchNorm layers.
+        dropout: Number of active layers, and of all dropout layers with a rate above 0.
+    """
+
+    part: str
+    modules: tuple[str, ...]
+    trained_parameters: int
+    all_parameters: int
+    batchnorm: tuple[int, int]
+    dropout: tuple[int, int]
+
+    def __str__(self) -> str:
+        where = "" if "" in self.modules else f" ({', '.join(self.modules)})"
+        return (
+            f"training {self.part}{where}: {self.trained_parameters:,} of "
+            f"{self.all_parameters:,} parameters; "
+            f"BatchNorm statistics updated in {self.batchnorm[0]} of {self.batchnorm[1]} layers; "
+            f"dropout active in {self.dropout[0]} of {self.dropout[1]} layers"
+        )
+
+
+def set_trainable(
+    network: nn.Module,
+    part: str,
+    batchnorm: str = "eval",
+    frozen_parts: str = "eval",
+    outlier_head: bool = True,
+) -> Trained:
+    """Freezes all but one part of a network and puts the network in training mode.
+
+    The choice outlives ``network.train()``: modules held in eval mode stay there. The outlier head
+    is trained with any part, and its BatchNorm updates its statistics, because it starts from
+    scratch.
+
+    Args:
+        network: Network that declares ``trainable_parts``, module paths by part name; changed in
+            place. Repeated calls are fine.
+        part: ``last_layer`` (the classifier), ``classification_head`` (what PEBAL trains as its
+            ``final`` block: the last stage of the decoder and the classifier), ``decoder``,
+            ``upper`` (the decoder and the deep half of the trunk, whose first stages are costly
+            and general) or ``all`` (everything that the forward pass uses).
+        batchnorm: ``train`` updates the statistics of the trained part and normalises with those
+            of the batch; ``eval`` uses the running statistics. Weight and bias are trained either
+            way.
+        frozen_parts: Mode of BatchNorm and dropout in the frozen parts. PEBAL's public code leaves
+            them in ``train``.
+        outlier_head: False freezes the head as well, for a loss that does not use it.
+
+    Returns:
+        A printable summary of what is trained.
+
+    Raises:
+        ParameterError: The part or mode is unknown, or the network does not declare it.
+    """
+    for name, value, allowed in (
+        ("part", part, PARTS),
+        ("batchnorm", batchnorm, MODES),
+        ("frozen_parts", frozen_parts, MODES),
+    ):
+        if value not in allowed:
+            raise ParameterError(f"{name} {value!r}, expected one of {', '.join(allowed)}")
+    head = network.outlier_head
+    paths = _paths(network, part)
+    if head is not None and outlier_head and "" not in paths:
+        paths = (*paths, "outlier_head")
+    trained = {m for path in paths for m in network.get_submodule(path).modules()}
+    head_modules = set() if head is None else set(head.modules())
+    if not outlier_head:
+        trained -= head_modules
+
+    held = []
+    for path, module in network.named_modules():
+        module_is_trained = module in trained
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(module_is_trained)
+        if isinstance(module, BATCHNORM) and module_is_trained and module not in head_modules:
+            mode = batchnorm
+        else:
+            mode = "train" if module_is_trained else frozen_parts
+        if mode == "eval" and isinstance(module, BATCHNORM + DROPOUT):
+            held.append(path)
+    _hold_in_eval(network, tuple(held))
+    network.train()
+    return _summary(network, part, paths)
+
+
+def _paths(network: nn.Module, part: str) -> tuple[str, ...]:
+    parts = {"all": ("",), **network.trainable_parts}
+    if part not in parts:
+        raise ParameterError(
+            f"{type(network).__name__} does not declare the part {part!r}; it has "
+            + ", ".join(parts)
+        )
+    return parts[part]
+
+
+def _hold_in_eval(network: nn.Module, paths: tuple[str, ...]) -> None:
+    """Makes ``network.train()`` keep these modules in eval mode."""
+
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
+        type(self).train(self, mode)
+        for path in paths:
+            self.get_submodule(path).training = False
+        return self
+
+    # Set on the instance, because wrappers such as DistributedDataParallel call it for their
+    # children, and a deep copy (the averaged weights) binds it to the copy.
+    network.train = MethodType(train, network)
+
+
+def _summary(network: nn.Module, part: str, paths: tuple[str, ...]) -> Trained:
+    parameters = list(network.parameters())
+    norms = [m for m in network.modules() if isinstance(m, BATCHNORM)]
+    dropouts = [m for m in network.modules() if isinstance(m, DROPOUT) and m.p > 0]
+    return Trained(
+        part,
+        paths,
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(p.numel() for p in parameters),
+        (sum(m.training for m in norms), len(norms)),
+        (sum(m.training for m in dropouts), len(dropouts)),
+    )
+
+
+class _Float32Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = (list(stride), list(padding), list(dilation))
+        groups = weight.shape[0]
+        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, groups)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        x, weight = ctx.saved_tensors
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad.float(),
+            x.float(),
+            weight.float(),
+            None,
+            *ctx.geometry,
+            False,
+            [0, 0],
+            weight.shape[0],
+            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
+        )
+        grad_x = None if grad_x is None else grad_x.to(x.dtype)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_x, grad_weight, None, None, None
+
+
+def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    if torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
+        x = x.to(torch.get_autocast_dtype("cpu"))
+    if x.dtype == torch.float32 or x.device.type != "cpu":
+        return F.conv2d(
+            x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+    return _Float32Backward.apply(x, conv.weight, conv.stride, conv.padding, conv.dilation)
+
+
+def use_float32_backward(model: nn.Module) -> int:
+    """Makes slow bfloat16 depthwise convolutions compute their backward pass in float32.
+
+    Changes ``model`` in place; the state dict stays the same. See the module docstring.
+
+    Returns:
+        Number of convolutions changed.
+    """
+    switched = 0
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.groups == module.in_channels == module.out_channels > 1
+            and (module.kernel_size[0] > 3 or module.stride[0] > 1)
+            and module.bias is None
+        ):
+            module.forward = MethodType(_forward, module)
+            switched += 1
+    return switched

@@ -1,11 +1,11 @@
-"""Pre-trains DenseFlow on crops of road scenes, by maximum likelihood.
+"""Pre-train DenseFlow on crops of road scenes, by maximum likelihood.
 
     python -m training.train_flow --run-dir runs/flow
     torchrun --nproc-per-node 4 -m training.train_flow --run-dir runs/flow --size 45-6
 
-Continues from ``last.pt`` in the run folder. Every validation draws ``samples.png``; at the end
-``flow.safetensors`` holds the averaged weights with the fewest held-out bits per dimension, for
-``training.fine_tune``.
+Resumes from ``last.pt`` in the run folder. Every validation draws ``samples.png``. At the end it
+writes ``flow.safetensors`` for ``training.fine_tune``: the averaged weights with the fewest bits
+per dimension on held-out crops.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.data.augment import ViewOptions
-from training.data.road_scenes import cityscapes256_val, training_corpora
-from training.data.sampling import ViewDataset
+from training.data.corpora import cityscapes256_val, training_corpora
 from training.data.stream import SampleStream
+from training.data.views import ViewDataset, ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.run_log import save_picture
 from training.flow.dense_flow import DenseFlow, load_flow, sample_sheet, save_flow
 from training.flow.synthetic_negatives import flow_optimizer
-from training.pictures import save_picture
 
-# Of the held-out crops and their noise: the same in every run, so that runs can be compared.
+# Seed of the held-out crops and their noise, the same in every run to make runs comparable.
 _HELD_OUT_SEED = 2026
 _HELD_OUT_BATCH = 32
-# Crops that set the ActNorms.
+# Crops that initialise the ActNorms.
 _FIRST_CROPS = 128
 
 
 class Crops(Dataset):
-    """Crops of road scenes without their labels.
+    """Crops of road scenes without labels.
 
     Args:
-        views: Crop ``i`` is view ``i``.
+        views: Dataset of views; crop ``i`` is view ``i``.
     """
 
     def __init__(self, views: ViewDataset) -> None:
@@ -57,11 +56,11 @@ class Validation:
     """Bits per dimension of held-out crops, and a picture of samples.
 
     Args:
-        run: Its configuration, folder and data.
-        crops: (N, 3, h, w) uint8.
+        run: The run, for its configuration and folder.
+        crops: (N, 3, h, w) uint8 held-out crops.
 
     Attributes:
-        show: Also receives the picture, such as TensorBoard.
+        show: Called with the picture of samples, for TensorBoard.
     """
 
     def __init__(self, run: Run, crops: Tensor) -> None:
@@ -72,7 +71,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, flow: nn.Module) -> dict[str, float]:
-        """Figures of the averaged flow; writes ``samples.png``."""
+        """Computes the figures of a flow; writes ``samples.png``."""
         generator = torch.Generator().manual_seed(_HELD_OUT_SEED)
         bits = [
             flow.bits_per_dim(part.to(self.run.device), generator).cpu()
@@ -85,18 +84,18 @@ class Validation:
 
 
 def bits_per_dim(flow: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """The loss: mean bits per dimension of (N, 3, h, w) uint8 images.
+    """Loss: mean bits per dimension of (N, 3, h, w) uint8 images.
 
     Args:
-        flow: A DenseFlow, or its DDP wrapper, whose ``forward`` must be used.
-        batch: The images alone.
+        flow: A DenseFlow, or its DDP wrapper, which only provides ``forward``.
+        batch: A tuple with only the images.
     """
     (images,) = batch
     return -flow(images).mean() / (images.shape[1:].numel() * math.log(2))
 
 
 def held_out_crops(run: Run) -> Tensor:
-    """Crops of frames that no training saw, of the training's geometry."""
+    """Draws crops of held-out frames, with the training's geometry."""
     views = ViewDataset(
         [cityscapes256_val(run.data)], view_options(run.config), 19, _HELD_OUT_SEED, 0.0
     )
@@ -104,7 +103,7 @@ def held_out_crops(run: Run) -> Tensor:
 
 
 def view_options(config: dict[str, Any]) -> ViewOptions:
-    """Crops as they are: a flow is to learn how road scenes look, not how views are blurred."""
+    """Views without blur and aspect jitter: the flow should learn the look of road scenes."""
     return ViewOptions(
         crop=tuple(config["crop"]),
         height_range=tuple(config["height_range"]),
@@ -117,7 +116,7 @@ def view_options(config: dict[str, Any]) -> ViewOptions:
 
 
 def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """The loop's part of the configuration."""
+    """Reads the options of the training loop from the configuration."""
     same = (
         "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
         "log_every", "accumulate", "clip_norm", "seed", "tensorboard",
@@ -131,11 +130,11 @@ def loop_options(config: dict[str, Any]) -> LoopOptions:
 
 
 def build_flow(run: Run, first: Tensor) -> DenseFlow:
-    """The flow to train: from a file, or from scratch with its ActNorms set from data.
+    """Loads the flow to train, or builds one and initialises its ActNorms.
 
     Args:
-        run: Its configuration and device.
-        first: (N, 3, h, w) uint8 crops, the same on every process.
+        run: The run, for its configuration and device.
+        first: (N, 3, h, w) uint8 crops for the initialisation, the same in every process.
     """
     config = run.config
     if config["start"]:
@@ -150,13 +149,13 @@ def build_flow(run: Run, first: Tensor) -> DenseFlow:
 
 
 def train_flow(run: Run) -> None:
-    """Trains, and writes the best averaged weights.
+    """Trains the flow and writes the best averaged weights.
 
     Args:
-        run: See :class:`~training.engine.entry.Run`.
+        run: The run, see :class:`~training.engine.entry.Run`.
 
     Raises:
-        AnomalySegError: Anything a user can cause: configuration, data, disk, a loss that is not
+        AnomalySegError: An error in the configuration or data, a full disk, or a loss that is not
             finite.
     """
     config = run.config

@@ -1,10 +1,10 @@
-"""Trains the learned style transfer on road scenes.
+"""Train the learned style transfer on road scenes.
 
     python -m training.train_style --run-dir runs/style
 
-Continues from ``last.pt`` in the run folder. Every validation writes ``samples.png``; at the end
-``style_transfer.safetensors`` holds the averaged weights. A copy of it in ``training/weights`` is
-what ``style: learned`` loads.
+Resumes from ``last.pt`` in the run folder. Every validation writes ``samples.png``. At the end it
+writes the averaged weights to ``style_transfer.safetensors``. ``style: learned`` loads a copy of
+this file from ``training/weights``.
 """
 
 from __future__ import annotations
@@ -23,31 +23,29 @@ from torch import Tensor, nn
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from training.data.corpora import Corpus
-from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.data.corpora import Corpus, cityscapes256_val, training_corpora
 from training.data.stream import SampleStream
 from training.data.style.cameras import CameraPairs, PairedCrops
 from training.data.style.network import STRIDE, StyleTransfer, to_bytes, to_unit
-from training.data.style.objective import PerceptualDistance, StyleObjective
-from training.data.style.opponent import Opponent
+from training.data.style.objective import Opponent, PerceptualDistance, StyleObjective
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.run_log import save_picture
 from training.engine.storage import write_atomically
-from training.pictures import save_picture
 
-# Of the held-out pairs: the same in every run, so that runs can be compared.
+# Seed of the held-out pairs, the same in every run to make runs comparable.
 _HELD_OUT_SEED = 2026
 _HELD_OUT_BATCH = 16
 _PICTURED = 12
 
 
 class Validation:
-    """Errors on held-out pairs, with the transfer and without it.
+    """Computes errors on held-out pairs, with and without the transfer.
 
     Args:
-        run: Its folder and device.
-        pairs: (N, 3, H, W) uint8 each.
-        perceptual: The distance that the training uses.
+        run: The run, for its folder and device.
+        pairs: Held-out pairs of (N, 3, H, W) uint8 tensors.
+        perceptual: Perceptual distance, as used in the training.
     """
 
     def __init__(self, run: Run, pairs: PairedCrops, perceptual: PerceptualDistance) -> None:
@@ -57,7 +55,7 @@ class Validation:
 
     @torch.inference_mode()
     def __call__(self, network: StyleTransfer) -> dict[str, float]:
-        """Figures of the averaged network; writes ``samples.png``.
+        """Computes the figures of a network; writes ``samples.png``.
 
         Returns:
             Root mean squared errors in grey levels and perceptual distances from the target.
@@ -79,7 +77,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the weights in half precision.
 
     Raises:
-        OutputError: They cannot be written.
+        OutputError: The file cannot be written.
     """
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}
     content = save(tensors)
@@ -87,7 +85,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def held_out_pairs(corpus: Corpus, size: int, count: int) -> PairedCrops:
-    """Pairs of frames that training does not see."""
+    """Draws pairs from frames that are held out from training."""
     dataset = CameraPairs([corpus], size, _HELD_OUT_SEED)
     samples = zip(*(dataset[i] for i in range(count)), strict=True)
     return PairedCrops(*(torch.stack(crops) for crops in samples))
@@ -100,7 +98,7 @@ def _sheet(columns: list[Tensor]) -> np.ndarray:
 
 
 def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """The loop's part of the configuration."""
+    """Reads the options of the training loop from the configuration."""
     same = (
         "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
         "log_every", "precision", "clip_norm", "seed", "tensorboard",
@@ -109,13 +107,13 @@ def loop_options(config: dict[str, Any]) -> LoopOptions:
 
 
 def train_style(run: Run) -> None:
-    """Trains the transfer network against its opponent.
+    """Trains the transfer network against a discriminator.
 
     Args:
-        run: See :class:`~training.engine.entry.Run`.
+        run: The run, see :class:`~training.engine.entry.Run`.
 
     Raises:
-        AnomalySegError: Anything a user can cause: configuration, data, disk, a loss that is not
+        AnomalySegError: An error in the configuration or data, a full disk, or a loss that is not
             finite.
     """
     config = run.config
@@ -133,7 +131,7 @@ def train_style(run: Run) -> None:
     )
     trainer = Trainer(
         model=network,
-        # The small beta1 of StyleGAN2's optimizer: the opponent moves the goal.
+        # A small beta1, close to StyleGAN2's, because the discriminator moves the goal.
         optimizer=torch.optim.Adam(network.parameters(), config["lr"], (0.5, 0.99)),
         loss_fn=StyleObjective(config["loss"], perceptual, opponent, config["mask_probability"]),
         options=loop_options(config),

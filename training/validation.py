@@ -1,10 +1,10 @@
-"""Figures on held-out frames while a training runs: closed-set mIoU, AP and FPR95."""
+"""Validation on held-out frames: closed-set mIoU, AP and FPR95."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros import scores as score_functions
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.inference.preprocessing import resized, size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from training.data.corpora import Corpus
-from training.data.held_out import MaskedFrame
+from anomaly_seg_ros.taxonomy import Taxonomy
+from training.data.corpora import Corpus, cityscapes256_val
+from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
+from training.engine.entry import Run
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class Viewer:
     """Runs a network on single images.
 
     Attributes:
-        scaling: Of the images.
-        device: Of the network.
-        size: (height, width) that images are resized to.
-        num_classes: K; further logits are dropped.
-        half: bf16 autocast, as in training.
-        multiple: The network's ``size_multiple``, to look at small frames at a smaller size as the
-            Segmenter does (see ``preprocessing.size_for``); None looks at every
-            frame at ``size``.
+        scaling: Input scaling of the network.
+        device: Device of the network.
+        size: (height, width) to resize images to.
+        num_classes: Number of classes, K; further logits are dropped.
+        half: Use bf16 autocast, as in training.
+        multiple: The network's ``size_multiple``, to process small frames at a smaller size as
+            the Segmenter does (see ``preprocessing.size_for``); None resizes all frames to
+            ``size``.
     """
 
     scaling: InputScaling
@@ -44,7 +47,7 @@ class Viewer:
     multiple: int | None = None
 
     def to_input(self, image: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 RGB to the network's input (1, 3, *size), float32."""
+        """Converts (H, W, 3) uint8 RGB to the network's input, (1, 3, *size) float32."""
         size = self.size
         if self.multiple is not None:
             size = size_for(image.shape[0], size, self.multiple)
@@ -54,7 +57,7 @@ class Viewer:
 
     @torch.inference_mode()
     def output(self, network: nn.Module, image: np.ndarray) -> NetworkOutput:
-        """The network's outputs with float32 logits of the K classes."""
+        """Returns the network's output, with float32 logits of the K classes."""
         autocast = torch.autocast(self.device.type, torch.bfloat16)
         with autocast if self.half else contextlib.nullcontext():
             output = network(self.to_input(image))
@@ -62,12 +65,12 @@ class Viewer:
 
 
 def upsampled_outputs(maps: Tensor, size: tuple[int, int], network: nn.Module) -> Tensor:
-    """Upsamples maps on a network's output grid as the Segmenter does (bilinear).
+    """Upsamples maps from a network's output grid, bilinearly as the Segmenter does.
 
     Args:
         maps: (N, C, h, w).
         size: (height, width).
-        network: Its ``align_corners`` counts.
+        network: The network; its ``align_corners`` applies.
 
     Returns:
         (N, C, *size).
@@ -77,7 +80,7 @@ def upsampled_outputs(maps: Tensor, size: tuple[int, int], network: nn.Module) -
 
 
 def closed_set_matrix(network: nn.Module, corpus: Corpus, viewer: Viewer) -> ConfusionMatrix:
-    """Predicts every image and counts at the labels' size."""
+    """Counts predictions against labels, at the labels' size."""
     matrix = ConfusionMatrix(viewer.num_classes)
     for image, label in zip(corpus.images, corpus.labels, strict=True):
         logits = viewer.output(network, image).logits
@@ -93,14 +96,14 @@ def anomaly_figures(
     scores: Sequence[str],
     prefix: str,
 ) -> dict[str, float]:
-    """AP and FPR95 of each score, pooled over frames with known outliers.
+    """Computes AP and FPR95 of each score, pooled over frames with known outliers.
 
     Args:
-        network: In eval mode.
-        frames: With masks.
-        viewer: How they are looked at.
+        network: The network, in eval mode.
+        frames: Frames with outlier masks.
+        viewer: Runs the network on the frames.
         scores: Names of scores that need no class statistics.
-        prefix: Of the figures' names.
+        prefix: Prefix of the figures' names.
 
     Returns:
         ``{prefix}_{score}_ap`` and ``{prefix}_{score}_fpr95`` for each score.
@@ -118,3 +121,40 @@ def anomaly_figures(
         figures[f"{prefix}_{name}_ap"] = metrics.AP
         figures[f"{prefix}_{name}_fpr95"] = metrics.FPR95
     return figures
+
+
+class OpenSetValidation:
+    """Validates a fine-tuning on frames and objects that it does not train on.
+
+    Figures: ``val_miou``; ``mixed_SCORE_ap`` and ``mixed_SCORE_fpr95`` on pasted objects;
+    ``natural_SCORE_...`` on natural unknown objects in CamVid.
+
+    Args:
+        run: The run; its configuration has a section "validation".
+        metadata: Metadata of the model.
+        taxonomy: Taxonomy of the labels.
+    """
+
+    def __init__(self, run: Run, metadata: ModelMetadata, taxonomy: Taxonomy) -> None:
+        options = run.config["validation"]
+        self.scores: list[str] = options["scores"]
+        self.closed_set = cityscapes256_val(run.data, options["closed_set_every"])
+        self.mixed = mixed_held_out(
+            run.config["mixing"], run.data, taxonomy, options["mixed_frames"]
+        )
+        self.natural = natural_frames(run.data) if options["natural"] else []
+        half = run.config["precision"] != "fp32"
+        size = tuple(options["size"])
+        self._viewer = Viewer(
+            metadata.input_scaling, run.device, size, len(metadata.classes), half
+        )
+        self._closed_set_viewer = replace(self._viewer, size=tuple(options["closed_set_size"]))
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """Computes the figures of a network in eval mode."""
+        matrix = closed_set_matrix(network, self.closed_set, self._closed_set_viewer)
+        figures = {"val_miou": matrix.mean_iou()}
+        for prefix, frames in (("mixed", self.mixed), ("natural", self.natural)):
+            if frames:
+                figures |= anomaly_figures(network, frames, self._viewer, self.scores, prefix)
+        return figures

@@ -14,10 +14,10 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.registry import build_network
 from training import closed_set, fine_tune
-from training.data.batch_check import check_batch, layer_without_variance
 from training.engine.distributed import Distributed
 from training.engine.loop import LoopOptions, Trainer
-from training.freezing import set_trainable
+from training.engine.steps import check_batch, layer_without_variance
+from training.networks import set_trainable
 
 SHAPE = (1, 3, 64, 96)
 
@@ -27,6 +27,7 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.outlier_head = None
         self.trainable_parts = {"decoder": ("pool",)}
         self.trunk = nn.Sequential(nn.Conv2d(3, 4, 3, stride=32), nn.BatchNorm2d(4), nn.ReLU())
         self.pool = nn.Sequential(

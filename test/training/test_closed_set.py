@@ -19,9 +19,9 @@ from training import calibrate, class_bias, closed_set
 from training.closed_set import class_weights
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame
-from training.depthwise import use_float32_backward
+from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
-from training.objective import Objective
+from training.networks import use_float32_backward
 
 
 class Fixed(SegmentationNetwork):

@@ -10,9 +10,8 @@ import pytest
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.labels import UNKNOWN_ID
-from training.data.augment import ViewOptions
 from training.data.corpora import Corpus, load_corpus, weighted
-from training.data.sampling import ViewDataset
+from training.data.views import ViewDataset, ViewOptions
 
 
 def corpus(name: str) -> Corpus:

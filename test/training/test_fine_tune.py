@@ -20,13 +20,13 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.models.registry import build_network
-from training import calibrate, fine_tune, open_set_validation
+from training import calibrate, fine_tune, validation
 from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.negatives import NegativeObject
 from training.engine import storage
 from training.losses import OpenSetLoss
-from training.objective import Objective
+from training.losses.base import Objective
 
 SETTINGS = [
     "steps=2", "batch_size=2", "workers=0", "precision=fp32", "crop=[64, 96]",
@@ -61,9 +61,9 @@ def made_up_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fine_tune, "build_mixer", lambda *_: mixer)
     held_out = scenes("held out", 9)
     frames = mixed_frames([held_out], mixer, 3, seed=0)
-    monkeypatch.setattr(open_set_validation, "cityscapes256_val", lambda *_: held_out)
-    monkeypatch.setattr(open_set_validation, "mixed_held_out", lambda *_: frames)
-    monkeypatch.setattr(open_set_validation, "natural_frames", lambda _: frames[:1])
+    monkeypatch.setattr(validation, "cityscapes256_val", lambda *_: held_out)
+    monkeypatch.setattr(validation, "mixed_held_out", lambda *_: frames)
+    monkeypatch.setattr(validation, "natural_frames", lambda _: frames[:1])
     monkeypatch.setattr(calibrate, "natural_frames", lambda _: frames[:1])
     monkeypatch.setattr(calibrate, "calibration_corpora", lambda _: [held_out])
 

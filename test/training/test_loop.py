@@ -27,12 +27,12 @@ from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError, ParameterError, TrainingError
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.engine import storage
 from training.engine.distributed import Distributed
 from training.engine.loop import LoopOptions, Trainer
 from training.losses import build_loss
-from training.objective import Objective
+from training.losses.base import Objective
 
 CPU = torch.device("cpu")
 

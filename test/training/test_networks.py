@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
+from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import ScaledNetwork
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
-from training.networks import as_described, load_for_training, parameter_groups
+from training.networks import (
+    PARTS,
+    as_described,
+    load_for_training,
+    parameter_groups,
+    set_trainable,
+)
 
 CITYSCAPES = load_taxonomy()
 
@@ -115,3 +124,162 @@ def test_every_trained_parameter_is_in_one_group() -> None:
     assert rates[id(network.outlier_head.conv.weight)] == 3.0
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+SIZES = {
+    "deeplab_v3plus_lite": {"decoder_channels": 16, "skip_channels": 8},
+    "erfnet": {},
+}
+# Prefixes of the trained parameters, written down here once more.
+EXPECTED = {
+    ("deeplab_v3plus_lite", "last_layer"): ("classifier.",),
+    ("deeplab_v3plus_lite", "classification_head"): ("fuse4.", "classifier."),
+    ("deeplab_v3plus_lite", "decoder"): ("aspp.", "lateral", "fuse", "classifier."),
+    ("deeplab_v3plus_lite", "upper"): (
+        *(f"backbone.stages.{i}." for i in (3, 4, 5, 6)),
+        *("aspp.", "lateral", "fuse", "classifier."),
+    ),
+    ("deeplab_v3plus_lite", "all"): ("",),
+    ("erfnet", "last_layer"): ("decoder.output_conv.",),
+    ("erfnet", "classification_head"): (
+        *(f"decoder.layers.{i}." for i in (3, 4, 5)),
+        "decoder.output_conv.",
+    ),
+    ("erfnet", "decoder"): ("decoder.",),
+    ("erfnet", "upper"): (*(f"encoder.layers.{i}." for i in range(7, 15)), "decoder."),
+    ("erfnet", "all"): ("encoder.initial_block.", "encoder.layers.", "decoder."),
+}
+
+
+def build(architecture: str, outlier_head: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    arguments = {"num_classes": 5, "outlier_head": outlier_head, **SIZES[architecture]}
+    return build_network(architecture, arguments)
+
+
+def step(network: nn.Module) -> set[str]:
+    """Trains once and returns the keys of the state dict that changed."""
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
+    output = network(torch.rand(2, 3, 64, 64))
+    loss = output.logits.square().mean()
+    if output.ood_logits is not None:
+        loss = loss + output.ood_logits.square().mean()
+    loss.backward()
+    optimizer.step()
+    return {key for key, value in network.state_dict().items() if not value.equal(before[key])}
+
+
+@pytest.mark.parametrize(("architecture", "part"), EXPECTED)
+def test_only_the_part_and_the_head_change(architecture: str, part: str) -> None:
+    network = build(architecture)
+    set_trainable(network, part, batchnorm="eval")
+    network.train()  # as every training loop does
+    prefixes = (*EXPECTED[architecture, part], "outlier_head.")
+    chosen = {k for k, p in network.named_parameters() if p.requires_grad}
+    assert chosen == {k for k, _ in network.named_parameters() if k.startswith(prefixes)}
+    changed = step(network)
+    statistics = {k for k in changed if "running" in k or "num_batches" in k}
+    assert all(k.startswith("outlier_head.") for k in statistics)
+    assert changed - statistics <= chosen
+    assert any(k.startswith("outlier_head.norm.running") for k in changed)
+    # Convolutions beside the head's are really trained.
+    assert {k for k in changed if k.endswith("weight") and "outlier_head" not in k}
+
+
+@pytest.mark.parametrize(("architecture", "part"), EXPECTED)
+def test_batchnorm_train_is_for_the_trained_part(architecture: str, part: str) -> None:
+    network = build(architecture)
+    set_trainable(network, part, batchnorm="train")
+    prefixes = (*EXPECTED[architecture, part], "outlier_head.")
+    changed = {k for k in step(network) if "running_mean" in k}
+    expected = {k for k in network.state_dict() if "running_mean" in k and k.startswith(prefixes)}
+    assert changed == expected
+
+
+def test_frozen_parts_in_train_mode_is_pebals_way() -> None:
+    network = build("erfnet")
+    summary = set_trainable(network, "last_layer", batchnorm="train", frozen_parts="train")
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout2d)]
+    assert all(m.training for m in norms + dropouts)
+    assert summary.batchnorm == (len(norms), len(norms))
+
+
+def test_frozen_dropout_does_not_drop() -> None:
+    network = build("erfnet")
+    set_trainable(network, "decoder", batchnorm="eval")
+    network.train()
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(network(images).logits, network(images).logits)
+    set_trainable(network, "all", batchnorm="eval")
+    assert not torch.equal(network(images).logits, network(images).logits)
+
+
+def test_modes_survive_eval_train_wrappers_and_copies() -> None:
+    network = build("deeplab_v3plus_lite")
+    set_trainable(network, "decoder", batchnorm="eval")
+    average = torch.optim.swa_utils.AveragedModel(network)
+    for model in (network, nn.Sequential(network), copy.deepcopy(network), average):
+        model.eval()
+        assert not any(m.training for m in model.modules())
+        model.train()
+        modes = {n: m.training for n, m in model.named_modules() if type(m) is nn.BatchNorm2d}
+        assert [n for n, training in modes.items() if training] == [
+            n for n in modes if "outlier_head" in n
+        ]
+    copied = copy.deepcopy(network)
+    copied.eval()
+    assert network.training  # the copy's train() is its own
+
+
+def test_a_second_call_replaces_the_first() -> None:
+    network = build("erfnet")
+    set_trainable(network, "last_layer")
+    set_trainable(network, "all", batchnorm="train")
+    network.train()
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.training for m in norms)
+
+
+def test_the_head_can_be_frozen_or_absent() -> None:
+    for network in (build("erfnet"), build("erfnet", outlier_head=False)):
+        set_trainable(network, "all", batchnorm="train", outlier_head=False)
+        chosen = {k for k, p in network.named_parameters() if p.requires_grad}
+        assert chosen
+        assert not any(k.startswith("outlier_head") for k in chosen)
+
+
+def test_the_summary_says_what_is_trained() -> None:
+    network = build("deeplab_v3plus_lite", outlier_head=False)
+    text = str(set_trainable(network, "last_layer"))
+    parameters = 16 * 5 + 5
+    everything = sum(p.numel() for p in network.parameters())
+    assert f"training last_layer (classifier): {parameters} of {everything:,} parameters" in text
+    assert "updated in 0 of" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needle"),
+    [
+        ({"part": "neck"}, "part 'neck', expected one of last_layer"),
+        ({"part": "all", "batchnorm": "frozen"}, "batchnorm 'frozen'"),
+        ({"part": "all", "frozen_parts": "off"}, "frozen_parts 'off'"),
+    ],
+)
+def test_unknown_words_are_named(arguments: dict, needle: str) -> None:
+    with pytest.raises(ParameterError, match=needle):
+        set_trainable(build("erfnet"), **arguments)
+
+
+def test_networks_that_declare_no_parts_train_as_a_whole() -> None:
+    network = SegmentationNetwork()
+    network.outlier_head = None
+    network.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(ParameterError, match="does not declare the part 'decoder'"):
+        set_trainable(network, "decoder")
+    assert set_trainable(network, "all").trained_parameters == 3 * 4 + 4 + 8
+
+
+def test_every_part_is_listed_here() -> None:
+    assert set(EXPECTED) == {(a, part) for a in SIZES for part in PARTS}

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 from training.engine import storage
+from training.engine.run_log import save_picture
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("x")])
@@ -68,3 +71,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.pt: no such checkpoint"):
         storage.load_checkpoint(tmp_path / "none.pt")
+
+
+def test_written_in_rgb(tmp_path: Path) -> None:
+    picture = np.full((4, 5, 3), (255, 20, 147), np.uint8)
+    save_picture(tmp_path / "x.png", picture)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    read = cv2.imread(str(tmp_path / "x.png"))[..., ::-1]
+    np.testing.assert_array_equal(read, picture)

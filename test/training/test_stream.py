@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from anomaly_seg_ros.errors import ImageError, ParameterError, TrainingError
 from training.data import stream as stream_module
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.data.stream import SampleStream, available_memory
 
 

@@ -14,7 +14,7 @@ from tiny_flow import flow
 
 from training import train_flow
 from training.data.corpora import Corpus
-from training.data.sampling import ViewDataset
+from training.data.views import ViewDataset
 from training.flow.dense_flow import load_flow
 
 SETTINGS = [

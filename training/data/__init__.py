@@ -1,1 +1,1 @@
-"""What training sees: road scenes, foreign objects, mixing and style."""
+"""Training data: road scenes, foreign objects, how they are mixed, and style alignment."""

@@ -1,28 +1,38 @@
-"""Labelled images in memory, for random access by the training stream."""
+"""Labelled road scenes in memory, split into training and held-out frames.
+
+Held out are ``cityscapes256/val``, ``camvid/val`` (one continuous drive, whose full-size frames in
+``camvid960`` are excluded as well), and every sixth BDD100K frame.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets import Sample
+from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.labels import ANOMALY, UNKNOWN_ID, MaskConvention
+
+BDD_HELD_OUT = 6
+# The 256x256 frames were resized from 2048x1024.
+_SQUEEZED = 2.0
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One source of labelled images, decoded.
+    """One source of labelled images, decoded into memory.
 
     Attributes:
-        name: For logs.
+        name: Name for logs.
         images: (H, W, 3) uint8 RGB arrays.
-        labels: (H, W) uint8 trainIds, 255 = ignore, :data:`UNKNOWN_ID`; or anomaly masks, see
-            :func:`load_corpus`.
+        labels: (H, W) uint8 trainIds, with 255 = ignore and :data:`UNKNOWN_ID`; or anomaly masks,
+            see :func:`load_corpus`.
         weight: Share of the training samples, relative to the other corpora.
-        aspect: True width / height of frames that are stored squeezed; 0 = stored as taken.
+        aspect: True width / height of frames that are stored squeezed; 0 for undistorted ones.
     """
 
     name: str
@@ -35,12 +45,12 @@ class Corpus:
         return len(self.images)
 
     def squeeze(self, position: int) -> float:
-        """True width / stored width of the pixels of a frame; 1 where it is stored as taken."""
+        """True width / stored width of a frame's pixels; 1 if it is not squeezed."""
         height, width = self.labels[position].shape
         return self.aspect * height / width if self.aspect else 1.0
 
     def by_class(self, num_classes: int, min_pixels: int = 32) -> list[np.ndarray]:
-        """Indices of the images that show each class with at least ``min_pixels`` pixels."""
+        """Indices of the images that show at least ``min_pixels`` pixels of each class."""
         present = np.array(
             [
                 np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels
@@ -60,16 +70,16 @@ def load_corpus(
     """Decodes samples into memory.
 
     Args:
-        name: For logs and errors.
-        samples: Of a data set.
+        name: Name for logs and errors.
+        samples: Samples of a data set.
         weight: Sampling weight.
         aspect: True width / height of frames that are stored squeezed; 0 keeps the stored shape.
-        masks: Take the anomaly masks (0 / 1 / 255) instead of the class labels.
+        masks: Use the anomaly masks (0 / 1 / 255) instead of the class labels.
 
     Raises:
-        ImageError: An unreadable file, or an image and label of different size.
-        DatasetError: A sample without the labels asked for, no sample at all, or masks of 0 and
-            255 alone where nobody said what 255 means.
+        ImageError: A file is unreadable, or image and label differ in size.
+        DatasetError: There are no samples, a sample lacks the labels or mask, or all masks hold
+            only 0 and 255 and the meaning of 255 is not given.
     """
     corpus = Corpus(name, [], [], weight, aspect)
     convention = MaskConvention()
@@ -95,11 +105,11 @@ def weighted(corpora: Sequence[Corpus], weights: Mapping[str, float]) -> list[Co
     """Changes sampling weights.
 
     Args:
-        corpora: In any order.
-        weights: By corpus name; corpora that are not named keep theirs, 0 leaves one out.
+        corpora: Corpora in any order.
+        weights: New weights by corpus name; others are kept, and 0 removes a corpus.
 
     Raises:
-        ParameterError: A name that no corpus has, a negative weight, or nothing left.
+        ParameterError: An unknown name, a negative weight, or no corpus left.
     """
     names = [corpus.name for corpus in corpora]
     for name, weight in weights.items():
@@ -112,3 +122,60 @@ def weighted(corpora: Sequence[Corpus], weights: Mapping[str, float]) -> list[Co
     if not chosen:
         raise ParameterError("corpus_weights: every corpus has weight 0")
     return chosen
+
+
+@functools.lru_cache(maxsize=1)
+def training_corpora(data: Path) -> list[Corpus]:
+    """Loads all frames that the default model trains on, once per process.
+
+    Args:
+        data: Folder of the data sets.
+    """
+    camvid_val = {sample.name for sample in open_dataset("camvid", data / "camvid", split="val")}
+    camvid = [s for part in ("train", "test") for s in _camvid(data, part)]
+    camvid960 = [s for s in open_dataset("camvid", data / "camvid960") if s.name not in camvid_val]
+    bdd = [s for i, s in enumerate(_bdd(data)) if i % BDD_HELD_OUT]
+    return [
+        load_corpus("cityscapes256", _cityscapes256(data, "train"), 12, _SQUEEZED),
+        load_corpus(
+            "cityscapes", open_dataset("cityscapes", data / "cityscapes", split="train"), 1.5
+        ),
+        load_corpus("camvid", camvid, 1.0),
+        load_corpus("camvid960", camvid960, 1.0),
+        load_corpus("bdd100k", bdd, 1.5),
+    ]
+
+
+def cityscapes256_val(data: Path, every: int = 1) -> Corpus:
+    """Loads the 500 validation frames, squeezed to 256x256, or every n-th of them."""
+    samples = _cityscapes256(data, "val")[::every]
+    return load_corpus("cityscapes256/val", samples, aspect=_SQUEEZED)
+
+
+def calibration_corpora(data: Path) -> list[Corpus]:
+    """Loads held-out in-distribution frames."""
+    return [
+        cityscapes256_val(data, every=5),
+        load_corpus("bdd100k", _bdd(data)[::BDD_HELD_OUT]),
+        load_corpus("camvid/val", _camvid(data, "val")[::2]),
+    ]
+
+
+def unknown_corpus(data: Path) -> Corpus:
+    """Loads full-size CamVid frames with masks of things that belong to no Cityscapes class.
+
+    These pixels have no label in training, but some of the frames were trained on.
+    """
+    return load_corpus("camvid960", open_dataset("camvid", data / "camvid960"), masks=True)
+
+
+def _cityscapes256(data: Path, split: str) -> list[Sample]:
+    return list(open_dataset("folder", data / "cityscapes256", split=split, labels="classes"))
+
+
+def _camvid(data: Path, split: str) -> list[Sample]:
+    return list(open_dataset("camvid", data / "camvid", split=split))
+
+
+def _bdd(data: Path) -> list[Sample]:
+    return list(open_dataset("folder", data / "bdd100k", labels="classes"))

@@ -1,4 +1,4 @@
-"""Held-out frames with outliers: pasted objects that no training saw, or natural ones."""
+"""Held-out frames with outliers: pasted objects not used in training, or natural ones."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import numpy as np
 
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.data.corpora import Corpus
-from training.data.mixing.mixer import Mixer, outlier_mask
-from training.data.outlier_data import build_mixer
-from training.data.road_scenes import calibration_corpora, unknown_corpus
+from training.data.corpora import Corpus, calibration_corpora, unknown_corpus
+from training.data.mixing.mixer import Mixer, build_mixer, outlier_mask
 
-# Of the mixes. Runs with the same mixing see the same frames, so that figures can be compared.
+# Seed of the mixed frames. Runs with the same mixing get the same frames, to be comparable.
 HELD_OUT_SEED = 2026
 
 
 class MaskedFrame(NamedTuple):
-    """A frame whose outliers are known.
+    """A frame with known outliers.
 
     Attributes:
-        name: For errors.
+        name: Name for error messages.
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
     """
@@ -39,13 +37,13 @@ def mixed_frames(
     """Pastes objects into held-out frames.
 
     Args:
-        corpora: Taken in turn, each evenly spread over its frames.
-        mixer: Pastes held-out objects.
+        corpora: Held-out corpora, used in turn, with evenly spaced frames of each.
+        mixer: Mixer that pastes held-out objects.
         count: Number of frames.
-        seed: With the same corpora and mixer it gives the same frames, in every run.
+        seed: Seed; the same corpora, mixer and seed give the same frames in every run.
 
     Returns:
-        Frames in which labelled pixels are in-distribution and unlabelled ones ignored.
+        Frames in which labelled pixels are in-distribution and unlabelled ones are ignored.
     """
     frames = []
     each = -(-count // len(corpora))
@@ -65,26 +63,26 @@ def mixed_frames(
 def mixed_held_out(
     mixing: Mapping[str, Any], data: Path, taxonomy: Taxonomy, count: int
 ) -> list[MaskedFrame]:
-    """Frames that no training saw, with objects that no training saw.
+    """Loads held-out frames with held-out objects pasted in.
 
     Args:
-        mixing: The part "mixing" of a fine-tuning's configuration. Runs that differ there get
-            other frames; its ``probability`` and ``scene_texture`` alone do not count.
+        mixing: Section "mixing" of a fine-tuning's configuration. Runs that differ there get
+            different frames, except for ``probability`` and ``scene_texture``, which are not used.
         data: Folder of the data sets.
-        taxonomy: Of the labels.
-        count: Number of frames; for 0 nothing is read.
+        taxonomy: Taxonomy of the labels.
+        count: Number of frames; nothing is read if it is 0.
     """
     if not count:
         return []
     corpora = calibration_corpora(data)
-    # Every frame gets outliers, and none of them is a mere piece of another scene.
+    # Every frame gets outliers, and all of them are real objects.
     mixing = {**mixing, "probability": 1.0, "scene_texture": 0.0}
     mixer = build_mixer(mixing, data, mixing["held_out_split"], taxonomy, corpora)
     return mixed_frames(corpora, mixer, count, HELD_OUT_SEED)
 
 
 def natural_frames(data: Path) -> list[MaskedFrame]:
-    """The frames of CamVid that show things of no Cityscapes class; see ``unknown_corpus``."""
+    """Loads CamVid frames that show things of no Cityscapes class; see ``unknown_corpus``."""
     corpus = unknown_corpus(data)
     pairs = zip(corpus.images, corpus.labels, strict=True)
     return [

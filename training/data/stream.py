@@ -1,8 +1,8 @@
 """From a dataset to the micro-batches of each optimizer step, on every rank.
 
-Batch ``s`` holds the samples ``s * batch_size`` to ``(s + 1) * batch_size - 1`` of the stream,
-whatever the number of processes, workers and micro-batches: they only share it out. So a run
-resumes with exactly the batch it would have drawn, and a batch can be named by its step.
+Batch ``s`` consists of the samples ``s * batch_size`` to ``(s + 1) * batch_size - 1``, regardless
+of the number of processes, workers and micro-batches. A run therefore resumes with exactly the
+batch that it would have drawn, and the samples of a batch can be named from its step.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError, TrainingError
-from training.data.sampling import StepSampler
 from training.engine.distributed import Distributed
-from training.engine.steps import Batch
+from training.engine.steps import Batch, micro_batch_size
 from training.engine.storage import tensor_bytes
 
 _PREFETCH = 2
@@ -28,16 +27,16 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's workers put thei
 
 
 class SampleStream:
-    """Micro-batches from a dataset of which sample ``i`` is a function of ``i`` alone.
+    """Micro-batches from a dataset whose sample ``i`` depends on ``i`` alone.
 
     Args:
-        dataset: Yields tuples of tensors; ``describe(i)``, where it has one, names sample ``i``
-            in errors.
-        batch_size: Samples of one optimizer step, over all processes and micro-batches.
-        steps: Of the whole run.
-        distributed: This process's share.
-        workers: Loader processes of this rank.
-        accumulate: Micro-batches of one step.
+        dataset: Dataset of tuples of tensors; an optional ``describe(i)`` names sample ``i`` in
+            error messages.
+        batch_size: Samples per optimizer step, over all processes and micro-batches.
+        steps: Number of steps of the whole run.
+        distributed: Rank and world size of this process.
+        workers: Number of loader processes of this rank.
+        accumulate: Micro-batches per step.
 
     Raises:
         ParameterError: ``batch_size`` does not split evenly.
@@ -63,7 +62,7 @@ class SampleStream:
     def configured(
         cls, dataset: Dataset, config: Mapping[str, Any], distributed: Distributed
     ) -> SampleStream:
-        """With ``batch_size``, ``steps``, ``workers`` and ``accumulate`` of a configuration."""
+        """Reads ``batch_size``, ``steps``, ``workers`` and ``accumulate`` from a configuration."""
         return cls(
             dataset,
             config["batch_size"],
@@ -74,20 +73,20 @@ class SampleStream:
         )
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """This rank's micro-batches from step ``start`` on.
+        """Yields this rank's micro-batches from step ``start`` on.
 
         Raises:
-            ParameterError: The loader would need more memory than there is.
+            ParameterError: The loader would need more memory than is free.
             TrainingError: A worker died.
-            AnomalySegError: What reading a sample raised, in this process or a worker.
+            AnomalySegError: A sample could not be read, in this process or in a worker.
         """
         sampler = self._sampler(start, self.steps)
         if not len(sampler):
             return
         self._check_memory(next(iter(sampler)))
         if self.workers:
-            # Workers share the cores already; and a forked child waits forever for the threads
-            # of a pool that OpenCV had in its parent.
+            # Workers already share the cores. Also, a forked child would wait forever for the
+            # threads of its parent's OpenCV pool.
             cv2.setNumThreads(0)
         loader = DataLoader(
             self.dataset,
@@ -101,7 +100,7 @@ class SampleStream:
         try:
             yield from loader
         except AnomalySegError as error:
-            # torch puts the worker's traceback in front of the message.
+            # torch puts the worker's traceback before the message.
             message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
             raise type(error)(message) from error
         except RuntimeError as error:
@@ -113,7 +112,7 @@ class SampleStream:
             ) from error
 
     def describe(self, step: int) -> str:
-        """Names the samples of this rank's batch at a step."""
+        """Names the samples in this rank's batch of a step."""
         indices = list(self._sampler(step, step + 1))
         name = getattr(self.dataset, "describe", None)
         if name is None:
@@ -140,31 +139,14 @@ class SampleStream:
                 )
 
 
-def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
-    """Samples that go through the network at once.
-
-    Raises:
-        ParameterError: ``batch_size`` does not split evenly.
-    """
-    if accumulate < 1:
-        raise ParameterError(f"accumulate must be at least 1, got {accumulate}")
-    parts = processes * accumulate
-    if batch_size < 1 or batch_size % parts:
-        raise ParameterError(
-            f"batch_size {batch_size} does not split evenly over {processes} processes x "
-            f"{accumulate} micro-batches (accumulate)"
-        )
-    return batch_size // parts
-
-
 def available_memory() -> int | None:
-    """Bytes that this process can still allocate, or None where the system does not say.
+    """Bytes that this process can still allocate, or None if unknown.
 
-    The smaller of what Linux calls available and what the control group allows.
+    The smaller of Linux's available memory and what the control group still allows.
     """
     free: list[int] = []
     group = Path("/sys/fs/cgroup")
-    # Either is absent where the system is not Linux or the group has no such file.
+    # Missing on other systems, or if the group has no such file.
     with contextlib.suppress(OSError):
         fields = Path("/proc/meminfo").read_text(encoding="ascii").split()
         free.append(1024 * int(fields[fields.index("MemAvailable:") + 1]))
@@ -173,3 +155,31 @@ def available_memory() -> int | None:
         if limit != "max":
             free.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
     return min(free, default=None)
+
+
+class StepSampler(Sampler[int]):
+    """Sample indices of this rank's share of every batch, from a given step on.
+
+    Args:
+        batch_size: Samples per rank and step.
+        start: First step.
+        stop: One past the last step.
+        rank: Rank of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, batch_size: int, start: int, stop: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.batch_size = batch_size
+        self.steps = range(start, stop)
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self.steps:
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: configuration, storage, logs, processes."""
+"""The training loop, and its configuration, storage, logs and processes."""

@@ -1,9 +1,9 @@
-"""One configuration mechanism for every entry: YAML, and ``--set key=value`` on top.
+"""Configuration of the entries: YAML files, with ``--set key=value`` on top.
 
-The entry's default file under ``training/configs/`` is the schema: it names every key and, by its
-values, their types. A user's file may set any part of it. Nested keys are written with dots:
-``--set mixing.objects=[1,6]``. An empty mapping as default takes any keys (options that another
-module checks), ``null`` takes any value.
+The default file of an entry under ``training/configs/`` is the schema: it lists every key, and the
+default values define the types. A user's file may override any part. Nested keys take dots:
+``--set mixing.objects=[1,6]``. A default of ``{}`` accepts any keys (another module checks these
+options), and ``null`` accepts any value.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import copy
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +53,16 @@ def load_config(
     """Reads the defaults, then a file, then the overrides.
 
     Args:
-        defaults: The schema; see the module.
-        path: The user's file.
-        overrides: ``key=value`` with a value in YAML.
+        defaults: Default file, which is the schema.
+        path: The user's file, or None.
+        overrides: ``key=value`` items, with values in YAML.
 
     Returns:
         A new nested dict with every key of ``defaults``.
 
     Raises:
-        ParameterError: A file that is missing or not YAML, a key that does not exist, or a value
-            of another type; the message names the file and the key.
+        ParameterError: A file is missing or not YAML, a key does not exist, or a value has the
+            wrong type; the message names the file and the key.
     """
     schema = read_yaml(defaults)
     config = copy.deepcopy(schema)
@@ -75,11 +84,11 @@ def to_dataclass(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """Builds a dataclass of options from its part of the configuration.
 
     Args:
-        cls: Frozen options; fields whose default is itself a dataclass are built from theirs.
-        values: By field name; what is left out keeps its default. Lists become tuples.
+        cls: Dataclass of options; fields whose default is a dataclass are built recursively.
+        values: Values by field name; missing ones keep their defaults. Lists become tuples.
 
     Raises:
-        ParameterError: A key that the options do not have.
+        ParameterError: The options have no such key.
     """
     defaults = cls()
     names = {f.name for f in dataclasses.fields(cls)}
@@ -106,7 +115,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, sorted; an empty mapping is no value."""
+    """Sorted dotted keys whose values differ; empty mappings count as absent."""
     before, after = ({k: v for k, v in flatten(x) if v != {}} for x in (old, new))
     return sorted(
         key
@@ -116,10 +125,10 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a mapping.
+    """Reads a YAML mapping.
 
     Raises:
-        ParameterError: Missing, not YAML, or no mapping.
+        ParameterError: The file is missing, not YAML, or not a mapping.
     """
     content = safe_yaml_json.read_yaml(path, ParameterError)
     if content is None:
@@ -137,15 +146,15 @@ def _merge(
     prefix: str = "",
     root: Mapping[str, Any] | None = None,
 ) -> None:
-    """Puts ``changes`` into ``level`` in place, key by key.
+    """Merges ``changes`` into ``level`` in place.
 
     Args:
         level: Part of the configuration.
         changes: New values.
         schema: The same part of the defaults.
-        source: File or option for errors.
-        prefix: Dotted keys above this part.
-        root: The whole of the defaults, to suggest keys from.
+        source: File or option, for error messages.
+        prefix: Dotted path of this part.
+        root: All defaults, to suggest keys from.
     """
     root = schema if root is None else root
     for key, value in changes.items():
@@ -164,7 +173,7 @@ def _merge(
 
 def _unknown(dotted: str, root: Mapping[str, Any]) -> str:
     known = [key for key, _ in flatten(root)]
-    # A last part alone is often meant: "probability" for "mixing.probability".
+    # Often only the last part is given: "probability" for "mixing.probability".
     tails = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
     near = tails or difflib.get_close_matches(dotted, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
@@ -172,7 +181,7 @@ def _unknown(dotted: str, root: Mapping[str, Any]) -> str:
 
 
 def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
-    """Returns ``value`` in the type of ``old``, or raises ParameterError."""
+    """Returns ``value`` as the type of ``old``, or raises ParameterError."""
     if old is None:
         return value
     if isinstance(old, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
@@ -204,11 +213,74 @@ def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) ->
     return value
 
 
-_TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "a mapping",
-}
+def check_share(key: str, value: Any) -> None:
+    """Checks that a value is a share in [0, 1], not for instance 90 for 90 percent.
+
+    Args:
+        key: Configuration key, for the message.
+        value: Value of the key.
+
+    Raises:
+        ParameterError: It is not a share.
+    """
+    if not (_is_number(value) and 0 <= value <= 1):
+        raise ParameterError(f"{key}: expected a share from 0 to 1, got {value!r}")
+
+
+def check_positive(key: str, value: Any) -> None:
+    """Checks that a value is positive and finite; arguments as for :func:`check_share`.
+
+    Raises:
+        ParameterError: It is not.
+    """
+    if not (_is_number(value) and value > 0):
+        raise ParameterError(f"{key}: expected a number above 0, got {value!r}")
+
+
+def check_counts(key: str, value: Any) -> None:
+    """Checks a (fewest, most) pair of counts; arguments as for :func:`check_share`.
+
+    Raises:
+        ParameterError: It is not such a pair.
+    """
+    if not (_is_pair(value) and all(isinstance(x, int) for x in value) and value[0] >= 0):
+        raise ParameterError(
+            f"{key}: expected two whole numbers from 0 on, the fewest and the most, got {value!r}"
+        )
+    _check_order(key, value)
+
+
+def check_range(key: str, value: Any, positive: bool = False, most: float | None = None) -> None:
+    """Checks a (smallest, largest) pair of non-negative numbers.
+
+    Args:
+        key: Configuration key, for the message.
+        value: Value of the key.
+        positive: Refuse zero, because logarithms are taken.
+        most: Upper bound.
+
+    Raises:
+        ParameterError: It is not such a pair.
+    """
+    highest = math.inf if most is None else most
+    if not (
+        _is_pair(value) and all(0 <= x <= highest for x in value) and not (positive and 0 in value)
+    ):
+        bounds = "above 0" if positive else "from 0 on" if most is None else f"from 0 to {most}"
+        raise ParameterError(
+            f"{key}: expected two numbers {bounds}, the smallest and the largest, got {value!r}"
+        )
+    _check_order(key, value)
+
+
+def _check_order(key: str, pair: Any) -> None:
+    if pair[0] > pair[1]:
+        raise ParameterError(f"{key}: {pair[0]} is larger than {pair[1]}; the smaller one first")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

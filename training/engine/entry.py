@@ -1,4 +1,4 @@
-"""What the training entries share: command line, device, processes, exit code."""
+"""Common parts of the training entries: command line, device, processes, exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Run:
     """One run of an entry.
 
     Attributes:
-        config: See :mod:`training.engine.config`.
-        folder: Receives everything that the run writes.
+        config: Configuration, see :mod:`training.engine.config`.
+        folder: Run folder, for everything that the run writes.
         data: Folder of the data sets.
-        device: Of this process.
-        distributed: This process among the others.
+        device: Device of this process.
+        distributed: Rank and world size of this process.
     """
 
     config: dict[str, Any]
@@ -41,19 +41,19 @@ class Run:
 
 
 def data_folder() -> Path:
-    """``$ANOMALY_SEG_DATA``, or ``../shared/data``."""
+    """Returns ``$ANOMALY_SEG_DATA``, or ``../shared/data`` if it is not set."""
     return Path(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
 
 
 def use_exact_float32() -> None:
-    """Lets convolutions in float32 round as float32 in this process, and not as TF32.
+    """Switches off TF32 for float32 convolutions in this process.
 
-    TF32 keeps 10 bits of the mantissa, and is cuDNN's default on GPUs that have it. It would spoil
-    the inverse of a flow and its likelihood, and ``precision: fp32`` would not mean what it says.
-    Convolutions under bf16 or fp16 autocast do not change.
+    TF32 keeps only 10 bits of the mantissa and is cuDNN's default on GPUs that support it. It
+    would ruin the inverse and the likelihood of a flow, and ``precision: fp32`` would be
+    misleading. Convolutions under bf16 or fp16 autocast are not affected.
     """
-    # For the whole process: backward passes, and steps of a flow that are computed again for
-    # them, run outside of any context around the forward pass.
+    # For the whole process, because backward passes, and recomputed steps of a flow, run outside
+    # of any context around the forward pass.
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -65,17 +65,17 @@ def run_entry(
     arguments: Sequence[str] | None = None,
     shorthands: Sequence[str] = (),
 ) -> int:
-    """Parses the command line, sets the process up, runs ``body``, and cleans up.
+    """Parses the command line, sets up the process, runs ``body``, and cleans up.
 
     TF32 stays off in the process, see :func:`use_exact_float32`.
 
     Args:
-        tool: Name for errors.
-        description: For ``--help``.
-        defaults: File under ``training/configs/``.
-        body: The training.
-        arguments: Command line; None takes ``sys.argv``.
-        shorthands: Configuration keys that have an option of their own, such as ``--model``.
+        tool: Name of the entry.
+        description: Text for ``--help``.
+        defaults: Name of the default file in ``training/configs/``.
+        body: Function that runs the training.
+        arguments: Command line; None uses ``sys.argv``.
+        shorthands: Configuration keys with an option of their own, such as ``--model``.
 
     Returns:
         The exit code, see :func:`~anomaly_seg_ros.system.tool.run_tool`.

@@ -1,17 +1,17 @@
 """The training loop: step, average, log, validate, checkpoint, resume, stop.
 
-It knows nothing of data sets or losses; an entry (``training/closed_set.py``,
-``training/fine_tune.py``) brings the model, the optimizer, the batches and the loss.
+The loop is independent of data sets and losses. An entry such as ``training/closed_set.py`` or
+``training/fine_tune.py`` provides the model, the optimizer, the batches and the loss.
 
-Repeatable: the random numbers of a step (dropout, a flow's noise) depend on ``(seed, step, rank)``
-alone, and batches are a function of the step, so on the CPU a resumed run equals an uninterrupted
-one bit for bit. A GPU adds some gradients, such as those of the bilinear upsampling, in another
-order each time: there two runs differ in rounding, resumed or not.
+Reproducibility: the random numbers of a step (dropout, a flow's noise) depend only on ``(seed,
+step, rank)``, and batches are a function of the step. On the CPU a resumed run therefore equals an
+uninterrupted one bit for bit. A GPU adds up some gradients, such as those of bilinear upsampling,
+in varying order, so any two runs differ in rounding.
 
-Gradient accumulation: the step's loss is the plain mean of its micro-batches' losses. A loss that
-averages over pixels so averages *within* each micro-batch, and each micro-batch counts alike
-however many labelled or outlier pixels it holds; that is not the mean over all pixels of the step.
-Over DDP ranks the losses of ``training/losses`` do divide by the count of all ranks.
+Gradient accumulation: the loss of a step is the plain mean of its micro-batches' losses. A loss
+that averages over pixels does so *within* each micro-batch, and all micro-batches count equally
+regardless of their labelled or outlier pixels. This is not the mean over all pixels of the step.
+Across DDP ranks, the losses of ``training/losses`` do divide by the count of all ranks.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import contextlib
 import math
 import resource
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,84 +31,99 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError, first_line
-from training.data.batch_check import NO_VARIANCE
 from training.engine.config import changed_keys
 from training.engine.distributed import Distributed
-from training.engine.loop_options import LoopOptions
 from training.engine.run_log import RunLog, RunningMeans
-from training.engine.steps import Batch, autocast, grouped, seed_step, to_device, warming_ema
+from training.engine.steps import (
+    NO_VARIANCE,
+    Batch,
+    LossWithTerms,
+    SecondPlayer,
+    autocast,
+    grouped,
+    seed_step,
+    to_device,
+    warming_ema,
+)
 from training.engine.storage import load_checkpoint, make_folder, save_atomically
 
-# Below this scale fp16 has no room left: the gradients overflow whatever the scaler does.
+# Below this loss scale the scaler cannot prevent fp16 gradients from overflowing.
 _SMALLEST_SCALE = 2.0**-10
 
 
-class LossWithTerms(Protocol):
-    """A loss with its parts; :class:`training.losses.LossTerms` is one.
+@dataclass(frozen=True)
+class LoopOptions:
+    """Length of a run, its intervals, and when to stop.
 
     Attributes:
-        total: Scalar with a graph.
-        terms: Detached scalars by name, for the log.
+        steps: Total number of optimizer steps.
+        warmup: Steps of linear learning-rate warm-up.
+        poly_power: The learning rate falls as ``(1 - step / steps) ** poly_power``.
+        ema_decay: Decay of the averaged weights, which are validated and saved.
+        validate_every, checkpoint_every, log_every: Intervals in steps.
+        precision: ``fp32``, ``bf16`` or ``fp16`` autocast.
+        accumulate: Micro-batches per step; see the module docstring.
+        clip_norm: Maximum norm of the gradient.
+        seed: Seed of the random numbers drawn during steps.
+        validate_first: Validate before the first step, as the reference for ``max_drop``.
+        best_figure: Validation figure that selects ``best.pt``; "" keeps the last model that
+            passed the guard, or none without a guard.
+        lower_is_better: Whether lower values of ``best_figure`` are better.
+        guard_figure: Validation figure (higher = better) that must not fall; "" for no guard.
+        max_drop: Stop once ``guard_figure`` is more than this below its start; such a model is
+            never the best.
+        tensorboard: Also log to TensorBoard.
     """
 
-    total: Tensor
-    terms: dict[str, Tensor]
+    steps: int
+    warmup: int = 100
+    poly_power: float = 0.9
+    ema_decay: float = 0.998
+    validate_every: int = 1000
+    checkpoint_every: int = 200
+    log_every: int = 20
+    precision: str = "bf16"
+    accumulate: int = 1
+    clip_norm: float = 10.0
+    seed: int = 0
+    validate_first: bool = False
+    best_figure: str = ""
+    lower_is_better: bool = False
+    guard_figure: str = ""
+    max_drop: float = 0.0
+    tensorboard: bool = False
 
-
-class SecondPlayer(Protocol):
-    """Something that changes the batches and learns beside the model, such as a flow.
-
-    Its state is part of the checkpoint. Draw random numbers from torch's global generator, which
-    the loop seeds for each step: then a resumed run draws the same.
-    """
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Changes a micro-batch (on the device) before the model sees it."""
-        ...
-
-    def after_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Takes its own step after the model's; ``batch`` is the last micro-batch, unchanged.
-
-        Args:
-            model: Without the DDP wrapper.
-            batch: As it came from the loader, on the device.
-
-        Returns:
-            Detached scalars for the log.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; everything that a resumed run needs."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`."""
-        ...
+    def __post_init__(self) -> None:
+        for name in ("steps", "validate_every", "checkpoint_every", "log_every", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.guard_figure and not self.validate_first:
+            raise ParameterError("guard_figure needs validate_first: it compares with the start")
 
 
 class Trainer:
     """Runs a training from its last checkpoint to its last step.
 
-    Modules stay in the mode (train or eval) in which they are handed over, so frozen BatchNorm
-    stays frozen.
+    Modules keep the mode (train or eval) that they have when passed in, so frozen BatchNorm stays
+    frozen.
 
     Args:
-        model: Called as ``loss_fn(model, batch)``; its parameters belong to ``optimizer``.
-        optimizer: Each group's ``lr`` is its peak rate.
-        loss_fn: Maps (network, batch on the device) to a scalar loss, or to one with terms.
+        model: Model to train; called as ``loss_fn(model, batch)``.
+        optimizer: Optimizer of the model's parameters; each group's ``lr`` is its peak rate.
+        loss_fn: Maps (network, batch on the device) to a scalar loss or to a
+            :class:`~training.engine.steps.LossWithTerms`.
         options: See :class:`LoopOptions`.
-        run_dir: Receives ``last.pt``, ``best.pt``, ``log.jsonl`` and ``tensorboard/``.
-        device: Where the model lives.
-        distributed: This process among the others.
+        run_dir: Folder for ``last.pt``, ``best.pt``, ``log.jsonl`` and ``tensorboard/``.
+        device: Device of the model.
+        distributed: This process's rank among the others.
         validate: Maps the averaged model to a dict of figures.
-        config: Stored in the checkpoint; a resume with another one is refused.
-        describe_batch: Names the samples of a step, for errors.
-        second_player: See :class:`SecondPlayer`.
+        config: Stored in the checkpoint; resuming with a different one is refused.
+        describe_batch: Names the samples of a step, for error messages.
+        second_player: See :class:`~training.engine.steps.SecondPlayer`.
 
     Raises:
-        ParameterError: No parameter is trained, or an unknown precision.
-        OutputError: The run folder cannot be made.
+        ParameterError: No parameter is trained, or the precision is unknown.
+        OutputError: The run folder cannot be created.
     """
 
     def __init__(
@@ -154,14 +170,14 @@ class Trainer:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The file from which an interrupted run continues."""
+        """Checkpoint from which an interrupted run resumes."""
         return self.run_dir / "last.pt"
 
     @property
     def best_path(self) -> Path:
-        """The averaged weights with the best validation figure so far.
+        """Averaged weights with the best validation figure so far.
 
-        Without a figure to choose by, a guarded run keeps the last ones that passed its guard.
+        Without a ``best_figure``, a guarded run keeps the last ones that passed the guard.
         """
         return self.run_dir / "best.pt"
 
@@ -169,15 +185,15 @@ class Trainer:
         """Restores ``last.pt`` if there is one.
 
         Raises:
-            CheckpointError: It is damaged, no training's, or of another network.
+            CheckpointError: It is damaged, not from a training, or of another network.
             ParameterError: It belongs to a run with another configuration.
         """
         if not self.checkpoint_path.exists():
-            # A kill before the first checkpoint leaves lines that this run writes again.
+            # A run killed before its first checkpoint left log lines that are written again.
             self.log.rewind(-1)
             return False
-        # To the CPU: each part moves its tensors itself, and AdamW's counts of steps have to stay
-        # there. On a GPU every step would wait for them, once a parameter.
+        # Loaded to the CPU: each part moves its own tensors, and AdamW's step counts have to stay
+        # there. On a GPU every step would synchronise once per parameter to read them.
         state = load_checkpoint(self.checkpoint_path)
         if "config" not in state:
             raise CheckpointError(f"{self.checkpoint_path}: not the checkpoint of a training")
@@ -190,7 +206,7 @@ class Trainer:
         load_strictly(self.model, state["model"], str(self.checkpoint_path))
         self._average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # The scaler of a run on the CPU is off and has no state; on a GPU it then starts anew.
+        # A run on the CPU has no scaler state; continued on a GPU, the scaler starts afresh.
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -206,14 +222,14 @@ class Trainer:
         """Trains to ``options.steps``, or until the guard stops it.
 
         Args:
-            batches: Micro-batches; they must begin at ``self.step``.
+            batches: Micro-batches, beginning at ``self.step``.
 
         Returns:
-            The averaged model of the last step in eval mode; see also :meth:`best_model`.
+            The averaged model after the last step, in eval mode; see also :meth:`best_model`.
 
         Raises:
             TrainingError: The loss or its gradient is not finite. The parameters are those of the
-                step before, and the last checkpoint is untouched.
+                previous step, and the last checkpoint is untouched.
             OutputError: The disk is full; the last checkpoint is untouched.
         """
         network = self._wrapped()
@@ -224,7 +240,7 @@ class Trainer:
             disable=not self.distributed.is_main,
             dynamic_ncols=True,
         ) as bar:
-            # A run that is resumed at step 0 has its figures already.
+            # A run resumed at step 0 already has these figures.
             if self.step == 0 and self.options.validate_first and not self.start_figures:
                 self.start_figures = self._validate(bar)
                 self._checkpoint()
@@ -241,18 +257,17 @@ class Trainer:
         return self.averaged()
 
     def averaged(self) -> nn.Module:
-        """The model with averaged weights (and current BatchNorm statistics) in eval mode."""
-        # use_buffers=False leaves the buffers of the copy at their start: take the live ones.
+        """Returns the averaged model, with the current BatchNorm statistics, in eval mode."""
+        # With use_buffers=False the copy's buffers are never updated, so take the live ones.
         average = self._average.module
         for mine, live in zip(average.buffers(), self.model.buffers(), strict=True):
             mine.copy_(live)
         return average.eval()
 
     def best_model(self) -> nn.Module:
-        """The model of ``best.pt``, or of the last step where none was kept, in eval mode.
+        """Returns the model of ``best.pt``, or of the last step if none was kept, in eval mode.
 
-        Where the guard alone decides, the last step's model is that of ``best.pt``, unless the
-        guard stopped the run.
+        Without a ``best_figure``, that is the last step's model unless the guard stopped the run.
         """
         model = self.averaged()
         if self.best:
@@ -266,7 +281,7 @@ class Trainer:
         return DistributedDataParallel(self.model, device_ids=ids)
 
     def _train_step(self, network: nn.Module, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """One optimizer step; returns the detached loss and its terms, means over the batch."""
+        """Runs one optimizer step; returns loss and terms, detached means over the batch."""
         seed_step(self.options.seed, self.step, self.distributed.rank)
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
@@ -288,7 +303,7 @@ class Trainer:
         return means
 
     def _backward(self, network: nn.Module, batch: Batch, last: bool) -> dict[str, Tensor]:
-        """Adds a micro-batch's gradient; ranks exchange theirs with the last one only."""
+        """Accumulates a micro-batch's gradient; ranks synchronise on the last micro-batch only."""
         if self.second_player is not None:
             batch = self.second_player.prepare(batch)
         waits = isinstance(network, DistributedDataParallel) and not last
@@ -303,7 +318,7 @@ class Trainer:
         try:
             return self.loss_fn(network, batch)
         except ValueError as error:
-            # Entries check this before the work, where the network runs without memory.
+            # Entries check this in advance, for networks that run on meta tensors.
             if not str(error).startswith(NO_VARIANCE):
                 raise
             raise TrainingError(
@@ -312,12 +327,12 @@ class Trainer:
             ) from error
 
     def _check_finite(self, means: dict[str, Tensor], norm: Tensor) -> None:
-        """Raises TrainingError before a loss or gradient that is not finite does harm."""
-        # One number from the device in the good case.
+        """Raises TrainingError if the loss or the gradient is not finite, before the update."""
+        # In the normal case only one number is copied from the device.
         if math.isfinite(float(means["loss"] + norm)):
             return
         loss = float(means["loss"])
-        # fp16: the scaler leaves such a step out and lowers its scale.
+        # fp16: the scaler skips such a step and lowers its scale.
         scaler_helps = self._scaler.is_enabled() and self._scaler.get_scale() > _SMALLEST_SCALE
         if scaler_helps and math.isfinite(loss):
             return
@@ -340,7 +355,7 @@ class Trainer:
         return factor
 
     def _report(self, recent: RunningMeans, lr_factor: float, bar: tqdm) -> None:
-        """Logs, validates and checkpoints where it is time to."""
+        """Logs, validates and writes a checkpoint when due."""
         finished = self.step == self.options.steps
         if self.step % self.options.log_every == 0:
             figures = self.distributed.means(recent.take())
@@ -354,7 +369,7 @@ class Trainer:
             self._checkpoint()
 
     def _validate(self, bar: tqdm) -> dict[str, float]:
-        """Validates on the main rank; sets ``stopped`` on all ranks if the guard says so."""
+        """Validates on the main rank; sets ``stopped`` on all ranks if the guard fails."""
         figures: dict[str, float] = {}
         fallen = False
         if self.distributed.is_main:
@@ -364,7 +379,7 @@ class Trainer:
             fallen = self._has_fallen(figures)
             if not fallen:
                 self._keep_if_best(figures)
-        # The other ranks wait here until the main one has validated.
+        # The other ranks wait here until the main rank has validated.
         if self.distributed.agreed(fallen):
             guard = self.options.guard_figure
             self.stopped = (
@@ -381,12 +396,12 @@ class Trainer:
         if not guard or guard not in self.start_figures:
             return False
         lowest = self.start_figures[guard] - self.options.max_drop
-        # Written so that NaN counts as fallen.
+        # Written so that NaN counts as a drop.
         return not _figure(figures, guard) >= lowest
 
     def _keep_if_best(self, figures: dict[str, float]) -> None:
-        # Without a figure to choose by, each model that passed the guard takes the place of the
-        # one before: when the guard stops the run, that is the one to return to.
+        # Without a best_figure, each model that passes the guard replaces the previous one, so
+        # that there is one to return to when the guard stops the run.
         name = self.options.best_figure or self.options.guard_figure
         if not name:
             return
@@ -418,7 +433,7 @@ class Trainer:
 
 
 def _memory_gb(device: torch.device) -> float:
-    """Peak memory of the GPU, or of this process on the CPU, in GB."""
+    """Peak memory in GB, of the GPU or, on the CPU, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

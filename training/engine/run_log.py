@@ -1,4 +1,4 @@
-"""What a run writes for people, in its folder: ``log.jsonl``, texts and TensorBoard's files."""
+"""The log in a run's folder: ``log.jsonl``, text files, pictures and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Figures and pictures by step, and texts.
+    """Writes figures and pictures by step, and texts.
 
     Args:
-        run_dir: Receives ``log.jsonl``, texts and ``tensorboard/``.
-        enabled: False on all ranks but the main one: nothing is written.
-        tensorboard: Whether to write TensorBoard's files, too.
+        run_dir: Folder for ``log.jsonl``, texts and ``tensorboard/``.
+        enabled: False on all ranks except the main one, where nothing is written.
+        tensorboard: Also write TensorBoard files.
     """
 
     def __init__(self, run_dir: Path, enabled: bool = True, tensorboard: bool = False) -> None:
@@ -33,7 +34,7 @@ class RunLog:
         self._writer: SummaryWriter | None = None
 
     def rewind(self, step: int) -> None:
-        """Forgets everything after ``step``: a resumed run writes it again."""
+        """Removes everything after ``step``, which a resumed run writes again."""
         if self._folder is not None:
             self._writer = _open_writer(self._folder, purge_step=step + 1)
         if not self._enabled or not self.path.exists():
@@ -43,7 +44,7 @@ class RunLog:
         write_atomically(self.path, lambda file: file.write(kept.encode()))
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
-        """Writes one line of figures.
+        """Appends one line of figures.
 
         Raises:
             OutputError: The disk is full or the folder is gone.
@@ -65,10 +66,10 @@ class RunLog:
             writer.add_image(name, picture, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
-        """Writes ``NAME.txt``, and shows it in TensorBoard.
+        """Writes ``NAME.txt`` and shows it in TensorBoard.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         if not self._enabled:
             return
@@ -79,7 +80,7 @@ class RunLog:
             writer.add_text(name, text)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes TensorBoard."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -91,7 +92,7 @@ class RunLog:
 
 
 class RunningMeans:
-    """Running sums of loss and terms since the last line of the log, kept on the device."""
+    """Means of loss and terms since the last log line, accumulated on the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -100,14 +101,14 @@ class RunningMeans:
         self._started = time.monotonic()
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Adds one step's scalars; not every step need have every term."""
+        """Adds the scalars of one step; steps may have different terms."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
 
     def take(self) -> dict[str, float]:
-        """Means and the speed since the last call."""
+        """Returns means and speed since the last call, and resets them."""
         means = {name: float(value) / self._counts[name] for name, value in self._sums.items()}
         means["steps_per_s"] = self._steps / (time.monotonic() - self._started)
         self._sums.clear()
@@ -116,7 +117,7 @@ class RunningMeans:
         return means
 
     def restart_clock(self) -> None:
-        """Leaves the time since the last step out of the speed."""
+        """Restarts the measurement of the speed, to exclude time spent elsewhere."""
         self._steps = 0
         self._started = time.monotonic()
 
@@ -133,8 +134,18 @@ def _open_writer(folder: Path, purge_step: int | None = None) -> SummaryWriter:
 
 
 def _step_of(line: str) -> int:
-    """The step of a line of ``log.jsonl``; a line cut off by a kill counts as the future."""
+    """Step of a ``log.jsonl`` line; a truncated line counts as being after every step."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return 1 << 62
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes an (H, W, 3) uint8 RGB picture as PNG.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    _, coded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    write_atomically(path, lambda file: file.write(coded.tobytes()), coded.nbytes)

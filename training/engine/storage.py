@@ -1,7 +1,7 @@
-"""Writing run files: whole or not at all, and never silently out of space.
+"""Files of a run, written completely or not at all.
 
-A full disk is found before the first byte where its size tells, and leaves the previous file
-untouched in any case.
+A write that does not fit on the disk is refused in advance if its size is known. In any case it
+leaves the previous file untouched.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from anomaly_seg_ros.checkpoints.pickles import DAMAGED
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 from anomaly_seg_ros.io.atomic import replacing
 
-# Beside the tensors: keys, pickle structure, zip entries.
+# Size of everything except the tensors: keys, pickle structure, zip entries.
 _OVERHEAD_BYTES = 1 << 20
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder and those above it.
+    """Creates a folder and its parents.
 
     Raises:
-        OutputError: It cannot be created.
+        OutputError: The folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def make_folder(path: Path) -> None:
 
 
 def tensor_bytes(value: Any) -> int:
-    """Bytes of all tensors in nested dicts, lists and tuples."""
+    """Total bytes of all tensors in nested dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):
@@ -47,14 +47,14 @@ def tensor_bytes(value: Any) -> int:
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuses a write that the disk has no room for.
+    """Refuses a write that does not fit on the disk.
 
     Args:
-        path: The file that is about to be written.
+        path: File to be written.
         needed: Its size in bytes.
 
     Raises:
-        OutputError: Names the file, what it needs and what is free; or its folder is missing.
+        OutputError: There is too little free space, or the folder is missing.
     """
     try:
         free = shutil.disk_usage(path.parent).free
@@ -71,12 +71,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], needed: int 
     """Writes a file so that a kill or a full disk leaves either the old file or the new one.
 
     Args:
-        path: The file.
-        write: Writes the content into an open file.
-        needed: Its expected size in bytes.
+        path: File to write.
+        write: Writes the content to an open file.
+        needed: Expected size in bytes.
 
     Raises:
-        OutputError: It cannot be written; the old file is untouched, nothing partial remains.
+        OutputError: The file cannot be written; the old one is untouched, nothing partial remains.
     """
     check_free_space(path, needed)
     try:
@@ -95,21 +95,21 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint with :func:`write_atomically`.
 
     Args:
-        state: Tensors and plain values, nested.
-        path: ``*.pt``.
+        state: Nested tensors and plain values.
+        path: File to write, ``*.pt``.
 
     Raises:
-        OutputError: See there.
+        OutputError: See :func:`write_atomically`.
     """
     needed = tensor_bytes(state) + _OVERHEAD_BYTES
     write_atomically(path, lambda file: torch.save(state, file), needed)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what :func:`save_atomically` wrote.
+    """Reads a checkpoint written by :func:`save_atomically`.
 
     Raises:
-        CheckpointError: Missing, damaged, or with more in it than tensors and plain values.
+        CheckpointError: The file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)

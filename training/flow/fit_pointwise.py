@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.system.tool import run_tool
-from training.data.road_scenes import training_corpora
+from training.data.corpora import training_corpora
 from training.engine.distributed import training_device
 from training.engine.entry import data_folder, use_exact_float32
 from training.flow.pointwise_flow import PointwiseFlow, save_pointwise_flow

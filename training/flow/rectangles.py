@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 
 
 class Rectangles(NamedTuple):

@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.engine.config import to_dataclass
 from training.engine.distributed import average_gradients, share_parameters
 from training.engine.steps import autocast

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.losses.checks import choice, number
 from training.losses.grids import GRIDS, MASK_MODES, Pixels, on_grid
+
+WeightedTerms = dict[str, tuple[float | Tensor, Tensor]]
 
 
 class LossTerms(NamedTuple):
@@ -25,9 +28,6 @@ class LossTerms(NamedTuple):
 
     total: Tensor
     terms: dict[str, Tensor]
-
-
-WeightedTerms = dict[str, tuple[float | Tensor, Tensor]]
 
 
 class OpenSetLoss(nn.Module):
@@ -150,3 +150,31 @@ class OpenSetLoss(nn.Module):
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+class Objective:
+    """What the loop calls.
+
+    Args:
+        loss: Maps (output, labels, outlier mask) to a loss with terms.
+        scaling: Of the images.
+    """
+
+    def __init__(
+        self, loss: Callable[[NetworkOutput, Tensor, Tensor], LossTerms], scaling: InputScaling
+    ) -> None:
+        self.loss = loss
+        self.scaling = scaling
+
+    def __call__(self, network: nn.Module, batch: tuple[Tensor, ...]) -> LossTerms:
+        """Evaluates a batch.
+
+        Args:
+            network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
+            batch: (N, 3, H, W) uint8 images, (N, H, W) int64 trainIds (255 = ignore), and, where
+                outliers are mixed in, their (N, H, W) uint8 mask; see
+                :class:`~training.data.mixing.mixed_views.MixedBatch`.
+        """
+        images, labels, *rest = batch
+        ood_mask = rest[0] if rest else torch.zeros_like(labels, dtype=torch.uint8)
+        return self.loss(network(self.scaling(images)), labels, ood_mask)

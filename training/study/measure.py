@@ -15,7 +15,7 @@ from torch import nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from training.data.road_scenes import cityscapes256_val, training_corpora
+from training.data.corpora import cityscapes256_val, training_corpora
 from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer, closed_set_matrix, upsampled_outputs
 

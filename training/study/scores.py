@@ -19,7 +19,7 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
 from training.flow.pointwise_flow import PointwiseFlow, flow_density, flow_hybrid
-from training.freezing import DROPOUT
+from training.networks import DROPOUT
 from training.posthoc import POSTHOC, activation_percentile, build_posthoc
 from training.validation import Viewer
 

@@ -14,7 +14,7 @@ from tiny_flow import flow as tiny_flow
 from torch import Tensor
 
 from anomaly_seg_ros.errors import CheckpointError, ImageError, OutputError, ParameterError
-from training.data.road_scenes import cityscapes256_val
+from training.data.corpora import cityscapes256_val
 from training.flow.dense_blocks import SIZES, flow_size
 from training.flow.dense_flow import DenseFlow, load_flow, sample_sheet, save_flow, to_picture
 

@@ -11,14 +11,14 @@ import torch
 from tiny_flow import Segmenter, batch, flow, negatives
 from torch.utils.data import Dataset
 
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.engine.config import CONFIGS, load_config
 from training.engine.loop import Distributed, LoopOptions, Trainer
 from training.flow.dense_blocks import FlowStep
 from training.flow.dense_flow import save_flow
 from training.flow.synthetic_negatives import build_flow_negatives
 from training.losses import build_loss
-from training.objective import Objective
+from training.losses.base import Objective
 
 OPTIONS = LoopOptions(
     steps=4, warmup=1, validate_every=4, checkpoint_every=2, log_every=1, precision="fp32"

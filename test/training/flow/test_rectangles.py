@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anomaly_seg_ros.errors import ParameterError
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.flow.rectangles import draw_rectangles
 
 SIDES = range(16, 217, 8)

@@ -18,7 +18,7 @@ from tiny_flow import OPTIONS, Segmenter, batch, flow, negatives
 from torch import nn
 
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError
-from training.data.batches import MixedBatch
+from training.data.mixing.mixed_views import MixedBatch
 from training.flow.rectangles import draw_rectangles
 from training.flow.synthetic_negatives import (
     FlowNegatives,

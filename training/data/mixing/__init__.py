@@ -1,1 +1,1 @@
-"""Pasting foreign objects into road scenes: where, how large, with which edges and labels."""
+"""Pasting foreign objects into road scenes: location, size, edges and labels."""

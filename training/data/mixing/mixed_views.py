@@ -1,34 +1,49 @@
-"""The training stream with pasted objects: a view of a mixed frame."""
+"""Training samples with pasted objects: random views of mixed frames."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from anomaly_seg_ros.labels import IGNORE_INDEX, OUTLIER_ID
-from training.data.augment import ViewOptions, random_view
-from training.data.batches import MixedBatch
 from training.data.corpora import Corpus
 from training.data.mixing.mixer import Mixer, outlier_mask
-from training.data.sampling import ViewDataset
+from training.data.views import ViewDataset, ViewOptions, random_view
+
+
+class MixedBatch(NamedTuple):
+    """Road scenes with pasted outliers: a batch, or one sample without the dimension N.
+
+    Attributes:
+        images: (N, 3, H, W) uint8 RGB.
+        labels: (N, H, W) int64 trainIds, 255 = ignore: void and every outlier pixel.
+        ood_mask: (N, H, W) uint8: 0 inlier, 1 outlier, 255 ignore (the blended rim of an object).
+    """
+
+    images: Tensor
+    labels: Tensor
+    ood_mask: Tensor
 
 
 class MixedViewDataset(ViewDataset):
-    """Random views over several corpora, with objects pasted into the frames first.
+    """Random views of several corpora, with objects pasted into the frames first.
 
-    Objects are pasted into the stored frame and go through the same resampling, light and blur as
-    everything around them. Like its base, sample ``i`` is a function of ``(seed, i)`` alone.
+    Objects are pasted into the stored frame, so they go through the same resampling, light and
+    blur as their surroundings. As in the base class, sample ``i`` depends on ``(seed, i)`` alone.
 
     Args:
-        corpora: In-memory sources; each is drawn in proportion to its weight.
+        corpora: In-memory sources, drawn in proportion to their weights.
         options: Geometry and light of the views.
-        mixer: Pastes the objects.
-        num_classes: K.
-        seed: Of the whole stream.
-        class_uniform: Share of the samples that show a class drawn uniformly.
+        mixer: Mixer that pastes the objects.
+        num_classes: Number of classes, K.
+        seed: Seed of the whole stream.
+        class_uniform: Share of the samples that show a uniformly drawn class.
         focus_outlier: Share of the samples that are cropped around an outlier.
-        jpeg: Share of the views that are compressed again, at a quality of 40 to 95.
+        jpeg: Share of the views that are compressed as JPEG, at a quality of 40 to 95.
     """
 
     def __init__(

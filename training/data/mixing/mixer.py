@@ -1,51 +1,74 @@
-"""Pastes unknown objects, and known ones as decoys, into a road scene; paints its ground.
+"""Mixes unknown objects, known objects as decoys, and paint on the ground into road scenes.
 
-Follows AnomalyMix (Tian et al., PEBAL, ECCV 2022) as the style-aligned OoD augmentation paper uses
-it, section 3.1. Three additions work against the shortcuts of pasting (edges, sharpness,
-compression, an alien palette), which a network otherwise learns within a hundred steps:
+Follows AnomalyMix (Tian et al., PEBAL, ECCV 2022) as used in section 3.1 of the style-aligned OoD
+augmentation paper. Pasting leaves traces (edges, sharpness, compression, foreign colours) that a
+network learns as shortcuts within a hundred steps. Three additions guard against that:
 
 * decoys: objects of *known* classes, cut from the same foreign photographs and from other road
-  scenes, pasted in the same way but labelled with their class. What then tells outliers from
-  inliers is what they are.
-* scene textures: the outline of a foreign object filled with a piece of another road scene. What
-  tells these is that they do not belong where they are.
-* paint: flat, half transparent patches on the ground, labelled as ground.
+  scenes, pasted in the same way but labelled with their class. Only the kind of object then tells
+  outliers from inliers.
+* scene textures: the outline of a foreign object, filled with a piece of another road scene. These
+  outliers can only be recognised because they do not fit their surroundings.
+* paint: flat, half-transparent patches on the ground, labelled as ground.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, OUTLIER_ID, UNKNOWN_ID
-from training.data.mixing.checks import check_counts, check_range, check_share
+from anomaly_seg_ros.taxonomy import Taxonomy
+from training.data.corpora import Corpus
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.paste import blend, cast_shadow, fit_to_box, soften
 from training.data.mixing.placement import Ground, PlacementOptions, place
-from training.data.negatives.objects import NegativeObject, ObjectSource
-from training.data.style import StyleAlignment
+from training.data.negatives import Ade20kObjects, CocoObjects, FolderObjects
+from training.data.negatives.indexed import IndexedObjects
+from training.data.negatives.objects import (
+    BalancedObjects,
+    NegativeObject,
+    ObjectSource,
+    SceneObjects,
+)
+from training.data.style import StyleAlignment, build_styles
+from training.engine.config import check_counts, check_range, check_share, to_dataclass
+
+# Keys of the "mixing" configuration that are not fields of MixOptions.
+_OWN_KEYS = (
+    *("source", "root", "train_split", "held_out_split", "mask_255", "known_classes"),
+    *("decoy_sources", "style"),
+)
+# Classes of countable objects; a piece of road or wall is not an object.
+_SCENE_DECOYS = (
+    "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class MixOptions:
-    """What is pasted and painted.
+    """Settings of the mixer.
 
     Attributes:
         probability: Share of the frames that receive outliers.
-        objects: Fewest and most outliers in such a frame.
-        decoys: Fewest and most decoys in every frame, if there is a source of them.
+        objects: Minimum and maximum number of outliers in such a frame.
+        decoys: Minimum and maximum number of decoys in every frame, if there is a source.
         scene_texture: Share of the outliers that are filled with another scene.
-        soft_edges: Share of the objects with a blurred edge; the others are cut hard.
-        shadow: Share of the objects on the ground that darken it around their foot.
-        shadow_strength: Smallest and largest share of the light lost there.
-        edge_sigma: Smallest and largest sigma of the blur, in stored pixels.
-        placement: Where and how large.
-        paint: What is painted on the ground, under all objects.
+        soft_edges: Share of the objects with a blurred edge; the others have a hard edge.
+        shadow: Share of the objects on the ground that cast a contact shadow.
+        shadow_strength: Range of the share of light lost in the shadow.
+        edge_sigma: Range of the blur's sigma, in stored pixels.
+        placement: Locations and sizes of the objects.
+        paint: Paint on the ground, below all objects.
 
     Raises:
-        ParameterError: A reversed range, or a value that makes no sense; names its key.
+        ParameterError: A range is reversed or a value is out of range; the message names the key.
     """
 
     probability: float = 0.9
@@ -69,13 +92,13 @@ class MixOptions:
 
 
 def outlier_mask(target: np.ndarray) -> np.ndarray:
-    """What is foreign in a mixed frame.
+    """Computes the outlier mask of a mixed frame.
 
     Args:
         target: (H, W) uint8 labels with :data:`OUTLIER_ID` and :data:`UNKNOWN_ID`.
 
     Returns:
-        (H, W) uint8: 0 inlier, 1 outlier, 255 the rim of one.
+        (H, W) uint8: 0 inlier, 1 outlier, 255 the rim of an outlier.
     """
     mask = np.zeros(target.shape, np.uint8)
     mask[target == OUTLIER_ID] = ANOMALY
@@ -89,13 +112,13 @@ class Mixer:
     Args:
         outliers: Objects of no known class.
         options: See :class:`MixOptions`.
-        style: Applied to every outlier and decoy before it is pasted, or None.
-        decoys: Objects of known classes; their ``category`` is a key of ``train_ids``.
+        style: Style alignment of every outlier and decoy, or None.
+        decoys: Objects of known classes, whose ``category`` is a key of ``train_ids``; or None.
         train_ids: trainId by class name.
-        textures: (H, W, 3) uint8 road scenes that fill outlines.
+        textures: (H, W, 3) uint8 road scenes for scene textures.
 
     Raises:
-        ValueError: Scene textures are asked for and ``textures`` is empty.
+        ValueError: ``scene_texture`` is positive, but there are no ``textures``.
     """
 
     def __init__(
@@ -137,7 +160,7 @@ class Mixer:
         mixed, target = frame.copy(), labels.copy()
         ground = Ground(labels)
         self._paint(mixed, ground, rng, squeeze)
-        # Decoys first: an outlier in front of a known object is more common than the reverse.
+        # Decoys first, because outliers are more often in front of known objects than behind.
         if self.decoys is not None:
             for _ in range(int(rng.integers(self.options.decoys[0], self.options.decoys[1] + 1))):
                 decoy = self.decoys[int(rng.integers(len(self.decoys)))]
@@ -185,7 +208,7 @@ class Mixer:
         soft = rng.random() < self.options.soft_edges
         sigma = float(rng.uniform(*self.options.edge_sigma)) if soft else 0.0
         inside = coverage >= 0.5
-        # Aligned at its final size, where it costs least.
+        # Aligned at the final size, where it is cheapest.
         if self.style is not None and inside.any():
             colours = self.style(colours, inside, exemplar, rng)
         if stands and rng.random() < self.options.shadow:
@@ -201,3 +224,78 @@ class Mixer:
         if piece.shape[:2] != item.mask.shape:
             piece = cv2.resize(piece, item.mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         return NegativeObject(piece, item.mask, "scene texture", item.source)
+
+
+def build_mixer(
+    mixing: Mapping[str, Any],
+    data: Path,
+    split: str,
+    taxonomy: Taxonomy,
+    corpora: Sequence[Corpus],
+) -> Mixer:
+    """Builds the mixer of a run: its objects, decoys, textures and styles.
+
+    Args:
+        mixing: Section "mixing" of the configuration.
+        data: Folder of the data sets; "mixing.root" is relative to it.
+        split: Split of the object data set; for a plain folder, the subfolder of the root.
+        taxonomy: Taxonomy of the known classes.
+        corpora: Road scenes for decoys and scene textures.
+
+    Raises:
+        DatasetError: The object data set is missing or has no usable object.
+        ParameterError: An unknown source, style or option.
+    """
+    options = to_dataclass(MixOptions, {k: v for k, v in mixing.items() if k not in _OWN_KEYS})
+
+    def objects(known: str) -> IndexedObjects:
+        return _objects(mixing, data, split, taxonomy, known)
+
+    textures: list[np.ndarray] = []
+    if options.scene_texture > 0:
+        textures = [image for corpus in corpora for image in corpus.images]
+    return Mixer(
+        outliers=objects("exclude"),
+        options=options,
+        style=build_styles(mixing["style"]),
+        decoys=_decoys(mixing["decoy_sources"], objects, taxonomy, corpora),
+        train_ids={name: i for i, name in enumerate(taxonomy.classes)},
+        textures=textures,
+    )
+
+
+def _objects(
+    mixing: Mapping[str, Any], data: Path, split: str, taxonomy: Taxonomy, known: str
+) -> IndexedObjects:
+    """Opens the unknown ("exclude") or known ("only") objects of the object data set."""
+    source, root = mixing["source"], data / mixing["root"]
+    options = {"known": known, "taxonomy": taxonomy.name, "overrides": mixing["known_classes"]}
+    if source == "coco":
+        return CocoObjects(root, split, **options)
+    if source == "ade20k":
+        return Ade20kObjects(root, split, **options)
+    if source == "folder":
+        return FolderObjects(root / split, mask_255=mixing["mask_255"] or None, **options)
+    raise ParameterError(f"mixing.source: expected coco, ade20k or folder, got {source!r}")
+
+
+def _decoys(
+    sources: Sequence[str],
+    objects: Callable[[str], IndexedObjects],
+    taxonomy: Taxonomy,
+    corpora: Sequence[Corpus],
+) -> ObjectSource | None:
+    """Known objects of all sources, balanced over the classes; None without sources."""
+    known: list[tuple[ObjectSource, Sequence[str]]] = []
+    for source in sources:
+        if source == "objects":
+            found = objects("only")
+        elif source == "scenes":
+            things = {i: n for i, n in enumerate(taxonomy.classes) if n in _SCENE_DECOYS}
+            found = SceneObjects(corpora, things)
+        else:
+            raise ParameterError(
+                f"mixing.decoy_sources: expected 'objects' or 'scenes', got {source!r}"
+            )
+        known.append((found, found.categories))
+    return BalancedObjects(known) if known else None

@@ -1,9 +1,9 @@
-"""Paint, chalk, stains and shadows on the ground: what lies flat on a road is still road.
+"""Paint, chalk, stains and shadows on the ground, which are still road.
 
-A network that learned "foreign pixels on the road" from pasted objects also reports drawings and
-patches, which the top-K one-vs-rest paper names as a usual false alarm (section 4.3). They differ
-from objects in that the ground shows through and they lie flat, so they are painted as decoys: the
-image changes, the label does not.
+A network that learns "foreign pixels on the road" from pasted objects also reports drawings and
+patches, a common false alarm according to the top-K one-vs-rest paper (section 4.3). Unlike
+objects, they are flat and the ground shows through. They are painted as decoys, which change the
+image but not the label.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from training.data.mixing.checks import check_counts, check_range, check_share
 from training.data.mixing.placement import Ground
+from training.engine.config import check_counts, check_range, check_share
 
 _NOISE_CELL = 8
 
 
 @dataclass(frozen=True)
 class PaintOptions:
-    """What is painted.
+    """Settings of the paint.
 
     Attributes:
         probability: Share of the frames with paint.
-        patches: Fewest and most in such a frame.
-        metres: Widths, drawn log-uniformly.
-        opacity: Smallest and largest share of the ground's colour that is covered.
-        dark: Share of the patches that only darken: stains and shadows.
-        outline: Share of the patches of which only the outline is drawn.
+        patches: Minimum and maximum number of patches in such a frame.
+        metres: Range of the widths, drawn log-uniformly.
+        opacity: Range of the opacity.
+        dark: Share of the patches that only darken, such as stains and shadows.
+        outline: Share of the patches that are drawn as an outline only.
 
     Raises:
-        ParameterError: A reversed range, or a value that makes no sense; names its key.
+        ParameterError: A range is reversed or a value is out of range; the message names the key.
     """
 
     probability: float = 0.0
@@ -63,10 +63,10 @@ def paint_ground(
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        ground: Of the frame; nothing beside it is painted.
-        shape: (h, w) bool, an outline to fill or to draw.
+        ground: Ground of the frame; nothing else is painted.
+        shape: (h, w) bool, shape of the patch.
         options: See :class:`PaintOptions`.
-        camera: Height of the camera in metres, and the row of the horizon as a share of H.
+        camera: Height of the camera in metres, and default row of the horizon as a share of H.
         rng: Source of all randomness.
         squeeze: True width / stored width of the frame's pixels.
     """
@@ -77,7 +77,7 @@ def paint_ground(
     below = max(2.0, row - ground.horizon(default_horizon))
     metres = np.exp(rng.uniform(*np.log(options.metres)))
     true_width = metres / height * below
-    # Lying flat: what is as long as wide is seen this much shorter.
+    # A flat patch appears foreshortened.
     rows = max(2, round(true_width * rng.uniform(0.08, 0.4)))
     columns = max(2, round(true_width / squeeze))
     coverage = _drawn(shape, (columns, rows), rng.random() < options.outline)
@@ -97,7 +97,7 @@ def paint_ground(
 
 
 def _drawn(shape: np.ndarray, size: tuple[int, int], outline: bool) -> np.ndarray:
-    """(h, w) float32 coverage in [0, 1], of ``size`` (width, height)."""
+    """Draws a shape as (h, w) float32 coverage in [0, 1]; ``size`` is (width, height)."""
     mask = shape.astype(np.uint8)
     if outline:
         thickness = max(3, min(mask.shape) // 6)
@@ -108,7 +108,7 @@ def _drawn(shape: np.ndarray, size: tuple[int, int], outline: bool) -> np.ndarra
 
 
 def _worn(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(h, w) float32 in [0.3, 1]: smooth noise, as paint wears off."""
+    """Draws wear as smooth noise, (h, w) float32 in [0.3, 1]."""
     cells = [max(2, -(-n // _NOISE_CELL)) for n in shape]
     noise = rng.uniform(0.3, 1.0, cells).astype(np.float32)
     return cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""Blending one object into a frame."""
+"""Blending an object into a frame."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def fit_to_box(
     Args:
         image: (h, w, 3) uint8 RGB.
         mask: (h, w) bool.
-        box: Where it goes.
-        mirror: Flip left and right.
+        box: Location in the frame.
+        mirror: Flip the object horizontally.
 
     Returns:
-        (box.height, box.width, 3) uint8 and the coverage (box.height, box.width) float32 in
+        Colours (box.height, box.width, 3) uint8 and coverage (box.height, box.width) float32 in
         [0, 1].
     """
     if mirror:
@@ -29,7 +29,7 @@ def fit_to_box(
     coverage = mask.astype(np.float32)
     shrinks = box.height < mask.shape[0] or box.width < mask.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    # Colours are weighted by coverage, else the object's old background bleeds into its rim.
+    # Weighted by coverage, so that the old background does not bleed into the rim.
     weighted = cv2.resize(image * coverage[..., None], size, interpolation=method)
     resized = cv2.resize(coverage, size, interpolation=method)
     colours = weighted / np.maximum(resized, 1e-3)[..., None]
@@ -37,11 +37,11 @@ def fit_to_box(
 
 
 def soften(coverage: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurs the coverage inwards: it stays 0 where it was, so no old background shows.
+    """Blurs the coverage inwards only, so that no old background becomes visible.
 
     Args:
         coverage: (h, w) float32 in [0, 1].
-        sigma: Of the Gaussian, in pixels; 0 keeps the edge hard.
+        sigma: Sigma of the Gaussian in pixels; 0 gives a hard edge.
     """
     if sigma <= 0:
         return (coverage >= 0.5).astype(np.float32)
@@ -51,14 +51,14 @@ def soften(coverage: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def cast_shadow(frame: np.ndarray, box: Box, strength: float, squeeze: float) -> None:
-    """Darkens the ground around an object's foot, in place.
+    """Draws a contact shadow on the ground around an object's foot, in place.
 
-    Real things on a road touch it with a soft dark rim; a pasted one without it floats.
+    Real objects have a soft dark rim where they touch the road; without it, they seem to float.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        box: Of the object.
-        strength: Share of the light that is lost at the foot, in [0, 1].
+        box: Box of the object.
+        strength: Share of the light lost at the foot, in [0, 1].
         squeeze: True width / stored width of the frame's pixels.
     """
     flat = max(1.0, 0.12 * box.width * squeeze)
@@ -90,9 +90,9 @@ def blend(
         labels: (H, W) uint8.
         colours: (h, w, 3) uint8.
         coverage: (h, w) float32 in [0, 1].
-        box: Where it goes.
-        label: Of the pixels that the object covers at least by half.
-        rim_label: Of the other pixels that it touches visibly.
+        box: Location of the object.
+        label: Label of pixels that the object covers at least by half.
+        rim_label: Label of other pixels that it visibly touches.
     """
     region = frame[box.slices]
     alpha = coverage[..., None]

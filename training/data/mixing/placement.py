@@ -1,4 +1,4 @@
-"""Where a pasted object stands in a frame and how large it is there."""
+"""Locations and sizes of pasted objects."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from training.data.mixing.checks import check_positive, check_range, check_share
+from training.engine.config import check_positive, check_range, check_share
 
-# trainIds of Cityscapes on which things stand: road, sidewalk, terrain.
+# Cityscapes trainIds of the ground: road, sidewalk, terrain.
 GROUND = (0, 1, 9)
 _IS_GROUND = np.isin(np.arange(256), GROUND).astype(np.uint8)
-# Below this share of the frame's pixels, ground is too scarce to read a horizon from.
+# With less ground than this share of the frame, the horizon cannot be estimated.
 _MIN_GROUND_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """Distribution of places and sizes.
+    """Distribution of locations and sizes.
 
     Attributes:
-        on_ground: Share of the objects that stand on the ground, with the size that perspective
-            gives them there; the others land anywhere, with a size drawn from ``free_height``.
-        by_distance: Share of these whose distance is drawn log-uniformly. The others stand on a
-            ground pixel drawn uniformly, which is near the camera most of the time.
-        object_height: Real heights in metres, drawn log-uniformly.
-        camera_height: Of the camera above the ground, in metres. On flat ground an object of
-            height h whose foot is d rows below the horizon is ``h / camera_height * d`` rows high,
-            whatever the focal length.
-        horizon: Row of the horizon as a share of the frame height, where the labels show too
-            little ground to tell.
-        free_height: Smallest and largest height of an object anywhere, as shares of the frame
+        on_ground: Share of the objects that stand on the ground, with a size that follows from
+            perspective. The others are placed anywhere, with a size drawn from ``free_height``.
+        by_distance: Share of the objects on the ground whose distance is drawn log-uniformly. The
+            others stand on a uniformly drawn ground pixel, which is mostly close to the camera.
+        object_height: Range of the real heights in metres, drawn log-uniformly.
+        camera_height: Height of the camera above the ground, in metres. On flat ground, an object
+            of height h whose foot is d rows below the horizon is ``h / camera_height * d`` rows
+            high, regardless of the focal length.
+        horizon: Row of the horizon as a share of the frame height, if there is too little ground
+            to estimate it.
+        free_height: Range of the heights of objects placed anywhere, as shares of the frame
             height, drawn log-uniformly.
-        min_rows: An object is never smaller than this, in stored rows and columns.
-        max_share: Never higher or wider than this share of the frame.
-        max_enlargement: Never larger than this multiple of its own rows and columns: beyond it
-            there is only blur to see.
+        min_rows: Minimum height and width of an object, in stored pixels.
+        max_share: Maximum height and width of an object, as a share of the frame.
+        max_enlargement: Maximum enlargement of an object; beyond it, there is only blur.
 
     Raises:
-        ParameterError: A reversed range, or a value that makes no sense; names its key.
+        ParameterError: A range is reversed or a value is out of range; the message names the key.
     """
 
     on_ground: float = 0.8
@@ -64,7 +63,7 @@ class PlacementOptions:
 
 
 class Box(NamedTuple):
-    """Pixels ``[top, top + height) x [left, left + width)``."""
+    """Box of the pixels ``[top, top + height) x [left, left + width)``."""
 
     top: int
     left: int
@@ -73,7 +72,7 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """For indexing an (H, W, ...) array."""
+        """Slices that index an (H, W, ...) array."""
         return (
             slice(self.top, self.top + self.height),
             slice(self.left, self.left + self.width),
@@ -81,14 +80,14 @@ class Box(NamedTuple):
 
 
 class Ground:
-    """The pixels of a frame on which things stand; read once, for all objects of the frame.
+    """Ground pixels of a frame, analysed once for all its objects.
 
     Args:
         labels: (H, W) uint8 trainIds of the frame.
     """
 
     def __init__(self, labels: np.ndarray) -> None:
-        # OpenCV's table is ten times faster than numpy.isin on a frame of two million pixels.
+        # Ten times faster than numpy.isin on a frame of two million pixels.
         self.mask = cv2.LUT(labels, _IS_GROUND)
         self._in_row = cv2.reduce(self.mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
         self._up_to_row = self._in_row.cumsum()
@@ -97,11 +96,11 @@ class Ground:
     def horizon(self, default_share: float) -> float:
         """Estimates the row of the horizon from the highest ground pixels.
 
-        Ground reaches almost to the horizon where the view along a road is open. A frame with an
-        obstructed view gets a horizon that is too low, so objects too small, never too large.
+        With an open view along the road, the ground reaches almost to the horizon. If the view is
+        obstructed, the estimate is too low, which makes objects too small but never too large.
 
         Args:
-            default_share: Row as a share of H if there is hardly any ground.
+            default_share: Row as a share of H, used if there is hardly any ground.
         """
         if self.pixels < _MIN_GROUND_SHARE * self.mask.size:
             return default_share * self.mask.shape[0]
@@ -109,15 +108,15 @@ class Ground:
         return float(np.searchsorted(self._up_to_row, 0.002 * self.pixels))
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """(row, column) of a pixel drawn uniformly."""
+        """Draws a ground pixel uniformly; returns (row, column)."""
         hit = int(rng.integers(self.pixels))
         row = int(np.searchsorted(self._up_to_row, hit, side="right"))
         before = int(self._up_to_row[row] - self._in_row[row])
         return row, int(np.flatnonzero(self.mask[row])[hit - before])
 
     def draw_by_distance(self, horizon: float, rng: np.random.Generator) -> tuple[int, int]:
-        """(row, column) of a pixel at a distance that is drawn log-uniformly."""
-        # Distance is 1 / (rows below the horizon), so a log-uniform distance weighs rows by that.
+        """Draws a ground pixel at a log-uniform distance; returns (row, column)."""
+        # Distance is 1 / (rows below the horizon), so this weighting makes it log-uniform.
         rows = np.arange(len(self._in_row))
         weights = (self._in_row > 0) / np.maximum(rows - horizon, 2.0)
         row = int(rng.choice(rows, p=weights / weights.sum()))
@@ -132,14 +131,14 @@ def place(
     rng: np.random.Generator,
     squeeze: float = 1.0,
 ) -> tuple[Box, bool]:
-    """Draws a box for an object that lies inside the frame completely.
+    """Draws a box for an object, completely inside the frame.
 
     Args:
-        shape: (height, width) of the object, for its aspect ratio.
-        ground: Of the frame.
+        shape: (height, width) of the object.
+        ground: Ground of the frame.
         options: See :class:`PlacementOptions`.
         rng: Source of all randomness.
-        squeeze: True width / stored width of the frame's pixels: an object is narrower by this
+        squeeze: True width / stored width of the frame's pixels; the object is narrower by this
             factor in a frame that is stored squeezed.
 
     Returns:

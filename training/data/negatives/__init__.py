@@ -1,4 +1,4 @@
-"""Sources of objects that the target taxonomy does not know."""
+"""Sources of foreign objects, which the target taxonomy does not know."""
 
 from __future__ import annotations
 

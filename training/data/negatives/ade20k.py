@@ -1,10 +1,10 @@
 """The full ADE20K (Zhou et al., IJCV 2019), release 2021, https://ade20k.csail.mit.edu.
 
-Not the scene parsing subset of 150 classes (ADEChallengeData2016): its labels hold no instances,
-so two chairs side by side would be one object.
+Not the scene parsing subset of 150 classes (ADEChallengeData2016), whose labels have no instances:
+two chairs side by side would be one object.
 
-Every object has an amodal mask: 255 where it is seen, 128 where something else hides it. So what
-is hidden is known, and need not be guessed from the neighbours.
+Every object has an amodal mask: 255 where it is visible, 128 where it is occluded. Occlusion is
+therefore known, and need not be estimated from neighbouring objects.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import numpy as np
 
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.images import read_label
-from training.data.negatives.annotation_files import read_annotations
-from training.data.negatives.coco_masks import ABSENT, DAMAGED, OTHER_SIZE
-from training.data.negatives.indexed import AnnotatedImage, IndexedObjects, Unusable
+from training.data.negatives.indexed import (
+    AnnotatedImage,
+    IndexedObjects,
+    Unusable,
+    read_annotations,
+)
 from training.data.negatives.known_classes import KnownClasses
-from training.data.negatives.quality import Instance, Quality
+from training.data.negatives.quality import ABSENT, DAMAGED, OTHER_SIZE, Instance, Quality
 
 _TREE = (
     "ROOT/images/ADE/SPLIT/SCENE/.../NAME.jpg with NAME.json and NAME/instance_*.png "
@@ -32,25 +35,25 @@ _SEEN, _HIDDEN = 255, 128
 
 
 class Ade20kObjects(IndexedObjects):
-    """The whole, non-occluded objects of one split; parts of objects are no objects.
+    """The complete, non-occluded objects of one split, without parts of objects.
 
-    An object that cannot be used (without a mask, or with one of another size or other values) is
-    left out and counted by its fault.
+    Unusable objects (without a mask, or with one of the wrong size or with other values) are left
+    out and counted by fault.
 
     Args:
         root: Folder ``ADE20K_2021_17_01``.
         split: "training" or "validation".
         known: "exclude" or "only", see :class:`IndexedObjects`.
-        taxonomy: Whose classes are known.
+        taxonomy: Taxonomy of the known classes.
         overrides: Changes to the table of known classes, see :class:`KnownClasses`.
-        quality: What counts as a whole object.
-        cache_mib: Decoded objects to keep, in MiB for each process.
-        index_file: Keeps the selection for the next run, see :class:`IndexedObjects`.
+        quality: Rules for complete objects.
+        cache_mib: Cache of decoded objects, in MiB per process.
+        index_file: File that keeps the selection for later runs, see :class:`IndexedObjects`.
 
     Raises:
         DatasetError: Files are missing or damaged, or no object is left.
         ImageError: A mask or image is missing or damaged.
-        ParameterError: A bad override.
+        ParameterError: An override is invalid.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Ade20kObjects(IndexedObjects):
         annotations = sorted(folder.rglob("*.json"))
         if not annotations:
             raise DatasetError(f"{folder}: no annotations; expected {_TREE}")
-        # 3,000 names: a misspelt override cannot be told from one that this split does not show.
+        # With 3,000 names, a misspelt override looks like a class that this split does not show.
         classes = KnownClasses.load(taxonomy, "ade20k", overrides)
         newest = max(path.stat().st_mtime_ns for path in annotations)
         super().__init__(
@@ -85,7 +88,7 @@ class Ade20kObjects(IndexedObjects):
 
 
 def _annotated_image(path: Path, folder: Path) -> Iterator[AnnotatedImage | Unusable]:
-    # Some raw names are not UTF-8; they are not used.
+    # Some raw names, which are not used, are not UTF-8.
     content = read_annotations(path, lenient=True)
     try:
         content = content["annotation"]
@@ -124,6 +127,6 @@ def _instance(
     seen, hidden = np.count_nonzero(mask == _SEEN), np.count_nonzero(mask == _HIDDEN)
     if np.count_nonzero(mask) > seen + hidden:
         return Instance.unusable(category, identity, DAMAGED)
-    # "yes" also stands where what hides the object was not annotated itself.
+    # "yes" is also set where the occluder itself is not annotated.
     share = 1.0 if entry.get("occluded") == "yes" else hidden / max(1, seen + hidden)
     return Instance.from_mask(mask == _SEEN, category, identity, hidden=share)

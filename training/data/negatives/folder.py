@@ -1,4 +1,4 @@
-"""Any folder of images with instance masks."""
+"""Objects from a plain folder of images with instance masks."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from training.data.negatives.quality import Instance, Quality
 class FolderObjects(IndexedObjects):
     """``ROOT/images/NAME.{jpg,png,...}`` with ``ROOT/masks/NAME.png``.
 
-    A mask is 8-bit grey: 0 background, every other value one object; a binary mask is one object.
-    Beside other objects 255 may be one more, or a border to ignore: ``mask_255`` has to say.
-    All files are read at the start, so a bad pair shows before the training.
+    A mask is 8-bit grey: 0 is background, and every other value is one object; a binary mask is
+    one object. In a mask with other objects, 255 may be another object or a border to ignore;
+    ``mask_255`` says which. All files are read at the start, so bad pairs are found before the
+    training.
 
     Args:
         root: The folder.
-        category: Of all its objects.
+        category: Category of all objects.
         known: "exclude" or "only", see :class:`IndexedObjects`.
-        taxonomy: Whose classes are known.
-        overrides: Meaning of the category, see :class:`KnownClasses`; without it the category is
-            unknown unless it is the name of a class of the taxonomy.
-        quality: What counts as a whole object.
-        cache_mib: Decoded objects to keep, in MiB for each process.
-        mask_255: "anomaly" takes 255 as an object, "ignore" never does; None takes it as the only
-            object of a binary mask, and refuses it beside others.
+        taxonomy: Taxonomy of the known classes.
+        overrides: Meaning of the category, see :class:`KnownClasses`; by default it is unknown,
+            unless it is the name of a class of the taxonomy.
+        quality: Rules for complete objects.
+        cache_mib: Cache of decoded objects, in MiB per process.
+        mask_255: "anomaly" treats 255 as an object, "ignore" ignores it. None treats it as the
+            object of a binary mask, and refuses it in masks with other objects.
 
     Raises:
-        DatasetError: The folder has another shape or no usable object, or a mask holds 255 beside
-            other objects and ``mask_255`` is not given.
-        ImageError: An unreadable file, or an image and mask of different size.
-        ParameterError: A bad override or value of ``mask_255``.
+        DatasetError: The folder has the wrong layout or no usable object, or a mask holds 255 in
+            addition to other objects and ``mask_255`` is not given.
+        ImageError: A file is unreadable, or image and mask differ in size.
+        ParameterError: An override or ``mask_255`` is invalid.
     """
 
     def __init__(

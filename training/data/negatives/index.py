@@ -1,7 +1,7 @@
-"""The objects of a data set that passed, as flat arrays, in memory or in a file.
+"""Index of the selected objects of a data set, as flat arrays in memory or in a file.
 
-Only the run-length-coded mask of an object's box is kept. So full COCO needs tens of megabytes,
-and a fork of the process shares them.
+Only the run-length-coded mask of each object's box is kept. Full COCO therefore takes tens of
+megabytes, which forked processes share.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from pycocotools import mask as rle
 from training.data.negatives.quality import Instance
 from training.engine.storage import make_folder, write_atomically
 
-# Counts up when the rules or the arrays change, so that older files are made anew.
+# Increased when the rules or the arrays change, so that older files are rebuilt.
 _VERSION = 2
-# Unusable annotations that are named, by rule; the others are counted.
+# Number of unusable annotations to name per rule; the others are only counted.
 _NAMED = 10
 
-# Path and (height, width) of the image, category to report, the object.
-Row = tuple[str, tuple[int, int], str, Instance]
+# Path and (height, width) of the image, category to report, and the object.
+SelectedObject = tuple[str, tuple[int, int], str, Instance]
 
 
 class Drops:
-    """What was left out.
+    """Records which objects were left out, and why.
 
     Attributes:
-        counts: Number of objects by rule.
-        unusable: The first annotations by fault, for the log.
+        counts: Number of objects by violated rule.
+        unusable: Names of the first unusable annotations by fault, for the log.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Drops:
         self.unusable: dict[str, list[str]] = {}
 
     def add_unusable(self, rule: str, name: str) -> None:
-        """Counts an annotation that cannot be used, and names it if it is among the first."""
+        """Counts an unusable annotation; keeps its name if it is among the first."""
         self.counts[rule] += 1
         names = self.unusable.setdefault(rule, [])
         if len(names) < _NAMED:
@@ -48,21 +48,21 @@ class Drops:
 
 
 class ObjectIndex:
-    """Where the objects are, and their masks.
+    """Locations and masks of objects.
 
     Args:
-        arrays: As :meth:`build` makes them.
+        arrays: Arrays from :meth:`build`.
 
     Attributes:
-        paths: Images, relative to their folder.
-        names: Categories.
+        paths: Paths of the images, relative to their folder.
+        names: Names of the categories.
         image: (N,) index into ``paths``.
         category: (N,) index into ``names``.
         box: (N, 4) top, left, height, width.
         size: (N, 2) height, width of the image.
         identities: (N,) names of the objects in their data set.
-        dropped: Number of objects by the reason for leaving them out.
-        unusable: The first annotations that could not be used, by reason.
+        dropped: Number of objects left out, by reason.
+        unusable: Names of the first unusable annotations, by reason.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -87,12 +87,12 @@ class ObjectIndex:
         return len(self.image)
 
     @classmethod
-    def build(cls, rows: Iterable[Row], drops: Drops) -> ObjectIndex:
-        """Collects the objects.
+    def build(cls, rows: Iterable[SelectedObject], drops: Drops) -> ObjectIndex:
+        """Builds an index.
 
         Args:
-            rows: What is kept.
-            drops: Filled while the rows are drawn.
+            rows: Selected objects.
+            drops: Record of dropped objects, which is filled while ``rows`` is consumed.
         """
         paths: dict[str, int] = {}
         names: dict[str, int] = {}
@@ -125,22 +125,22 @@ class ObjectIndex:
         )
 
     def mask(self, index: int) -> np.ndarray:
-        """(h, w) bool mask within the box."""
+        """Decodes the mask of an object within its box, (h, w) bool."""
         start = self._code_ends[index - 1] if index else 0
         counts = self._codes[start : self._code_ends[index]].tobytes()
         height, width = (int(x) for x in self.box[index, 2:])
         return rle.decode({"size": [height, width], "counts": counts}).astype(bool)
 
     def count_categories(self) -> Counter[str]:
-        """Number of objects by category."""
+        """Counts the objects by category."""
         return Counter(self.names[c] for c in self.category)
 
     def save(self, path: Path, origin: str) -> None:
         """Writes the index.
 
         Args:
-            path: File to write; folders above it are made.
-            origin: Describes everything that it was made from, see :meth:`load`.
+            path: File to write; missing parent folders are created.
+            origin: Description of everything that the index depends on, see :meth:`load`.
 
         Raises:
             OutputError: The file cannot be written.
@@ -152,12 +152,12 @@ class ObjectIndex:
 
     @classmethod
     def load(cls, path: Path, origin: str) -> ObjectIndex | None:
-        """Reads an index; None if there is none that was made from the same."""
+        """Reads an index; returns None if there is none with the same ``origin``."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return cls(arrays) if str(arrays["origin"]) == _digest(origin) else None
-        # Missing, or no index at all: it is made anew.
+        # Missing or not an index; it is rebuilt.
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 

@@ -1,38 +1,42 @@
-"""An object source over annotated images: filtered once, decoded when asked.
+"""Base of the object sources that read annotated images: filtered once, decoded on demand.
 
-All annotations are read at the start, or an index that an earlier run made of them, and the
-headers of the images that are needed. Pixels are read when an object is asked for.
+At the start, all annotations are read, or the index of an earlier run, and the headers of the
+images with selected objects. Pixels are read when an object is requested.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError, first_line
 from anomaly_seg_ros.io.images import read_annotated_image, read_size
-from training.data.negatives.index import Drops, ObjectIndex, Row
+from training.data.negatives.index import Drops, ObjectIndex, SelectedObject
 from training.data.negatives.known_classes import UNCLEAR, UNKNOWN, KnownClasses
 from training.data.negatives.objects import NegativeObject
 from training.data.negatives.quality import Instance, Quality
 
 KNOWN = ("exclude", "only")
+# Signatures of zip, gzip, xz and bzip2.
+_PACKED = (b"PK", b"\x1f\x8b", b"\xfd7zXZ", b"BZh")
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """What a data set says of one image.
+    """Annotations of one image.
 
     Attributes:
-        path: Relative to the folder of the images.
-        size: (height, width) that the annotations are made for.
-        categories: Class names of the instances, known without decoding a mask.
-        instance: Decodes the k-th of them.
+        path: Path relative to the image folder.
+        size: (height, width) of the annotated image.
+        categories: Class names of the instances.
+        instance: Decodes the k-th instance.
     """
 
     path: str
@@ -43,11 +47,11 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Unusable:
-    """An annotation that belongs to no image or no category.
+    """An annotation without a valid image or category.
 
     Attributes:
-        rule: Why it is left out.
-        name: Of the annotation.
+        rule: Reason for leaving it out.
+        name: Name of the annotation.
     """
 
     rule: str
@@ -58,23 +62,23 @@ class IndexedObjects:
     """Base of the sources that read annotated images.
 
     Args:
-        name: Of the data set, for logs, errors and ``NegativeObject.source``.
-        folder: That the paths of the images are relative to.
-        images: Of the data set, in a fixed order.
-        classes: Which categories the target taxonomy knows.
-        known: "exclude" takes the unknown objects (negatives); "only" the known ones, whose
-            category is then the name of the target class.
-        quality: What counts as a whole object.
-        cache_mib: Decoded objects to keep, in MiB for each process.
-        index_file: Keeps the selection for the next run: full COCO takes minutes. Made anew when
-            an argument or the annotations changed.
-        stamp: Tells one state of the annotations from another.
+        name: Name of the data set, for logs, errors and ``NegativeObject.source``.
+        folder: Image folder, to which paths are relative.
+        images: Annotated images of the data set, in a fixed order.
+        classes: Categories that the target taxonomy knows.
+        known: "exclude" selects the unknown objects (negatives); "only" selects the known ones and
+            reports the target class as their category.
+        quality: Rules for complete objects.
+        cache_mib: Cache of decoded objects, in MiB per process.
+        index_file: File that keeps the selection for later runs, because full COCO takes minutes.
+            It is rebuilt when an argument or the annotations change.
+        stamp: Identifies the state of the annotations.
 
     Raises:
-        ParameterError: Another value of ``known``.
-        DatasetError: No object is left (the message says which rules took them), or images are
+        ParameterError: ``known`` has another value.
+        DatasetError: No object is left (the message lists the violated rules), or images are
             missing.
-        ImageError: An image is no image, or has another size than its annotation.
+        ImageError: An image is unreadable, or has another size than its annotation.
         OutputError: The index file cannot be written.
     """
 
@@ -113,7 +117,7 @@ class IndexedObjects:
 
         Raises:
             IndexError: There is no such object.
-            ImageError: Its image is missing, unreadable or, meanwhile, of another size.
+            ImageError: Its image is missing, unreadable, or its size has changed.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: object {index} of {len(self)}")
@@ -129,16 +133,16 @@ class IndexedObjects:
         return found
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the cache: each worker fills its own."""
+        """Leaves out the cache; each worker fills its own."""
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
 
     @property
     def categories(self) -> list[str]:
-        """Category of every object, without decoding it."""
+        """Categories of all objects, without decoding them."""
         return [self.index.names[c] for c in self.index.category]
 
     def describe(self) -> str:
-        """The table of known classes, what was dropped by which rule, and what is left."""
+        """Describes the known classes, the dropped objects by rule, and the selected objects."""
         kept = ", ".join(f"{n} {c}" for c, n in self.index.count_categories().most_common())
         kind = "unknown" if self.known == "exclude" else "known"
         return (
@@ -151,7 +155,7 @@ class IndexedObjects:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Number of objects by the rule that left them out."""
+        """Number of dropped objects by rule."""
         return dict(self.index.dropped)
 
     def _build(
@@ -173,7 +177,7 @@ class IndexedObjects:
         return index
 
     def _check_files(self) -> None:
-        """Holds the images' headers against the annotations: a run must not stop hours later."""
+        """Compares image headers with the annotations, so that a run does not fail hours later."""
         paths = [str(x) for x in self.index.paths]
         absent = [x for x in paths if not (self.folder / x).is_file()]
         if absent:
@@ -185,16 +189,16 @@ class IndexedObjects:
         for path, first in zip(paths, firsts, strict=True):
             size = self._size(first)
             if read_size(self.folder / path) != size:
-                # Annotated upright, as EXIF says, or for another picture.
+                # Either rotated by its EXIF orientation, or not the annotated image.
                 self._read(path, size)
 
     def _size(self, index: int) -> tuple[int, int]:
-        """(height, width) that an object was annotated for."""
+        """Returns the (height, width) of an object's annotated image."""
         height, width = self.index.size[index]
         return int(height), int(width)
 
     def _read(self, path: str, size: tuple[int, int]) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of the annotated size."""
+        """Reads an image as (H, W, 3) uint8 RGB; checks that it has the annotated size."""
         image = read_annotated_image(self.folder / path, size)
         if image.shape[:2] != size:
             raise ImageError(
@@ -203,8 +207,10 @@ class IndexedObjects:
             )
         return image
 
-    def _select(self, images: Iterable[AnnotatedImage | Unusable], drops: Drops) -> Iterator[Row]:
-        """Yields the objects to keep, and counts the others by rule."""
+    def _select(
+        self, images: Iterable[AnnotatedImage | Unusable], drops: Drops
+    ) -> Iterator[SelectedObject]:
+        """Yields the selected objects and counts the others by rule."""
         dropped = drops.counts
         for image in images:
             if isinstance(image, Unusable):
@@ -231,7 +237,7 @@ class IndexedObjects:
                     dropped[rule] += 1
 
     def _wanted(self, category: str, dropped: Counter[str]) -> str | None:
-        """The category to report, or None for one that is not asked for."""
+        """Returns the category to report, or None if the object is not wanted."""
         target = self.classes.target(category)
         if self.known == "exclude":
             if target == UNKNOWN:
@@ -244,7 +250,7 @@ class IndexedObjects:
         return None
 
     def _unusable(self) -> Iterator[tuple[str, str]]:
-        """Each fault of the annotations, with the first ones that have it."""
+        """Yields each fault with the names of the first annotations that have it."""
         for rule, names in self.index.unusable.items():
             more = self.index.dropped[rule] - len(names)
             yield rule, ", ".join(names) + (f" and {more} more" if more else "")
@@ -262,3 +268,37 @@ class IndexedObjects:
             category=self.index.names[self.index.category[index]],
             source=f"{self.name} {Path(path).stem} #{self.index.identities[index]}",
         )
+
+
+def read_annotations(path: Path, lenient: bool = False) -> Any:
+    """Reads a JSON file of annotations.
+
+    Args:
+        path: The file.
+        lenient: Use replacement characters for text that is not UTF-8.
+
+    Raises:
+        DatasetError: The file is missing, unreadable, compressed, truncated or not JSON; the
+            message names it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+    except MemoryError:
+        raise DatasetError(f"{path}: does not fit into memory") from None
+    if data.startswith(_PACKED):
+        raise DatasetError(f"{path}: a packed file and not JSON; unpack it")
+    try:
+        text = data.decode("utf-8-sig", "replace" if lenient else "strict")
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        ends_there = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        reason = "; the file ends too early: it was cut short" if ends_there else ""
+        raise DatasetError(f"{path}: not JSON ({error}){reason}") from error
+    except RecursionError:
+        raise DatasetError(f"{path}: not JSON (nested too deeply)") from None
+    except (ValueError, MemoryError) as error:  # not UTF-8, or a number with thousands of digits
+        raise DatasetError(f"{path}: not JSON ({first_line(error)})") from error

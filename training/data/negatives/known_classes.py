@@ -1,4 +1,4 @@
-"""Which classes of an object data set the target taxonomy knows, by name."""
+"""Table of the classes in an object data set that the target taxonomy knows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ _TABLE = Path(__file__).with_name("known_classes.yaml")
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Names of a data set's classes with their meaning in a taxonomy.
+    """Maps the class names of a data set to the classes of a taxonomy.
 
     Attributes:
-        taxonomy: The target, such as "cityscapes".
-        vocabulary: Whose names they are, such as "coco".
-        targets: Name, without regard to case, to target class or "unclear"; names that are absent
-            are unknown.
+        taxonomy: Target taxonomy, such as "cityscapes".
+        vocabulary: Data set that the names come from, such as "coco".
+        targets: Case-folded name -> target class or "unclear"; missing names are unknown.
     """
 
     taxonomy: str
@@ -42,18 +41,18 @@ class KnownClasses:
     ) -> KnownClasses:
         """Reads ``known_classes.yaml`` and applies the overrides.
 
-        A name that is also the name of a class of the taxonomy means that class, unless the table
-        or an override says otherwise. Case does not count in any name.
+        A name that equals a class of the taxonomy means that class, unless the table or an
+        override says otherwise. All names are case-insensitive.
 
         Args:
             taxonomy: Name of the target taxonomy.
-            vocabulary: Section of the table; one that is not there starts empty.
-            overrides: Name to target class, "unclear" or "unknown".
-            table: Another file of the same shape.
+            vocabulary: Section of the table; a missing one is empty.
+            overrides: Name -> target class, "unclear" or "unknown".
+            table: File with the table.
 
         Raises:
-            ParameterError: The table is unreadable, does not know the taxonomy, or names a class
-                that the taxonomy has not.
+            ParameterError: The table is unreadable, lacks the taxonomy, or names a class that the
+                taxonomy does not have.
         """
         sections = _read(Path(table)).get(taxonomy)
         if sections is None:
@@ -67,24 +66,24 @@ class KnownClasses:
                     f"known class {name!r} of {vocabulary}: {target!r} is neither a class of "
                     f"{taxonomy} nor {UNCLEAR!r} or {UNKNOWN!r}"
                 )
-        # Without the classes themselves a "rider" of somebody's own data would be an anomaly.
+        # Without the class names themselves, a "rider" in someone's own data would be an anomaly.
         targets = {_folded(name): name for name in classes}
         targets |= {_folded(name): target for name, target in named.items()}
         return cls(taxonomy, vocabulary, {n: t for n, t in targets.items() if t != UNKNOWN})
 
     def target(self, category: str) -> str:
-        """The target class, "unclear" or "unknown"."""
+        """Returns the target class, "unclear" or "unknown"."""
         return self.targets.get(_folded(category), UNKNOWN)
 
     def check_names(self, categories: Iterable[str], overrides: Mapping[str, str]) -> None:
-        """Catches a misspelt override, which would silently exclude nothing.
+        """Refuses misspelt overrides, which would silently have no effect.
 
         Args:
             categories: All class names of the data set.
-            overrides: As given to :meth:`load`.
+            overrides: Overrides passed to :meth:`load`.
 
         Raises:
-            ParameterError: An override names a class that the data set has not.
+            ParameterError: An override names a class that the data set does not have.
         """
         categories = {_folded(category) for category in categories}
         for name in overrides:
@@ -92,7 +91,7 @@ class KnownClasses:
                 raise ParameterError(f"override {name!r}: {self.vocabulary} has no such class")
 
     def describe(self) -> str:
-        """The table in a few lines."""
+        """Describes the table in two lines."""
         pairs = [
             name if name == _folded(target) else f"{name} -> {target}"
             for name, target in self.targets.items()
@@ -106,7 +105,7 @@ class KnownClasses:
 
 
 def _folded(name: Any) -> str:
-    # Not every name in YAML or JSON is a text: 3, true.
+    # Names in YAML or JSON need not be strings: 3, true.
     return str(name).casefold()
 
 

@@ -1,25 +1,29 @@
-"""Objects cut out of images: what is pasted into road scenes as the outlier."""
+"""Objects cut out of images, to be pasted into road scenes as outliers or decoys."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
+import cv2
 import numpy as np
+
+from training.data.corpora import Corpus
 
 
 @dataclass(frozen=True)
 class NegativeObject:
-    """One object, cropped to its box.
+    """One object, cropped to its bounding box.
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
         mask: (h, w) bool, True on the object.
-        category: Name of its class in its data set; the target class of a known object.
-        source: Which image and object it is, such as "coco 000000123456 #789".
+        category: Class name in its data set; for a known object, the target class.
+        source: Image and object, such as "coco 000000123456 #789".
     """
 
     image: np.ndarray = field(repr=False)
@@ -29,22 +33,22 @@ class NegativeObject:
 
 
 class ObjectSource(Protocol):
-    """A sequence of objects; object ``i`` is a pure function of ``i``."""
+    """Sequence of objects; object ``i`` is a pure function of ``i``."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> NegativeObject: ...
 
     def describe(self) -> str:
-        """What is in it and what was left out, for the log."""
+        """Describes its content and what was left out, for the log."""
         ...
 
 
 class JoinedObjects:
-    """Several sources as one, in the order given.
+    """Concatenation of several sources.
 
     Args:
-        sources: At least one.
+        sources: At least one source.
     """
 
     def __init__(self, sources: Sequence[ObjectSource]) -> None:
@@ -64,5 +68,127 @@ class JoinedObjects:
         return self.sources[which][index - start]
 
     def describe(self) -> str:
-        """The descriptions of all sources."""
+        """Joins the descriptions of all sources."""
         return "\n".join(source.describe() for source in self.sources)
+
+
+class SceneObjects:
+    """Known objects cut out of labelled road scenes, as decoys for the mixer.
+
+    They are pasted like the foreign objects, but labelled with their class. They show that an
+    object with pasted edges, in an odd place or of a rare kind (a lorry close by) is still known.
+    Objects are connected regions of a class, completely inside their frame. Adjacent objects of
+    one class, such as parked cars, count as one.
+
+    Args:
+        corpora: Labelled frames.
+        classes: Class name by trainId, for the classes to cut out.
+        min_side: Minimum height and width of a region, in stored pixels.
+        min_fill: Minimum share of its box that a region covers, to leave out for instance the
+            rest of a car behind a fence.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        classes: dict[int, str],
+        min_side: int = 16,
+        min_fill: float = 0.4,
+    ) -> None:
+        self.corpora = list(corpora)
+        self.classes = classes
+        rows = [
+            (c, position, train_id, *box)
+            for c, corpus in enumerate(self.corpora)
+            for position, labels in enumerate(corpus.labels)
+            for train_id, box in _regions(labels, classes, min_side, min_fill)
+        ]
+        # Columns: corpus, position, trainId, top, left, height, width, y and x of a region pixel.
+        self._rows = np.array(rows, np.int32).reshape(-1, 9)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def categories(self) -> list[str]:
+        """Categories of all objects, without cutting them out."""
+        return [self.classes[train_id] for train_id in self._rows[:, 2].tolist()]
+
+    def __getitem__(self, index: int) -> NegativeObject:
+        if not 0 <= index < len(self):
+            raise IndexError(f"object {index} of {len(self)}")
+        c, position, train_id, top, left, height, width, y, x = self._rows[index].tolist()
+        corpus = self.corpora[c]
+        box = (slice(top, top + height), slice(left, left + width))
+        same = (corpus.labels[position][box] == train_id).view(np.uint8)
+        _, parts = cv2.connectedComponents(same)
+        mask = parts == parts[y - top, x - left]
+        image = corpus.images[position][box]
+        if corpus.aspect:
+            size = (max(1, round(width * corpus.squeeze(position))), height)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+            mask = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return NegativeObject(
+            np.ascontiguousarray(image),
+            mask,
+            self.classes[train_id],
+            f"{corpus.name} frame {position}, row {y}, column {x}",
+        )
+
+    def describe(self) -> str:
+        """Describes the number of objects by class."""
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(self.categories).most_common())
+        return f"{len(self)} known objects of the training frames: {counts}"
+
+
+class BalancedObjects:
+    """Source in which every category has the same number of objects, by repetition.
+
+    Args:
+        sources: Sources, each with the categories of its objects in order; empty sources are left
+            out.
+    """
+
+    def __init__(self, sources: Sequence[tuple[ObjectSource, Sequence[str]]]) -> None:
+        self.sources = [source for source, _ in sources]
+        members: dict[str, list[tuple[int, int]]] = {}
+        for s, (_, categories) in enumerate(sources):
+            for index, category in enumerate(categories):
+                members.setdefault(category, []).append((s, index))
+        self._members = [members[name] for name in sorted(members)]
+
+    def __len__(self) -> int:
+        return len(self._members) * max(map(len, self._members), default=0)
+
+    def __getitem__(self, index: int) -> NegativeObject:
+        if not 0 <= index < len(self):
+            raise IndexError(f"object {index} of {len(self)}")
+        turn, category = divmod(index, len(self._members))
+        found = self._members[category]
+        source, position = found[turn % len(found)]
+        return self.sources[source][position]
+
+    def describe(self) -> str:
+        """Joins the descriptions of all sources."""
+        return "\n".join(source.describe() for source in self.sources)
+
+
+def _regions(
+    labels: np.ndarray, classes: dict[int, str], min_side: int, min_fill: float
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Finds complete regions: (trainId, (top, left, height, width, y, x)) of each."""
+    found = []
+    for train_id in classes:
+        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == train_id).view(np.uint8))
+        for part in range(1, len(stats)):
+            left, top, width, height, area = (int(v) for v in stats[part])
+            inside = (
+                left > 0
+                and top > 0
+                and left + width < labels.shape[1]
+                and top + height < labels.shape[0]
+            )
+            if inside and min(width, height) >= min_side and area >= min_fill * width * height:
+                first = int(np.flatnonzero(parts[top] == part)[0])
+                found.append((train_id, (top, left, height, width, top, first)))
+    return found

@@ -1,13 +1,13 @@
-"""What counts as a whole, non-occluded object.
+"""Rules for complete, non-occluded objects.
 
-"Non-occluded" is defined nowhere in the literature that asks for it (Top-K OvR takes
-"non-occluded" COCO objects; no public code implements it). Here an object is kept if no sign
-speaks against it: it is not cut off by the frame, no other object meets more than a fifth of its
-outline, and its mask is one piece without holes.
+The literature does not define "non-occluded": Top-K OvR uses "non-occluded" COCO objects, but no
+public code implements it. Here an object counts as complete unless there is evidence to the
+contrary: it must not be cut off by the frame, other objects must not touch more than a fifth of
+its outline, and its mask must be one piece without holes.
 
-An instance mask does not say which of two touching objects is in front. One case is clear: where
-the box of the other holds the whole object (a cup on a table, a dog on a sofa), the object cannot
-be what continues behind it, so it stands in front and such neighbours do not count.
+Instance masks do not show which of two touching objects is in front. One case is clear: if the
+other object's box contains the whole object (a cup on a table, a dog on a sofa), the object cannot
+continue behind it. It is in front, and such neighbours do not count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-# A piece smaller than this share of the object is annotation noise, not a part of it.
+# Faults of annotations without a usable mask; each completes a text such as "dropped: 3 ...".
+ABSENT = "without a segmentation"
+DAMAGED = "with a damaged segmentation"
+OTHER_SIZE = "with a segmentation of another size"
+
+# Pieces smaller than this share of the object are annotation noise.
 _SPECK = 0.02
 
 
@@ -29,13 +34,13 @@ class Instance:
 
     Attributes:
         category: Class name.
-        identity: Of the annotation, for errors and logs.
+        identity: Name of the annotation, for errors and logs.
         top: First row of its box.
         left: First column of its box.
         mask: (h, w) bool within the box.
-        crowd: The mask covers a group (COCO "iscrowd").
-        hidden: Share of the object that something hides, where the annotation tells (ADE20K).
-        fault: Why there is no mask, "" if there is one.
+        crowd: Whether the mask covers a group (COCO "iscrowd").
+        hidden: Occluded share of the object, if annotated (ADE20K).
+        fault: Why there is no mask, or "" if there is one.
     """
 
     category: str
@@ -49,20 +54,20 @@ class Instance:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right), the end exclusive."""
+        """(top, left, bottom, right), with exclusive ends."""
         height, width = self.mask.shape
         return self.top, self.left, self.top + height, self.left + width
 
     @classmethod
     def unusable(cls, category: str, identity: str, fault: str) -> Instance:
-        """An object whose annotation gives no mask: it is left out, and hides nothing."""
+        """Creates an object without a usable mask, which is left out and occludes nothing."""
         return cls(category, identity, 0, 0, np.zeros((0, 0), bool), fault=fault)
 
     @classmethod
     def from_mask(
         cls, mask: np.ndarray, category: str, identity: str, **attributes: Any
     ) -> Instance:
-        """Crops an (H, W) mask of the whole image; an empty mask gives an empty instance."""
+        """Creates an instance from an (H, W) mask of the whole image, which may be empty."""
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not rows.size:
             return cls(category, identity, 0, 0, np.zeros((0, 0), bool), **attributes)
@@ -73,21 +78,22 @@ class Instance:
 
 @dataclass(frozen=True)
 class Quality:
-    """The rules; the first one that an object breaks is counted.
+    """The rules; an object is counted under the first rule that it violates.
 
     Attributes:
         crowds: Keep masks of groups.
-        min_area: Pixels of the mask; fewer show no texture.
-        min_side: Shorter side of the box in pixels.
-        border: The box keeps this distance to the border of the image, in pixels, else the frame
-            may cut the object off. 0 keeps all.
-        max_hidden: Largest share of the object that may be hidden, where the annotation tells.
-        max_overlap: Where it does not: largest share of the rim around the object that other
-            instances may cover.
-        rim: Width of that rim in pixels; instance masks seldom meet exactly.
-        enclosing: Count neighbours whose box holds the whole object, too.
-        max_holes: Largest share of holes in the filled mask: something stands in front of it.
-        max_pieces: Connected pieces, without specks: an occluder cuts an object in two.
+        min_area: Minimum area of the mask in pixels; smaller objects show no texture.
+        min_side: Minimum of the shorter side of the box, in pixels.
+        border: Minimum distance of the box from the border of the image, in pixels, because the
+            frame may cut off closer objects. 0 keeps all.
+        max_hidden: Maximum occluded share of the object, if annotated.
+        max_overlap: Otherwise, maximum share of the rim around the object that other instances
+            cover.
+        rim: Width of that rim in pixels; instance masks seldom touch exactly.
+        enclosing: Count neighbours whose box contains the whole object as well.
+        max_holes: Maximum share of holes in the filled mask, which indicate an occluder.
+        max_pieces: Maximum number of connected pieces, without specks; an occluder may cut an
+            object in two.
     """
 
     crowds: bool = False
@@ -104,17 +110,16 @@ class Quality:
     def broken_rule(
         self, instance: Instance, others: Sequence[Instance], size: tuple[int, int]
     ) -> str | None:
-        """Names the first rule that an object breaks.
+        """Returns the first rule that an object violates.
 
         Args:
             instance: The object.
-            others: All other instances of the image; not looked at where the annotation tells
-                what is hidden.
+            others: All other instances of the image; not used if occlusion is annotated.
             size: (height, width) of the image.
 
         Returns:
             The fault of its annotation, "crowd", "too small", "cut off by the border", "occluded",
-            "holes", "in pieces"; None for a good object.
+            "holes" or "in pieces"; None for a complete object.
         """
         mask = instance.mask
         if instance.fault:
@@ -141,10 +146,10 @@ class Quality:
 
 
 def rim_overlap(instance: Instance, others: Sequence[Instance], options: Quality) -> float:
-    """Share of the rim around an object that other instances cover.
+    """Computes the share of the rim around an object that other instances cover.
 
-    The rim holds the pixels within ``options.rim`` (chessboard distance) of the object; pixels
-    beyond the image's border belong to it and are covered by nothing.
+    The rim consists of the pixels within ``options.rim`` (chessboard distance) of the object.
+    Pixels outside of the image belong to it and count as not covered.
     """
     rim = options.rim
     if rim < 1:
@@ -160,7 +165,7 @@ def rim_overlap(instance: Instance, others: Sequence[Instance], options: Quality
 
 
 def hole_fraction(mask: np.ndarray) -> float:
-    """Area of the holes of an (h, w) mask over the area of the filled mask."""
+    """Area of the holes of an (h, w) mask, divided by the area of the filled mask."""
     filled = np.zeros(mask.shape, np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
@@ -168,7 +173,7 @@ def hole_fraction(mask: np.ndarray) -> float:
 
 
 def count_pieces(mask: np.ndarray) -> int:
-    """Number of 8-connected pieces of an (h, w) mask, without specks of under 2 % of it."""
+    """Number of 8-connected pieces of an (h, w) mask, without specks below 2 % of its area."""
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return int(np.count_nonzero(areas > _SPECK * areas.sum()))
@@ -183,7 +188,7 @@ def _encloses(outer: Instance, inner: Instance) -> bool:
 
 
 def _stamp(canvas: np.ndarray, instance: Instance, top: int, left: int) -> None:
-    """Sets what of an instance lies in a window of the image that starts at (top, left)."""
+    """Marks an instance on a canvas whose top left corner is at (top, left) of the image."""
     first_row, first_column, end_row, end_column = instance.box
     row, column = max(first_row, top), max(first_column, left)
     end_row, end_column = (

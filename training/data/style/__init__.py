@@ -114,3 +114,26 @@ def build_styles(names: str | Sequence[str]) -> StyleAlignment | None:
     if not names:
         raise ParameterError("style: expected at least one name, 'none' for no alignment")
     return build_style(names[0]) if len(names) == 1 else RandomStyle(list(map(build_style, names)))
+
+
+class Strength:
+    """A fixed share, or a range of which each object draws its own.
+
+    Args:
+        value: 0 keeps the object, 1 takes the exemplar's statistics; or the smallest and largest.
+
+    Raises:
+        ParameterError: Not within 0 to 1, or no range.
+    """
+
+    def __init__(self, value: float | Sequence[float]) -> None:
+        bounds = tuple(value) if isinstance(value, Sequence) else (value, value)
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise ParameterError(f"strength: expected 0 to 1 or a range of it, got {value}")
+        self.low, self.high = bounds
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One value; a fixed strength draws nothing from the generator."""
+        if self.low == self.high:
+            return self.low
+        return float(rng.uniform(self.low, self.high))

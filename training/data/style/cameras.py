@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.augment import ViewOptions, random_view
 from training.data.corpora import Corpus
-from training.data.sampling import ViewDataset
 from training.data.style.lab import LabMoments
+from training.data.views import ViewDataset, ViewOptions, random_view
 
 # Cut off after compression, so that the 8 x 8 blocks of JPEG lie anywhere.
 _BLOCK = 8

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
-from training.data.style.strength import Strength
+from training.data.style import Strength
 
 
 class FourierAmplitude:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
-from training.data.style.strength import Strength
+from training.data.style import Strength
 
 # Enough for moments and histograms, whatever the size of the frame.
 _MAX_SAMPLES = 64 * 64

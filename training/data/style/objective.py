@@ -18,6 +18,7 @@ but for mse, 20 in place of 1: here the colours are nearly right from the start.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
 from training.data.style.cameras import PairedCrops
-from training.data.style.network import StyleTransfer, mask_with_noise, to_unit
-from training.data.style.opponent import Opponent
+from training.data.style.network import PatchDiscriminator, StyleTransfer, mask_with_noise, to_unit
 from training.losses.base import LossTerms
 
 TERMS = ("mse", "perceptual", "adversarial", "feature", "noise", "w")
@@ -55,7 +55,7 @@ class PerceptualDistance(nn.Module):
             images: (N, 3, H, W) in [-1, 1], which is the backbone's input range.
             targets: Likewise.
         """
-        # In float32: the CPU's bfloat16 depthwise convolutions are slower (training/depthwise.py).
+        # In float32: the CPU's bfloat16 depthwise convolutions are slower (training/networks.py).
         with torch.autocast(images.device.type, enabled=False):
             x, y = images.float(), targets.float()
             total = torch.zeros((), device=images.device)
@@ -136,3 +136,73 @@ def _relative(found: Tensor, wanted: Tensor) -> Tensor:
     found, wanted = found.float(), wanted.float()
     variance = wanted.var(dim=[i for i in range(wanted.ndim) if i != 1]).mean()
     return F.mse_loss(found, wanted) / (variance + 1e-6)
+
+
+class Opponent:
+    """Learns to tell target crops from crops of other frames rendered in the exemplars' style.
+
+    Args:
+        lr: Its learning rate.
+        every: It judges and learns on every n-th step.
+        device: Where it lives.
+    """
+
+    def __init__(self, lr: float, every: int, device: torch.device) -> None:
+        self.discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)
+        self.discriminator.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr, (0.5, 0.99))
+        self.every = every
+        self.steps = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it takes part in the current step."""
+        return self.steps % self.every == 0
+
+    def prepare(self, batch: PairedCrops) -> PairedCrops:
+        """Leaves the batch as it is."""
+        return batch
+
+    def after_step(self, model: StyleTransfer, batch: PairedCrops) -> dict[str, Tensor]:
+        """Takes its own step where it is due.
+
+        Args:
+            model: After its step.
+            batch: (N, 3, H, W) uint8 each.
+
+        Returns:
+            The hinge loss as "discriminator".
+        """
+        due = self.due
+        self.steps += 1
+        if not due:
+            return {}
+        with torch.no_grad():
+            mixed = model(to_unit(batch.foreign), to_unit(batch.exemplar))
+        self.discriminator.requires_grad_(True)
+        loss = hinge_loss(self.discriminator, to_unit(batch.target), mixed)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.discriminator.requires_grad_(False)
+        return {"discriminator": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+
+
+def hinge_loss(discriminator: PatchDiscriminator, real: Tensor, generated: Tensor) -> Tensor:
+    """Hinge loss of the scores of as many real as generated images in [-1, 1], a scalar."""
+    of_real, of_generated = discriminator(torch.cat([real, generated]))[-1].chunk(2)
+    return F.relu(1 - of_real).mean() + F.relu(1 + of_generated).mean()

@@ -5,13 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.data.augment import ViewOptions
-from training.data.batches import MixedBatch
 from training.data.corpora import Corpus
-from training.data.mixing.mixed_views import MixedViewDataset
+from training.data.mixing.mixed_views import MixedBatch, MixedViewDataset
 from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.mixing.placement import PlacementOptions
 from training.data.negatives.objects import NegativeObject
+from training.data.views import ViewOptions
 
 CROP = (64, 96)
 

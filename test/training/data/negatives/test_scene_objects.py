@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.corpora import Corpus
-from training.data.negatives.scene_objects import BalancedObjects, SceneObjects
+from training.data.negatives.objects import BalancedObjects, SceneObjects
 
 CAR, BUS = 13, 15
 NAMES = {CAR: "car", BUS: "bus"}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
-from training.data.road_scenes import cityscapes256_val
+from training.data.corpora import cityscapes256_val
 from training.data.style import build_style
 from training.data.style.cameras import Camera
 from training.data.style.lab import LabMoments

@@ -9,8 +9,13 @@ import torch
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
 from training.data.style.cameras import PairedCrops
 from training.data.style.network import PatchDiscriminator, StyleTransfer, gaussian_blur
-from training.data.style.objective import TERMS, PerceptualDistance, StyleObjective
-from training.data.style.opponent import Opponent, hinge_loss
+from training.data.style.objective import (
+    TERMS,
+    Opponent,
+    PerceptualDistance,
+    StyleObjective,
+    hinge_loss,
+)
 
 CPU = torch.device("cpu")
 WEIGHTS = {"mse": 5, "perceptual": 1, "adversarial": 0.1, "feature": 0.2, "noise": 0.1, "w": 0.1}

@@ -1,7 +1,8 @@
-"""Random views of a labelled image: scale, aspect, crop, flip, light, blur.
+"""Random views of labelled images: scale, aspect, crop, flip, light, blur.
 
-Each view is a pure function of (image, label, generator), so a sample depends on its seed alone
-and not on worker, rank or resumption.
+Sample ``i`` of a :class:`ViewDataset` is a pure function of ``(seed, i)``. So the stream is the
+same for any number of workers and ranks, and a resumed run continues with exactly the sample that
+it would have drawn.
 """
 
 from __future__ import annotations
@@ -11,24 +12,28 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from anomaly_seg_ros.labels import IGNORE_INDEX
+from anomaly_seg_ros.labels import IGNORE_INDEX, UNKNOWN_ID
+from training.data.corpora import Corpus
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What a training view looks like.
+    """Settings of the random views.
 
     Attributes:
         crop: (height, width) of the view, in pixels.
         height_range: The whole frame is resized to a height in this range (log-uniform), so that
-            the network meets every inference size from 256 rows to 1024.
-        max_enlargement: Bounds that height for small frames, in multiples of the stored height:
-            beyond it there is only blur to learn.
-        aspect_jitter: Width is multiplied by a factor in [1 / jitter, jitter] (log-uniform).
-        squeeze_probability: A frame stored squeezed stays squeezed with this probability.
+            the network learns every inference size from 256 to 1024 rows.
+        max_enlargement: Limit of that height, as a multiple of the stored height; beyond it small
+            frames are only blurred.
+        aspect_jitter: The width is multiplied by a factor in [1 / jitter, jitter] (log-uniform).
+        squeeze_probability: Probability that a frame stored squeezed stays squeezed.
         photometric: Strength of brightness, contrast, saturation and hue changes, 0 = off.
-        blur_probability: Gaussian blur of sigma up to 1.2 pixels.
+        blur_probability: Probability of a Gaussian blur, with a sigma of up to 1.2 pixels.
     """
 
     crop: tuple[int, int] = (256, 384)
@@ -56,16 +61,16 @@ def random_view(
         options: See :class:`ViewOptions`.
         rng: Source of all randomness.
         aspect: True width / height if the frame is stored squeezed, else 0.
-        focus_class: Crop around a random pixel of this class.
+        focus_class: Crop around a random pixel of this class, if there is one.
 
     Returns:
-        (h, w, 3) uint8 and (h, w) uint8 of ``options.crop``; pixels outside the frame are 0 and
-        ignore.
+        Image (h, w, 3) uint8 and label (h, w) uint8 of size ``options.crop``; outside of the frame
+        the image is 0 and the label is ignore.
     """
     height, width = _draw_size(image.shape[:2], options, rng, aspect)
     crop_h, crop_w = options.crop
     top, left = _draw_corner(label, (height, width), options.crop, rng, focus_class)
-    # Only the crop is resampled: the affine map takes view pixels to stored pixels.
+    # The affine map takes view pixels to stored pixels, so only the crop is resampled.
     sy, sx = image.shape[0] / height, image.shape[1] / width
     flip = rng.random() < 0.5
     x0, x_step = (left + crop_w - 1, -1) if flip else (left, 1)
@@ -114,7 +119,7 @@ def _draw_corner(
 
 
 def _prefiltered(image: np.ndarray, sy: float, sx: float) -> np.ndarray:
-    """Low-pass before shrinking, as area interpolation would, else sampling aliases."""
+    """Low-pass filters an image before shrinking, to avoid aliasing."""
     if max(sy, sx) < 1.5:
         return image
     kernel = (max(1, round(sx)), max(1, round(sy)))
@@ -140,7 +145,7 @@ def _photometric(view: np.ndarray, options: ViewOptions, rng: np.random.Generato
         gain, saturation = rng.uniform(1 - strength, 1 + strength, size=2)
         bias = 255 * strength * rng.uniform(-0.5, 0.5)
         tint = rng.uniform(1 - strength / 4, 1 + strength / 4, size=3)
-        # One affine map of the colour vector: grey mixing, then gain and tint per channel.
+        # One affine map of the colours: saturation, then gain and tint per channel.
         grey = np.array([0.299, 0.587, 0.114])
         mix = saturation * np.eye(3) + (1 - saturation) * grey[None, :]
         matrix = (gain * tint)[:, None] * mix
@@ -149,3 +154,67 @@ def _photometric(view: np.ndarray, options: ViewOptions, rng: np.random.Generato
     if rng.random() < options.blur_probability:
         view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.3, 1.2))
     return view
+
+
+class ViewDataset(Dataset):
+    """Random views of several corpora.
+
+    Args:
+        corpora: In-memory sources, drawn in proportion to their weights.
+        options: Geometry and light of the views.
+        num_classes: Number of classes, K.
+        seed: Seed of the whole stream.
+        class_uniform: Share of the samples that draw a class uniformly first, and then an image
+            that shows it (Zhu et al. 2019, "class uniform sampling"). Otherwise rare classes are
+            hardly seen.
+    """
+
+    def __init__(
+        self,
+        corpora: list[Corpus],
+        options: ViewOptions,
+        num_classes: int = 19,
+        seed: int = 0,
+        class_uniform: float = 0.5,
+    ) -> None:
+        self.corpora = corpora
+        self.options = options
+        self.num_classes = num_classes
+        self.seed = seed
+        self.class_uniform = class_uniform
+        weights = np.array([c.weight for c in corpora], np.float64)
+        self._shares = weights / weights.sum()
+        self._by_class = [c.by_class(num_classes) for c in corpora]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Returns (3, h, w) uint8 RGB and (h, w) int64 trainIds."""
+        rng = np.random.default_rng([self.seed, index])
+        corpus, position, focus = self.draw(rng)
+        image, label = random_view(
+            corpus.images[position],
+            corpus.labels[position],
+            self.options,
+            rng,
+            corpus.aspect,
+            focus,
+        )
+        label[label == UNKNOWN_ID] = IGNORE_INDEX
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
+
+    def describe(self, index: int) -> str:
+        """Names the frame of sample ``index``, for error messages."""
+        corpus, position, _ = self.draw(np.random.default_rng([self.seed, index]))
+        return f"{corpus.name} image {position}"
+
+    def draw(self, rng: np.random.Generator) -> tuple[Corpus, int, int | None]:
+        """Draws a frame: its corpus, its position, and the class to focus on, if any."""
+        which = rng.choice(len(self.corpora), p=self._shares)
+        corpus = self.corpora[which]
+        focus = None
+        position = int(rng.integers(len(corpus.images)))
+        if rng.random() < self.class_uniform:
+            shown = [c for c, found in enumerate(self._by_class[which]) if found.size]
+            focus = int(shown[rng.integers(len(shown))])
+            found = self._by_class[which][focus]
+            position = int(found[rng.integers(found.size)])
+        return corpus, position, focus
