@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints.metadata import METADATA_KEY, ModelMetadata
+from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.scores import ClassStatistics
 
@@ -33,10 +34,15 @@ class Deployment(nn.Module):
         ParameterError: The model cannot compute the score.
     """
 
+    network: SegmentationNetwork
     mean: Tensor
     std: Tensor
+    statistics_mean: Tensor
+    statistics_std: Tensor
 
-    def __init__(self, network: nn.Module, metadata: ModelMetadata, score: str = "auto") -> None:
+    def __init__(
+        self, network: SegmentationNetwork, metadata: ModelMetadata, score: str = "auto"
+    ) -> None:
         super().__init__()
         self.score = metadata.default_score if score == "auto" else score
         statistics = metadata.statistics
@@ -51,7 +57,7 @@ class Deployment(nn.Module):
         for name, value in zip(("mean", "std"), metadata.input_scaling.constants(), strict=True):
             self.register_buffer(name, value)
         self.has_statistics = statistics is not None
-        if self.has_statistics:
+        if statistics is not None:
             self.register_buffer("statistics_mean", statistics.mean)
             self.register_buffer("statistics_std", statistics.std)
         self.eval()

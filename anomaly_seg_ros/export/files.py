@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,7 +185,7 @@ def _to_onnx(
 ) -> torch.onnx.ONNXProgram:
     try:
         with silent_onnx_exporter():
-            converted = torch.onnx.export(
+            converted: Any = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=[INPUT_NAME],

@@ -23,6 +23,11 @@ MAX_ENLARGEMENT = 2.0
 Size = tuple[int, int]
 
 
+def size_of(shape: tuple[int, ...]) -> Size:
+    """Returns (height, width) from the shape of an image."""
+    return shape[0], shape[1]
+
+
 def size_for(rows: int, size: Size, multiple: int) -> Size:
     """Chooses the model's own size, or a smaller one of the same shape for a small frame.
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import as_batch
 from anomaly_seg_ros.inference.backends.selection import select_backend
 from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
 from anomaly_seg_ros.inference.postprocessing import Geometry, Maps, Postprocessor
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
-from anomaly_seg_ros.inference.preprocessing import Framing
+from anomaly_seg_ros.inference.preprocessing import Framing, size_of
 from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
 from anomaly_seg_ros.models.for_inference import fold_batchnorm
 from anomaly_seg_ros.system.devices import select_device, select_precision
@@ -73,7 +73,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: SegmentationNetwork,
         metadata: ModelMetadata,
         options: SegmenterOptions | None = None,
         **changes: Any,
@@ -84,8 +84,9 @@ class Segmenter:
         self.framing = Framing.choose(options, metadata.inference_size, network.size_multiple)
         has_head = network.outlier_head is not None
         align_corners = network.align_corners
+        fold_batchnorm(network.eval())
         self._runner, self._notes = select_backend(
-            fold_batchnorm(network.eval()),
+            network,
             metadata,
             options,
             self.device,
@@ -236,8 +237,8 @@ class Segmenter:
                 extremes += () if tensor is None else tensor.aminmax()
             maps: list[Maps] = []
             for place, index in enumerate(indices):
-                frame, seen = images[index].shape[:2], shape[:2]
-                geometry = Geometry(frame, seen, frame if self.framing.size else seen, band)
+                own, seen = size_of(images[index].shape), size_of(shape)
+                geometry = Geometry(own, seen, own if self.framing.size else seen, band)
                 maps.append(self._postprocessor(_of_batch(output, place), geometry, request))
             watch.lap("score")
             for index, made in zip(indices, maps, strict=True):
@@ -293,6 +294,6 @@ def _cached_rows(logits: Tensor) -> int | None:
 
 def _of_batch(output: NetworkOutput, place: int) -> NetworkOutput:
     """Takes one frame's outputs from a batch, with N = 1."""
-    parts = (output.logits, output.ood_logits)
-    logits, ood_logits = (None if p is None else p[place : place + 1] for p in parts)
-    return NetworkOutput(output.pre_logits, logits, ood_logits)
+    one = slice(place, place + 1)
+    ood_logits = None if output.ood_logits is None else output.ood_logits[one]
+    return NetworkOutput(output.pre_logits, output.logits[one], ood_logits)

@@ -86,7 +86,7 @@ def run_in_tiles(
     """
     rows, columns = (
         spans(length, tile, framing.overlap, framing.multiple)
-        for length, tile in zip(size, framing.tile, strict=True)
+        for length, tile in zip(size, framing.tile or size, strict=True)
     )
     whole: list[Tensor] = []
     for row, column in itertools.product(rows, columns):

@@ -63,9 +63,11 @@ def upsampled_argmax(
         return logits.argmax(1)[0].to(torch.uint8)
     # In half precision interpolated logits would tie where classes meet.
     logits = logits.float()
-    if height is None and scale:
+    if rest or align_corners:
+        height = rows
+    elif height is None:
         height = max(1, _BAND // (logits.shape[1] * scale * size[1]))
-    if rest or align_corners or height >= rows:
+    if height >= rows:
         large = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
         return large.argmax(1)[0].to(torch.uint8)
     bands = []

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -55,7 +56,7 @@ class Detector(LifecycleNode):
         ParameterError: An initial parameter is not accepted.
     """
 
-    def __init__(self, **node_arguments: object) -> None:
+    def __init__(self, **node_arguments: Any) -> None:
         self._transport = TransportWatch(os.environ)
         super().__init__("detector", **node_arguments)
         self._tell_transport()
@@ -124,9 +125,10 @@ class Detector(LifecycleNode):
         try:
             self._reporter.restart(self.get_parameter("diagnostics_period").value)
             batch_wait = self.get_parameter("batch_wait_ms").value / 1e3
-            self._worker = Worker(
-                self._pipeline.process, self._on_fault, len(self._cameras), batch_wait
-            )
+            if self._pipeline is None:
+                raise RuntimeError("the node is not configured")
+            process, cameras = self._pipeline.process, len(self._cameras)
+            self._worker = Worker(process, self._on_fault, cameras, batch_wait)
             self._worker.start()
             if self._enabled:
                 self._subscribe()

@@ -220,7 +220,7 @@ def _counted(camera: CameraReport) -> Counter[str]:
 def _gist(report: Report) -> object:
     """The part of a report whose change is published at once."""
     of_node = (*inference_conditions(report), *transport_conditions(report))
-    conditions = {(None, condition.kind) for condition in of_node}
+    conditions: set[tuple[str | None, str]] = {(None, found.kind) for found in of_node}
     for camera in report.cameras:
         conditions |= {(camera.name, found.kind) for found in input_conditions(report, camera)}
     return report.state, report.enabled, report.failure, conditions

@@ -179,7 +179,7 @@ class TransportWatch:
 
     def values(self) -> dict[str, object]:
         """Return the values for ``/diagnostics``."""
-        values = {
+        values: dict[str, object] = {
             "fast_dds_profile": self._profile,
             "shared_memory_free_mb": f"{shared_memory_free() / 1e6:.0f}",
             "shared_memory_needed_mb": f"{self._needed / 1e6:.0f}",

@@ -81,11 +81,15 @@ class ParameterSpec:
         return value
 
     def _check(self, name: str, value: Any) -> None:
-        if type(value) is not self.kind:  # not isinstance: a bool must not pass as an int
-            hint = {str: "; put it in quotes", list: "; write a list, such as [front, rear]"}
+        kind = type(value)
+        if kind is not self.kind:  # not isinstance: a bool must not pass as an int
+            hint: dict[type, str] = {
+                str: "; put it in quotes",
+                list: "; write a list, such as [front, rear]",
+            }
             raise ParameterError(
                 f"parameter '{name}' must be of type {self.kind.__name__}, not "
-                f"{type(value).__name__} ({short_repr(value)}){hint.get(self.kind, '')}"
+                f"{kind.__name__} ({short_repr(value)}){hint.get(self.kind, '')}"
             )
         if self.choices and value not in self.choices:
             raise ParameterError(
@@ -94,10 +98,9 @@ class ParameterSpec:
         if self.kind is list:
             camera_names(value)
         # NaN would pass rclpy's own range check, which only compares.
-        if self.minimum is not None and not self.minimum <= value <= self.maximum:
-            raise ParameterError(
-                f"parameter '{name}' must be in [{self.minimum}, {self.maximum}], not {value}"
-            )
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None and not low <= value <= high:
+            raise ParameterError(f"parameter '{name}' must be in [{low}, {high}], not {value}")
 
 
 PARAMETERS: dict[str, ParameterSpec] = {

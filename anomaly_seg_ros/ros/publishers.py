@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection
+from typing import cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -154,13 +155,18 @@ class Outputs:
             if topic in wanted:
                 self._send(topic, make())
 
-        labels, score, mask = prediction.labels, prediction.unit_score, prediction.mask
+        # Maps for wanted outputs are never None: output_request() asked for them.
+        labels = cast(np.ndarray, prediction.labels)
+        open_set_labels = cast(np.ndarray, prediction.open_set_labels)
+        score = cast(np.ndarray, prediction.unit_score)
+        mask = cast(np.ndarray, prediction.mask)
+        confidence = cast(np.ndarray, prediction.confidence)
 
         self._publish_map("labels", wanted, header, labels)
         self._publish_map("open_set_mask", wanted, header, mask)
-        self._publish_map("open_set_labels", wanted, header, prediction.open_set_labels)
+        self._publish_map("open_set_labels", wanted, header, open_set_labels)
         publish("ood_score", lambda: image_message(score, "32FC1", header))
-        publish("confidence", lambda: image_message(prediction.confidence, "mono8", header))
+        publish("confidence", lambda: image_message(confidence, "mono8", header))
         if camera_info is not None and "camera_info" in wanted:
             self._send("camera_info", restamped(camera_info, header))
         if _OVERLAYS.intersection(wanted):
@@ -186,7 +192,7 @@ class Outputs:
                 self._publishers[topic].publish(Float32(data=value))
 
     def _publish_map(
-        self, topic: str, wanted: Collection[str], header: Header, values: np.ndarray | None
+        self, topic: str, wanted: Collection[str], header: Header, values: np.ndarray
     ) -> None:
         if topic in wanted:
             self._send(topic, image_message(values, "mono8", header))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.logging import RcutilsLogger
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -47,8 +48,8 @@ class QosEvents:
             for topic, count in self._partners.items()
         }
 
-    def _counter(self, topic: str, partner: str) -> Callable[[object], None]:
-        def count(event: object) -> None:
+    def _counter(self, topic: str, partner: str) -> Callable[[Any], None]:
+        def count(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             self._partners[topic] += event.total_count_change
             self._policies[topic] = f"{partner}'s {policy}"

@@ -39,7 +39,8 @@ def start_ros(args: Sequence[str] | None = None) -> None:
         # rcl reads binary garbage as an empty file, and says less about bad YAML.
         read_yaml(path, ParameterError)
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        words = None if args is None else list(args)
+        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # RCLError and UnknownROSArgsError
         reason = _RCL_SOURCE.sub("", first_line(error))
         reason = reason.removeprefix("failed to initialize rcl: ")

@@ -72,7 +72,7 @@ class CompiledBackend(ABC):
 
     name: str
     precision: str
-    notes = ()
+    notes: Sequence[str] = ()
     conversion_errors: tuple[type[Exception], ...]
     runtime_errors: tuple[type[Exception], ...]
 
@@ -151,10 +151,11 @@ def _as(
     shape: Shape,
     errors: tuple[type[Exception], ...],
 ) -> Iterator[None]:
+    # ImportError: compilers import their parts when they need them.
+    caught: tuple[type[Exception], ...] = (MemoryError, ImportError, *errors)
     try:
         yield
-    # ImportError: compilers import their parts when they need them.
-    except (MemoryError, ImportError, *errors) as error:
+    except caught as error:
         ours = DeviceMemoryError if is_out_of_memory(error) else kind
         reason = missing_package(error) or _first_reason(error)
         raise ours(f"{what} at {shape[1]} x {shape[2]}: {reason}") from error

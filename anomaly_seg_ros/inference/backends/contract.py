@@ -25,7 +25,11 @@ class Backend(Protocol):
 
     name: str
     precision: str
-    notes: Sequence[str]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See the class."""
+        ...
 
     def __call__(self, frames: np.ndarray, watch: Stopwatch) -> NetworkOutput:
         """Runs the network.
@@ -91,7 +95,6 @@ def as_batch(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
     first = outputs[0]
     if len(outputs) == 1:
         return first
-    ood_logits = None
-    if first.ood_logits is not None:
-        ood_logits = torch.cat([output.ood_logits for output in outputs])
+    heads = [output.ood_logits for output in outputs if output.ood_logits is not None]
+    ood_logits = torch.cat(heads) if heads else None
     return NetworkOutput(first.pre_logits, torch.cat([o.logits for o in outputs]), ood_logits)

@@ -8,6 +8,7 @@ outputs keep their addresses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class _Graph:
         network: Network,
         shape: tuple[int, ...],
         stream: torch.cuda.Stream,
-        pool: tuple[int, int],
+        pool: Any,
     ) -> None:
         self.frames = torch.zeros(shape, dtype=torch.uint8, device=stream.device)
         current = torch.cuda.current_stream(stream.device)

@@ -6,6 +6,7 @@ import functools
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -45,7 +46,7 @@ class OnnxRuntimeBackend(CompiledBackend):
     def _convert(self, example: torch.Tensor) -> Program:
         with silent_onnx_exporter(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 self._network, (example,), dynamo=True, input_names=[_INPUT], verbose=False
             )
         file = io.BytesIO()

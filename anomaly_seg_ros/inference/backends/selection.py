@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
-from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import ExportError, ParameterError
 from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.inference.backends.contract import Backend
@@ -52,14 +51,14 @@ class Selection(NamedTuple):
 class _Setup(NamedTuple):
     """The arguments of :func:`select_backend` that each candidate is built from."""
 
-    network: nn.Module
+    network: SegmentationNetwork
     metadata: ModelMetadata
     options: SegmenterOptions
     device: torch.device
 
 
 def select_backend(
-    network: nn.Module,
+    network: SegmentationNetwork,
     metadata: ModelMetadata,
     options: SegmenterOptions,
     device: torch.device,

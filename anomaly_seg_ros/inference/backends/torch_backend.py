@@ -50,7 +50,7 @@ class TorchBackend:
         self.precision, dtype = select_precision(precision, device)
         if dtype != torch.float32:
             network = round_kernels(network, dtype)
-        network = network.to(device, dtype, memory_format=torch.channels_last)
+        network = network.to(device, dtype).to(memory_format=torch.channels_last)
         self._device = device
         self._network = ScaledNetwork(network.requires_grad_(False), metadata)
         self.notes: list[str] = []
