@@ -67,7 +67,7 @@ def show_data(message: Image | CompressedImage, values: np.ndarray) -> None:
         message: Its ``data`` becomes a memoryview of bytes.
         values: Contiguous, any shape and type; must not change until it is published.
     """
-    message._data = memoryview(values).cast("B")  # type: ignore[arg-type] - numpy's stubs
+    message._data = memoryview(values).cast("B")  # type: ignore[arg-type]  # numpy stubs
 
 
 def jpeg_message(rgb: np.ndarray, quality: int, header: Header) -> CompressedImage:
