@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -150,38 +151,42 @@ class Outputs:
             Milliseconds inside the middleware's ``publish``, as opposed to making messages.
         """
         self._publish_ms = 0.0
-
-        def publish(topic: str, make: Callable[[], Image | CompressedImage]) -> None:
-            if topic in wanted:
-                self._send(topic, make())
-
         # Maps for wanted outputs are never None: output_request() asked for them.
         labels = cast(np.ndarray, prediction.labels)
         open_set_labels = cast(np.ndarray, prediction.open_set_labels)
         score = cast(np.ndarray, prediction.unit_score)
         mask = cast(np.ndarray, prediction.mask)
         confidence = cast(np.ndarray, prediction.confidence)
+        quality, alpha = settings.jpeg_quality, settings.overlay_alpha
 
-        self._publish_map("labels", wanted, header, labels)
-        self._publish_map("open_set_mask", wanted, header, mask)
-        self._publish_map("open_set_labels", wanted, header, open_set_labels)
-        publish("ood_score", lambda: image_message(score, "32FC1", header))
-        publish("confidence", lambda: image_message(confidence, "mono8", header))
-        if camera_info is not None and "camera_info" in wanted:
-            self._send("camera_info", restamped(camera_info, header))
-        if _OVERLAYS.intersection(wanted):
-            palette, alpha = self._metadata.palette, settings.overlay_alpha
-            self._publish_picture(
-                "overlay",
-                wanted,
-                header,
-                settings.jpeg_quality,
-                drawing.overlay(image, labels, palette, alpha, unknown=mask),
-            )
-        if _HEAT_MAPS.intersection(wanted):
-            self._publish_picture(
-                "ood_heatmap", wanted, header, settings.jpeg_quality, drawing.heat_map(score)
-            )
+        @cache
+        def overlay() -> np.ndarray:
+            return drawing.overlay(image, labels, self._metadata.palette, alpha, unknown=mask)
+
+        @cache
+        def heat_map() -> np.ndarray:
+            return drawing.heat_map(score)
+
+        make: dict[str, Callable[[], Image | CompressedImage | CameraInfo]] = {
+            "labels": lambda: image_message(labels, "mono8", header),
+            "labels/compressed": lambda: png_message(labels, header),
+            "open_set_mask": lambda: image_message(mask, "mono8", header),
+            "open_set_mask/compressed": lambda: png_message(mask, header),
+            "open_set_labels": lambda: image_message(open_set_labels, "mono8", header),
+            "open_set_labels/compressed": lambda: png_message(open_set_labels, header),
+            "ood_score": lambda: image_message(score, "32FC1", header),
+            "confidence": lambda: image_message(confidence, "mono8", header),
+            "camera_info": lambda: restamped(camera_info, header),
+            "overlay": lambda: image_message(overlay(), "rgb8", header),
+            "overlay/compressed": lambda: jpeg_message(overlay(), quality, header),
+            "ood_heatmap": lambda: image_message(heat_map(), "rgb8", header),
+            "ood_heatmap/compressed": lambda: jpeg_message(heat_map(), quality, header),
+        }
+        if camera_info is None:
+            wanted = frozenset(wanted) - {"camera_info"}
+        for topic, message in make.items():
+            if topic in wanted:
+                self._send(topic, message())
         return self._publish_ms
 
     def publish_latencies(self, wanted: Collection[str], milliseconds: dict[str, float]) -> None:
@@ -190,22 +195,6 @@ class Outputs:
             topic = f"debug/{name}_latency_ms"
             if topic in wanted:
                 self._publishers[topic].publish(Float32(data=value))
-
-    def _publish_map(
-        self, topic: str, wanted: Collection[str], header: Header, values: np.ndarray
-    ) -> None:
-        if topic in wanted:
-            self._send(topic, image_message(values, "mono8", header))
-        if f"{topic}/compressed" in wanted:
-            self._send(f"{topic}/compressed", png_message(values, header))
-
-    def _publish_picture(
-        self, topic: str, wanted: Collection[str], header: Header, quality: int, rgb: np.ndarray
-    ) -> None:
-        if topic in wanted:
-            self._send(topic, image_message(rgb, "rgb8", header))
-        if f"{topic}/compressed" in wanted:
-            self._send(f"{topic}/compressed", jpeg_message(rgb, quality, header))
 
     def _send(self, topic: str, message: Image | CompressedImage | CameraInfo) -> None:
         started = time.perf_counter()
