@@ -18,6 +18,8 @@ from anomaly_seg_ros.inference.backends.selection import Selection, select_backe
 from anomaly_seg_ros.inference.options import SegmenterOptions
 
 CPU = torch.device("cpu")
+# What other backends and precisions are compared with.
+EXACT = SegmenterOptions(device="cpu", precision="fp32")
 METADATA = tiny_metadata(outlier_head=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 

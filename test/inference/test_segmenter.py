@@ -66,24 +66,20 @@ def test_follows_the_definition(segmenter: Segmenter) -> None:
     assert (prediction.labels == labels.numpy()).mean() > 0.999
 
 
-def test_strides_do_not_matter(segmenter: Segmenter) -> None:
-    """A padded and a reversed view give what their copies give."""
-    padded = random_image(64, 110)[:, :96]
-    reversed_channels = random_image(64, 96)[..., ::-1]
-    for view in (padded, reversed_channels):
-        a = segmenter.predict(view).scores["max_logit"]
-        b = segmenter.predict(view.copy()).scores["max_logit"]
-        np.testing.assert_array_equal(a, b)
-
-
-def test_read_only_images_are_taken(segmenter: Segmenter) -> None:
-    image = np.frombuffer(random_image(64, 96).tobytes(), np.uint8).reshape(64, 96, 3)
-    assert segmenter.predict(image).labels.shape == (64, 96)
-
-
-def test_the_same_twice(segmenter: Segmenter) -> None:
-    image = random_image(100, 150)
-    a, b = segmenter.predict(image), segmenter.predict(image)
+@pytest.mark.parametrize(
+    "image",
+    [
+        random_image(64, 110)[:, :96],
+        random_image(64, 96)[..., ::-1],
+        np.frombuffer(random_image(64, 96).tobytes(), np.uint8).reshape(64, 96, 3),
+        random_image(100, 150),
+    ],
+    ids=["padded", "reversed", "read-only", "plain"],
+)
+def test_strides_do_not_matter_and_twice_is_the_same(
+    segmenter: Segmenter, image: np.ndarray
+) -> None:
+    a, b = segmenter.predict(image), segmenter.predict(image.copy())
     np.testing.assert_array_equal(a.scores["max_logit"], b.scores["max_logit"])
     np.testing.assert_array_equal(a.labels, b.labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import in_mode
-from tiny_backends import METADATA, Strided, frames
+from tiny_backends import EXACT, METADATA, Strided, frames
 
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError
 from anomaly_seg_ros.inference.prediction import UnknownRule
@@ -111,4 +111,4 @@ def biased(part: str, value: float, **options: object) -> Segmenter:
     network = Strided()
     with torch.no_grad():
         getattr(network, part).bias[1 if part == "outlier_head" else 3] = value
-    return Segmenter(network, METADATA, device="cpu", precision="fp32", **options)
+    return Segmenter(network, METADATA, EXACT, **options)

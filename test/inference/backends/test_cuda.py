@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backends import METADATA, Strided, frames
+from tiny_backends import EXACT, METADATA, Strided, frames
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.datasets import open_dataset
@@ -54,7 +54,7 @@ def test_the_cpu_agrees_in_fp32(mode: str) -> None:
     image = frames(1, 128, 192)[0]
     on_gpu = everything(segmenter("fp32", mode), image)
     cpu = Segmenter(
-        Strided(), METADATA, device="cpu", precision="fp32",
+        Strided(), METADATA, EXACT,
         inference_mode=mode, tile_size=(64, 64), tile_overlap=32,
     )  # fmt: skip
     on_cpu = everything(cpu, image)
@@ -90,7 +90,7 @@ def test_pinned_memory_is_not_overwritten_while_it_is_copied() -> None:
     image = frames(1, 1024, 2048)[0]
     options = {"mode": "tiled", "cuda_graphs": True}
     graphed, cpu = segmenter("fp32", **options), Segmenter(
-        Strided(), METADATA, device="cpu", precision="fp32",
+        Strided(), METADATA, EXACT,
         inference_mode="tiled", tile_size=(64, 64), tile_overlap=32,
     )  # fmt: skip
     expected = cpu.predict(image, ("energy",)).scores["energy"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from every_network import NETWORKS, SIZE, save_network
 from tiny import tiny_metadata
-from tiny_backends import CPU, METADATA, AnySize, Strided, build, frames, plain, select
+from tiny_backends import CPU, EXACT, METADATA, AnySize, Strided, build, frames, plain, select
 
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints.loading import load_model
@@ -27,7 +27,7 @@ QUICK = ("default", "erfnet")
 
 def segmenter(backend: str, mode: str = "resized") -> Segmenter:
     return Segmenter(
-        Strided(), METADATA, device="cpu", precision="fp32",
+        Strided(), METADATA, EXACT,
         inference_mode=mode, tile_size=(64, 64), tile_overlap=32, backend=backend, num_threads=1,
     )  # fmt: skip
 
@@ -88,9 +88,7 @@ def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
     """The default model as it is shipped: labels agree by 99.5 %, scores stay close."""
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
     names = ("max_logit", "energy", "dense_hybrid")
-    exact = Segmenter.load(
-        "default", device="cpu", precision="fp32", inference_size=(512, 1024)
-    ).predict(frame, names)
+    exact = Segmenter.load("default", EXACT, inference_size=(512, 1024)).predict(frame, names)
     rough = Segmenter.load(
         "default", device="cpu", precision="bf16", inference_size=(512, 1024), backend=name
     )
@@ -124,9 +122,7 @@ def test_predictions_outlive_the_next_call(name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_outputs_at_the_networks_own_size_outlive_the_next_call(name: str) -> None:
     """Logits of the frame's size: no map is interpolated, so none is copied by that."""
-    shared = Segmenter(
-        AnySize(), METADATA, device="cpu", precision="fp32", inference_mode="full", backend=name
-    )
+    shared = Segmenter(AnySize(), METADATA, EXACT, inference_mode="full", backend=name)
     names = shared.available_scores
     first, second = (frames(1, 24, 40, seed=seed)[0] for seed in (0, 1))
     prediction = shared.predict(first, names)
@@ -206,9 +202,7 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
 def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
     path, batch = save_network(network, tmp_path / "model.safetensors"), frames(1, *SIZE)
     expected = plain(*load_model(path), batch)
-    given = Segmenter.load(path, device="cpu", precision="fp32", backend=OPENVINO).run_network(
-        batch
-    )
+    given = Segmenter.load(path, EXACT, backend=OPENVINO).run_network(batch)
     # Random weights make small logits, and some of these networks hardly look at the image.
     torch.testing.assert_close(given.logits, expected.logits, rtol=1e-3, atol=1e-5)
     assert (given.ood_logits is None) == (expected.ood_logits is None)
@@ -217,9 +211,7 @@ def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_sizes_that_no_stride_divides(name: str) -> None:
     metadata, image = tiny_metadata(), frames(1, 13, 7)[0]
-    shared = Segmenter(
-        AnySize(), metadata, device="cpu", precision="fp32", inference_mode="full", backend=name
-    )
+    shared = Segmenter(AnySize(), metadata, EXACT, inference_mode="full", backend=name)
     prediction = shared.predict(image, ("max_logit",))
     logits = plain(AnySize(), metadata, image[None]).logits
     assert (prediction.labels == logits.argmax(1)[0].numpy()).all()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backends import CPU, METADATA, Strided, frames, plain, select
+from tiny_backends import CPU, EXACT, METADATA, Strided, frames, plain, select
 
 from anomaly_seg_ros.errors import ExportError, ParameterError
 from anomaly_seg_ros.inference.backends import torch_compile_backend
@@ -55,9 +55,7 @@ def test_outputs_are_those_of_the_plain_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path))
-    segmenter = Segmenter(
-        Strided(), METADATA, device="cpu", precision="fp32", backend=TORCH_COMPILE
-    )
+    segmenter = Segmenter(Strided(), METADATA, EXACT, backend=TORCH_COMPILE)
     assert (segmenter.backend, segmenter.precision) == (TORCH_COMPILE, "fp32")
     assert segmenter.notes == ()
     for size in [(64, 96), (32, 64), (64, 96)]:
@@ -93,12 +91,10 @@ import json, sys
 sys.path[:0] = [{root!r}, {root!r} + "/test"]
 import torch
 from torch._dynamo.utils import counters
-from tiny_backends import METADATA, Strided, frames
+from tiny_backends import EXACT, METADATA, Strided, frames
 from anomaly_seg_ros.inference.segmenter import Segmenter
 torch.set_num_threads(1)
-segmenter = Segmenter(
-    Strided(), METADATA, device="cpu", precision="fp32", backend="torch_compile"
-)
+segmenter = Segmenter(Strided(), METADATA, EXACT, backend="torch_compile")
 logits = segmenter.run_network(frames(1, 64, 96)).logits
 found = counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"]
 print(json.dumps([found, logits.double().sum().item()]))
@@ -154,9 +150,7 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         return run
 
     monkeypatch.setattr(torch, "compile", compile_)
-    segmenter = Segmenter(
-        Strided(), METADATA, device="cpu", precision="fp32", backend=TORCH_COMPILE
-    )
+    segmenter = Segmenter(Strided(), METADATA, EXACT, backend=TORCH_COMPILE)
     with pytest.raises(RuntimeError, match="unspecified launch failure"):
         segmenter.predict(np.zeros((64, 96, 3), np.uint8))
 
