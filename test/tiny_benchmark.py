@@ -7,23 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.evaluation.compare import image_counts_path
-from anomaly_seg_ros.evaluation.figures import (
+from anomaly_seg_ros.evaluation.image_counts import ImageCountsCollector, image_counts_path
+from anomaly_seg_ros.evaluation.results import (
     FPR95_KEYS,
     Benchmark,
     BestF1,
     Calibration,
     Components,
     DistanceBin,
+    Latency,
+    NodeFigures,
     OpenSet,
     PerImage,
+    Replay,
     Run,
-    ScoreResult,
+    ScoreFigures,
     Segmentation,
     percent,
     write_benchmark,
 )
-from anomaly_seg_ros.evaluation.image_counts import ImageCountsCollector
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
 SCORES = ("msp", "max_logit")
@@ -52,8 +54,34 @@ def full_benchmark() -> Benchmark:
     return Benchmark(runs)
 
 
-def _score(base: float, first: bool) -> ScoreResult:
-    return ScoreResult(
+def replayed_run() -> Run:
+    """A replayed bag with every section."""
+    return Run(
+        model="default",
+        dataset="bag",
+        data="lost_and_found",
+        via="node",
+        frames=16,
+        scores={
+            "msp": ScoreFigures(AP=3.21, AUROC=88.1, FPR95=40.0),
+            "max_logit": ScoreFigures(AP=12.5, AUROC=91.25, FPR95=41.5),
+        },
+        pixels={"anomaly": 100, "in_distribution": 9000},
+        segmentation=Segmentation(60.0, 93.0, {"road": 97.0, "train": None}),
+        notes=["one frame had no mask"],
+        replay=Replay(
+            sent=17,
+            lost=1,
+            node=NodeFigures("max_logit", 3.1e-8, AP=12.5),
+            latency_ms=Latency.from_samples([10.0, 20.0, 30.0, 40.0]),
+            dropped={"node": 2},
+            configuration={"precision": "fp32", "inference_size": (512, 1024)},
+        ),
+    )
+
+
+def _score(base: float, first: bool) -> ScoreFigures:
+    return ScoreFigures(
         AP=20.125 + base,
         AUROC=80.25 + base / 10,
         FPR95=40.5 - base,
@@ -103,7 +131,7 @@ def write_measured(
         frames[score] = pixels.frames
         figures = pixels.compute()
         own = figures.per_image
-        run.scores[score] = ScoreResult(
+        run.scores[score] = ScoreFigures(
             AP=percent(figures.AP),
             AUROC=percent(figures.AUROC),
             FPR95=percent(figures.FPR95),

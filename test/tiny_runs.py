@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.evaluation.figures import Run
 from anomaly_seg_ros.evaluation.plan import Plan, parse_data, parse_named
+from anomaly_seg_ros.evaluation.results import Run
 from anomaly_seg_ros.evaluation.run import run_plan
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter

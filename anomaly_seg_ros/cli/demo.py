@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_seg_ros.cli.dataset_options import add_mask_255
-from anomaly_seg_ros.cli.evaluate_folder import evaluate_dataset
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.evaluation.results import format_table
+from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
+from anomaly_seg_ros.evaluation.tables import format_run
 from anomaly_seg_ros.inference.options import AUTO
 from anomaly_seg_ros.system.resources import asset_path
 from anomaly_seg_ros.system.tool import run_tool
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = open_dataset("auto", folder, mask_255=arguments.mask_255)
         options = run_options(arguments, video=True)
         result = evaluate_dataset(dataset, arguments.out, options, arguments.limit, keep_bag=True)
-        print(f"\n{format_table(result)}\n")
+        print(f"\n{format_run(result)}\n")
         for name, what in (
             ("report.html", "figures, curves and the worst frames; open it in a browser"),
             ("overlay.mp4", "input, labels with unknown regions, and anomaly score"),

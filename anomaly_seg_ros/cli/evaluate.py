@@ -16,7 +16,6 @@ from pathlib import Path
 from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.dumps import KINDS, check_kind
-from anomaly_seg_ros.evaluation.figures import FILE_NAME
 from anomaly_seg_ros.evaluation.pictures import read_pictures
 from anomaly_seg_ros.evaluation.plan import (
     ALL,
@@ -29,9 +28,10 @@ from anomaly_seg_ros.evaluation.plan import (
     parse_data,
     parse_named,
 )
-from anomaly_seg_ros.evaluation.ranks import torchrun_ranks
+from anomaly_seg_ros.evaluation.report import write_benchmark_report
+from anomaly_seg_ros.evaluation.results import FILE_NAME
 from anomaly_seg_ros.evaluation.run import run_plan
-from anomaly_seg_ros.evaluation.suite_report import write_report
+from anomaly_seg_ros.evaluation.snapshots import torchrun_ranks
 from anomaly_seg_ros.evaluation.tables import format_text, write_tables
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.system.tool import run_tool
@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             benchmark = run_plan(plan, ranks)
         if ranks.is_first:
             tables = write_tables(benchmark, plan.out)
-            report = write_report(benchmark, plan.out, read_pictures(benchmark, plan.out))
+            report = write_benchmark_report(
+                benchmark, plan.out, read_pictures(benchmark, plan.out)
+            )
             print(format_text(benchmark))
             print(f"\nwritten: {', '.join(map(str, (plan.out / FILE_NAME, *tables, report)))}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from anomaly_seg_ros.cli.bag_options import add_bag_options, bag_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
-from anomaly_seg_ros.evaluation.results import format_table
+from anomaly_seg_ros.evaluation.tables import format_run
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate_bag"
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bag=bag_options(arguments),
             video=arguments.video,
         )
-        print(format_table(evaluate_bag(arguments.bag, arguments.out, options)))
+        print(format_run(evaluate_bag(arguments.bag, arguments.out, options)))
 
     return run_tool(TOOL, body)
 

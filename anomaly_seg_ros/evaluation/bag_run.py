@@ -27,7 +27,7 @@ from anomaly_seg_ros.bags.evaluation_input import (
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.errors import BagError, CheckpointError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
-from anomaly_seg_ros.evaluation.results import EvaluationResult, make_folder
+from anomaly_seg_ros.evaluation.results import Run, make_folder
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
@@ -79,7 +79,7 @@ class _Link:
     check: Callable[[], None] = field(default=lambda: None)
 
 
-def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
+def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> Run:
     """Evaluates one bag.
 
     Args:
@@ -136,8 +136,8 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> EvaluationResult:
         result.notes.append(
             f"{link.replayer.surplus} surplus output messages after frames were sent again"
         )
-    if options.mode == REAL_TIME:
-        result.dropped = {"node (real time)": result.frames.lost}
+    if options.mode == REAL_TIME and result.replay is not None:
+        result.replay.dropped = {"node (real time)": result.replay.lost}
     collector.write(result, out)
     return result
 
@@ -153,19 +153,19 @@ def _one_by_one(
 ) -> None:
     calibration = segmenter.metadata.calibration_of(score)
     for frame in tqdm(reader.frames(), "evaluating", len(reader), unit="frame", file=sys.stderr):
-        collector.counts.sent += 1
+        collector.sent += 1
         try:
             image = frame.to_rgb(depth)
         except BagError as error:
             # The node would count it as bad and stay silent: no need to wait for that.
-            collector.counts.lost += 1
+            collector.lost += 1
             collector.notes.append(f"unreadable: {error}")
             continue
         answer = None
         if link.replayer is not None:
             answer = link.replayer.ask(frame, options.timeout, link.check)
             if answer is None:
-                collector.counts.lost += 1
+                collector.lost += 1
                 continue
             collector.latencies.append(answer.latency_ms)
         in_process = segmenter.predict(image, segmenter.available_scores, confidence=False)
@@ -195,11 +195,11 @@ def _real_time(
         started = time.monotonic()
         for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
             collect(max(0.0, started + frame.play_ns / 1e9 - time.monotonic()))
-            collector.counts.sent += 1
+            collector.sent += 1
             link.replayer.send(frame)
             link.check()
         collect(5.0 + 2.0 / frame_rate)
-        collector.counts.lost = collector.counts.sent - len(answers)
+        collector.lost = collector.sent - len(answers)
         for frame in tqdm(reader.frames(), "scoring", len(reader), unit="frame", file=sys.stderr):
             if frame.stamp_ns in answers:
                 _add(collector, frame, frame.to_rgb(depth), *answers.get(frame.stamp_ns), None)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.evaluation.gallery import WorstFrames
-from anomaly_seg_ros.evaluation.report import ScoreCurves, write_report
+from anomaly_seg_ros.evaluation.pictures import WorstFrames
+from anomaly_seg_ros.evaluation.plan import BAG, IN_PROCESS, NODE
+from anomaly_seg_ros.evaluation.plots import ScoreCurves
+from anomaly_seg_ros.evaluation.report import write_run_report
 from anomaly_seg_ros.evaluation.results import (
-    EvaluationResult,
-    FrameCounts,
-    LatencySummary,
+    Latency,
     NodeFigures,
-    ScoreFigures,
-    SegmentationFigures,
-    write_metrics,
+    Replay,
+    Run,
+    metrics_json,
 )
+from anomaly_seg_ros.evaluation.summary import closed_set_figures, pixel_counts, pooled_figures
 from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
 from anomaly_seg_ros.inference.prediction import Prediction
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
@@ -52,7 +55,7 @@ class Collector:
         frame_rate: float = 10.0,
         label_classes: Sequence[str] | None = None,
     ) -> None:
-        self.counts = FrameCounts()
+        self.sent = self.scored = self.lost = 0
         self.latencies: list[float] = []
         self.notes: list[str] = []
         self._metadata = metadata
@@ -100,7 +103,7 @@ class Collector:
                 raise ImageError(
                     f"frame {name}: its {what} are {array.shape}, its image {image.shape[:2]}"
                 )
-        self.counts.scored += 1
+        self.scored += 1
         if mask is not None:
             self._from_node.update(unit_score, mask, name)
         if in_process is not None:
@@ -111,7 +114,7 @@ class Collector:
                 in_process.scores[self._score]
             )
             difference = float(np.abs(expected - unit_score).max())
-            self._difference = np.nanmax([self._difference, difference])
+            self._difference = float(np.nanmax([self._difference, difference]))
         if target is not None and self._classes_fit:
             self._confusion.update(target, labels)
         self._labels_left_out |= target is not None and not self._classes_fit
@@ -137,53 +140,56 @@ class Collector:
             self._video.__exit__(type(error) if error else None, error, None)
             self._video = None
 
-    def result(self, dataset: str, configuration: dict, with_node: bool) -> EvaluationResult:
-        """The figures so far."""
-        # Without an in-process run (real time), the messages are all there is.
-        pooled = self._in_process or {self._score: self._from_node}
-        metrics = {name: pixels.compute() for name, pixels in pooled.items()}
+    def result(self, dataset: str, configuration: dict[str, Any], with_node: bool) -> Run:
+        """The figures so far.
+
+        Args:
+            dataset: Name of the bag's data set, for people.
+            configuration: Everything needed to run the same again.
+            with_node: Whether the collected labels and unit scores are a node's.
+        """
+        metrics = {name: pixels.compute() for name, pixels in self._pooled().items()}
         first = next(iter(metrics.values()))
-        node = None
+        replay = Replay(self.sent, self.lost, configuration=configuration)
         if with_node:
-            from_node = ScoreFigures.from_metrics(self._from_node.compute())
-            node = NodeFigures(
-                self._score, self._difference, from_node.AP, from_node.AUROC, from_node.FPR95
-            )
-        has_labels = bool(self._confusion.counts.any())
+            own = pooled_figures(self._from_node.compute())
+            difference = None if np.isnan(self._difference) else self._difference
+            replay.node = NodeFigures(self._score, difference, own.AP, own.AUROC, own.FPR95)
+        if self.latencies:
+            replay.latency_ms = Latency.from_samples(self.latencies)
         notes = [*([first.note] if first.note else []), *self.notes]
         if self._labels_left_out:
             notes.append(_FOREIGN_LABELS)
-        return EvaluationResult(
+        return Run(
             model=self._metadata.name,
-            frames=self.counts,
-            scores={name: ScoreFigures.from_metrics(m) for name, m in metrics.items()},
-            dataset=dataset,
-            pixels={"anomaly": first.positives, "in_distribution": first.negatives},
-            segmentation=SegmentationFigures.from_confusion(
-                self._confusion, self._metadata.classes
-            )
-            if has_labels
-            else None,
-            node=node,
-            latency_ms=LatencySummary.from_samples(self.latencies) if self.latencies else None,
+            dataset=BAG,
+            data=dataset,
+            via=NODE if with_node else IN_PROCESS,
+            frames=self.scored,
+            pixels=pixel_counts(first),
+            segmentation=closed_set_figures(self._confusion, self._metadata.classes),
+            scores={name: pooled_figures(figures) for name, figures in metrics.items()},
             notes=notes,
-            configuration=configuration,
+            replay=replay,
         )
 
-    def write(self, result: EvaluationResult, folder: Path) -> None:
+    def _pooled(self) -> dict[str, PixelScores]:
+        """By score; without an in-process run (real time), the messages are all there is."""
+        return self._in_process or {self._score: self._from_node}
+
+    def write(self, result: Run, folder: Path) -> None:
         """Writes ``metrics.json`` and ``report.html``.
 
         Raises:
             OutputError: A file cannot be written.
         """
-        pooled = self._in_process or {self._score: self._from_node}
-        curves = {name: ScoreCurves.from_scores(pixels) for name, pixels in pooled.items()}
+        curves = {name: ScoreCurves.from_scores(own) for name, own in self._pooled().items()}
         colours: dict[str, Sequence[int]] = {
             name: colour.tolist()
             for name, colour in zip(self._metadata.classes, self._metadata.palette, strict=True)
         }
-        write_metrics(result, folder / "metrics.json")
-        write_report(
+        write_atomically(folder / "metrics.json", metrics_json(result).encode())
+        write_run_report(
             result,
             curves,
             self._worst.pictures(),

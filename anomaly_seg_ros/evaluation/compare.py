@@ -2,7 +2,7 @@
 
 Runs on the same data are paired by model (or by two named models) and scores by name. The
 differences are those of the exact figures in the two files. Their confidence intervals come from
-drawing the same images for both sides (:mod:`bootstrap`), with figures from the images' binned
+drawing the same images for both sides (:mod:`.image_counts`), with figures from the images' binned
 counts. Bins of 0.8 % of a score cost accuracy, so what they move the difference over all images
 by is taken off every replicate, and reported.
 """
@@ -19,18 +19,26 @@ from typing import Any
 import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.bootstrap import (
+from anomaly_seg_ros.evaluation.image_counts import (
     FIGURES,
+    ImageCounts,
     draw_images,
+    image_counts_path,
     interval,
     pooled_figures,
+    read_image_counts,
     weighted_means,
 )
-from anomaly_seg_ros.evaluation.figures import FILE_NAME, Benchmark, Run, read_benchmark
-from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.evaluation.plan import NODE
-from anomaly_seg_ros.evaluation.table_formats import Cell, Column, Row, Table
-from anomaly_seg_ros.evaluation.tables import UNDEFINED, format_number
+from anomaly_seg_ros.evaluation.results import FILE_NAME, Benchmark, Run, read_benchmark
+from anomaly_seg_ros.evaluation.table_formats import (
+    UNDEFINED,
+    Cell,
+    Column,
+    Row,
+    Table,
+    format_number,
+)
 
 PER_IMAGE_AP = "per-image AP"
 MIOU = "mIoU"
@@ -209,29 +217,6 @@ def compare_benchmarks(
         if id(run) not in partners
     ]
     return comparison
-
-
-def image_counts_path(folder: Path, run: Run) -> Path:
-    """Where a run's counts of images lie."""
-    return folder / "images" / f"{run.model}__{run.data}.npz"
-
-
-def read_image_counts(folder: Path, run: Run) -> ImageCounts | None:
-    """The run's counts of images beside its benchmark.
-
-    Args:
-        folder: Of the benchmark.
-        run: One of its runs.
-
-    Returns:
-        None where the file is missing, and for runs through the node: nothing is counted there,
-        and the file of that name belongs to the same model and data in-process.
-
-    Raises:
-        OutputError: The file cannot be read.
-    """
-    path = image_counts_path(folder, run)
-    return ImageCounts.load(path) if run.via != NODE and path.is_file() else None
 
 
 def comparison_table(comparison: Comparison) -> Table:

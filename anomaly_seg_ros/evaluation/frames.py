@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +27,6 @@ from anomaly_seg_ros.bags.recording import is_bag_folder
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
 from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError
-from anomaly_seg_ros.evaluation import fingerprints
 from anomaly_seg_ros.evaluation.plan import AUTO, BAG, DataSpec
 from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -135,7 +134,7 @@ class DatasetFrames(Frames):
             for table in (sample.anomaly_mask_table, sample.labels_table):
                 digest.update(b"-" if table is None else table.tobytes())
         read = digest.hexdigest()[:16]
-        return f"{fingerprints.of_files(path for path in files if path is not None)} {read}"
+        return f"{files_fingerprint(path for path in files if path is not None)} {read}"
 
 
 class BagFrames(Frames):
@@ -194,7 +193,7 @@ class BagFrames(Frames):
         """See :class:`Frames`."""
         # Also another one where the same files are read in another way.
         found = hashlib.sha256(json.dumps(self.input, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{fingerprints.of_folder(self.path)} {found}"
+        return f"{folder_fingerprint(self.path)} {found}"
 
 
 class JoinedFrames(Frames):
@@ -320,3 +319,26 @@ def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
     return LoadedSample(
         name, image, frame.anomaly_mask, frame.labels, frame.disparity, camera, frame.fold
     )
+
+
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """A digest of names, sizes and times of change; the contents are not read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        # Resolved: the same files, wherever the tool is started from.
+        digest.update(f"{path.resolve()} {_file_state(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """:func:`files_fingerprint` for all files below a folder; for a file the file's own."""
+    below = (path for path in folder.rglob("*") if path.is_file())
+    return files_fingerprint(sorted(below) if folder.is_dir() else [folder])
+
+
+def _file_state(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"

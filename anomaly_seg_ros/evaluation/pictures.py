@@ -1,12 +1,16 @@
-"""Pictures of a run for the report: the images where a score does best and worst.
+"""The pictures of the reports: the frames where a score does best and worst.
 
-They are chosen by the images' own AP after the passes, and only these few are scored again.
+:func:`draw_pictures` picks the frames of a run by their own AP, after the passes, and scores only
+these few again. :class:`WorstFrames` sees the frames of a bag once and keeps the best finds and
+the worst faults so far.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,9 +18,9 @@ import numpy as np
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.datasets import LoadedSample
-from anomaly_seg_ros.errors import OutputError
-from anomaly_seg_ros.evaluation.figures import Benchmark
+from anomaly_seg_ros.errors import ImageError, OutputError
 from anomaly_seg_ros.evaluation.frames import Frames
+from anomaly_seg_ros.evaluation.results import Benchmark
 from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
@@ -27,6 +31,13 @@ _WORST, _BEST = 2, 1
 _PANEL_WIDTH = 320
 _ALPHA = 0.45
 _CAPTIONS = "captions.json"
+
+FINDS = "Best detections"
+FALSE_ALARMS = "Worst false alarms"
+MISSES = "Worst misses"
+MOST_FLAGGED = "Most flagged frames"
+
+THUMBNAIL_WIDTH = 640
 
 
 def draw_pictures(
@@ -138,3 +149,197 @@ def _strip(
         drawing.anomaly_mask(sample.anomaly_mask),
     )
     return drawing.beside(*(drawing.fit_width(panel, _PANEL_WIDTH) for panel in panels))
+
+
+@dataclass
+class FramePictures:
+    """One row of pictures in a report; all are (H, W, 3) uint8 RGB of the same shape.
+
+    Attributes:
+        name: The frame's name.
+        image: The input.
+        overlay: Class colours and unknown regions over the input.
+        heat_map: The anomaly score.
+        mask: Ground truth as drawn by :func:`drawing.anomaly_mask`; None without ground truth.
+        reason: Heading under which the row stands, such as :data:`FALSE_ALARMS`.
+        figure: What is wrong and how much, as a phrase.
+    """
+
+    name: str
+    image: np.ndarray
+    overlay: np.ndarray
+    heat_map: np.ndarray
+    mask: np.ndarray | None
+    reason: str
+    figure: str
+
+
+class WorstFrames:
+    """Sees every frame once and keeps small pictures of the worst, and of the best to compare.
+
+    A frame's false alarms are its in-distribution pixels at or above the threshold, its misses
+    the anomalous pixels below it. A miss is shown enlarged, around its largest missed object:
+    a distant object is a few pixels wide. The best detections are the frames whose flagged and
+    anomalous pixels have the highest IoU. Frames without ground truth are ranked by the area that
+    is flagged.
+
+    Args:
+        threshold: On the unit score; 0.5 is the calibrated threshold.
+        palette: (K, 3) uint8 RGB class colours.
+        alpha: Opacity of the class colours in the overlay.
+        keep: Number of frames to keep for each reason.
+    """
+
+    def __init__(
+        self, threshold: float, palette: np.ndarray, alpha: float = 0.45, keep: int = 3
+    ) -> None:
+        self._threshold = threshold
+        self._palette = palette
+        self._alpha = alpha
+        self._keep = keep
+        # Heaps of (rank, -order, pictures), the lowest rank first; the order breaks ties.
+        self._heaps: dict[str, list[tuple[float, int, FramePictures]]] = {
+            reason: [] for reason in (FINDS, FALSE_ALARMS, MISSES, MOST_FLAGGED)
+        }
+        self._seen = 0
+
+    def consider(
+        self,
+        name: str,
+        image: np.ndarray,
+        labels: np.ndarray,
+        unit_score: np.ndarray,
+        mask: np.ndarray | None,
+    ) -> None:
+        """Looks at one frame; its arrays are not kept.
+
+        Args:
+            name: The frame's name.
+            image: (H, W, 3) uint8 RGB.
+            labels: (H, W) uint8 predicted trainIds.
+            unit_score: (H, W) float32 in [0, 1].
+            mask: (H, W) uint8 ground truth, 0 / 1 / 255, or None.
+
+        Raises:
+            ImageError: Shapes that do not fit.
+        """
+        self._seen += 1
+        flagged = unit_score >= self._threshold
+        draw = _Drawer(name, image, labels, unit_score, mask, flagged, self._palette, self._alpha)
+        if mask is None:
+            area = int(flagged.sum())
+            phrase = f"{area:,} pixels flagged"
+            self._offer(MOST_FLAGGED, area, lambda: draw.whole(MOST_FLAGGED, phrase))
+            return
+        if mask.shape != unit_score.shape:
+            raise ImageError(
+                f"frame {name!r}: score is {unit_score.shape}, mask is {mask.shape} (H, W)"
+            )
+        known, anomalous = mask == 0, mask == 1
+        missed = anomalous & ~flagged
+        total, misses = int(anomalous.sum()), int(missed.sum())
+        alarms = int((flagged & known).sum())
+
+        iou = (total - misses) / max(1, total + alarms)
+        found_text = f"{total - misses:,} of {total:,} anomalous pixels found, IoU {iou:.0%}"
+        self._offer(FINDS, iou, lambda: draw.whole(FINDS, found_text))
+
+        alarm_text = f"{alarms:,} in-distribution pixels flagged ({_share(alarms, known)})"
+        self._offer(FALSE_ALARMS, alarms, lambda: draw.whole(FALSE_ALARMS, alarm_text))
+
+        miss_text = f"{misses:,} anomalous pixels missed ({_share(misses, anomalous)}); enlarged"
+        self._offer(MISSES, misses, lambda: draw.enlarged(MISSES, miss_text, missed))
+
+    def pictures(self) -> list[FramePictures]:
+        """Rows for the report: detections, false alarms, misses; the most striking first."""
+        return [
+            row
+            for heap in self._heaps.values()
+            for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True)
+        ]
+
+    def _offer(self, reason: str, rank: float, draw: Callable[[], FramePictures]) -> None:
+        """Draws and keeps the frame if it is among the highest ranks so far, and not zero."""
+        heap = self._heaps[reason]
+        entry = (rank, -self._seen)
+        if rank and len(heap) < self._keep:
+            heapq.heappush(heap, (*entry, draw()))
+        elif heap and entry > heap[0][:2]:
+            heapq.heapreplace(heap, (*entry, draw()))
+
+
+@dataclass
+class _Drawer:
+    """One frame's arrays, and its rows of thumbnails on demand."""
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray
+    unit_score: np.ndarray
+    mask: np.ndarray | None
+    flagged: np.ndarray
+    palette: np.ndarray
+    alpha: float
+
+    def whole(self, reason: str, figure: str) -> FramePictures:
+        height, width = self.labels.shape
+        return self._row(reason, figure, (slice(0, height), slice(0, width)))
+
+    def enlarged(self, reason: str, figure: str, pixels: np.ndarray) -> FramePictures:
+        """A row of the region around the largest connected group of ``pixels``."""
+        return self._row(reason, figure, window_around(largest_component(pixels), pixels.shape))
+
+    def _row(self, reason: str, figure: str, window: tuple[slice, slice]) -> FramePictures:
+        image, labels = self.image[window], self.labels[window]
+        scene = drawing.overlay(image, labels, self.palette, self.alpha, self.flagged[window])
+        truth = None if self.mask is None else drawing.anomaly_mask(self.mask[window])
+        return FramePictures(
+            name=self.name,
+            image=_thumbnail(image),
+            overlay=_thumbnail(scene),
+            heat_map=_thumbnail(drawing.heat_map(self.unit_score[window])),
+            mask=None if truth is None else _thumbnail(truth),
+            reason=reason,
+            figure=figure,
+        )
+
+
+def largest_component(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Bounding box (left, top, width, height) of the largest 8-connected group of True pixels.
+
+    Args:
+        pixels: (H, W) bool with at least one True.
+    """
+    _, _, stats, _ = cv2.connectedComponentsWithStats(pixels.astype(np.uint8), connectivity=8)
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    left, top, width, height = stats[largest, : cv2.CC_STAT_AREA].tolist()
+    return left, top, width, height
+
+
+def window_around(
+    box: tuple[int, int, int, int], size: tuple[int, int], zoom: float = 4.0
+) -> tuple[slice, slice]:
+    """A window of the frame's shape around a box, moved inside the frame.
+
+    Args:
+        box: (left, top, width, height).
+        size: (height, width) of the frame.
+        zoom: The window is the frame's size divided by this, or larger where the box needs it.
+    """
+    left, top, width, height = box
+    share = min(1.0, max(1 / zoom, 1.5 * width / size[1], 1.5 * height / size[0]))
+    slices = []
+    for start, extent, full in ((top, height, size[0]), (left, width, size[1])):
+        length = max(1, round(full * share))
+        first = min(max(0, start + extent // 2 - length // 2), full - length)
+        slices.append(slice(first, first + length))
+    return slices[0], slices[1]
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    return drawing.fit_width(picture, THUMBNAIL_WIDTH)
+
+
+def _share(count: int, pixels: np.ndarray) -> str:
+    total = int(pixels.sum())
+    return f"{100 * count / total:.1f} %" if total else "none labelled"

@@ -1,18 +1,21 @@
 """Small charts as inline SVG, styled by the report's CSS so that they follow light and dark mode.
 
 Classes in use: ``axis``, ``tick``, ``label``, ``grid``, ``line``, ``area``, ``marker``, and
-``series-1`` to ``series-8`` for colours. Every chart has a title and a description for screen
+``series-1`` to ``series-9`` for colours. Every chart has a title and a description for screen
 readers. All text is escaped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+
+from anomaly_seg_ros.evaluation.image_counts import ImageCounts
+from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
 # One for each score, in report.css.
 COLOURS = 9
@@ -22,6 +25,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 
 _CURVE = Markup('<path class="line series-{}{}" data-score="{}" d="{}"><title>{}</title></path>')
 
+Curve = tuple[np.ndarray, np.ndarray]
+"""(recall, precision): (N,) fractions, recall rising; empty without anomalous pixels."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -30,7 +36,7 @@ class Series:
     Attributes:
         name: Shown on hover.
         x, y: (N,) points of a curve; for a histogram, ``x`` is its (N + 1,) edges.
-        colour: 1 to 8, the number of the CSS class ``series-<n>``.
+        colour: 1 to 9, the number of the CSS class ``series-<n>``.
         emphasis: Drawn thicker.
     """
 
@@ -130,6 +136,167 @@ def histogram_chart(
         )
     body += [_marker(axes, marker) for marker in markers]
     return _svg(title, axes, body)
+
+
+@dataclass(frozen=True)
+class ScoreCurves:
+    """What the plots of one score need; every array is small.
+
+    Attributes:
+        recall, precision: (N,) fractions, recall rising; empty without anomalous pixels.
+        false_positive_rate, true_positive_rate: (N,) fractions from (0, 0) to (1, 1).
+        edges: (B + 1,) edges of the histogram in the score's own units.
+        in_distribution, anomalous: (B,) shares of either kind's pixels in each bin.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    edges: np.ndarray
+    in_distribution: np.ndarray
+    anomalous: np.ndarray
+
+    @property
+    def has_histograms(self) -> bool:
+        """Whether there are pixels of either kind."""
+        return bool(self.in_distribution.any() or self.anomalous.any())
+
+    @classmethod
+    def from_scores(cls, pixels: PixelScores, points: int = 300, bins: int = 60) -> ScoreCurves:
+        """Takes the curves from collected pixels, thinned to ``points``."""
+        return cls(*pixels.pr_curve(points), *pixels.roc_curve(points), *pixels.histograms(bins))
+
+
+def precision_top(curves: Iterable[Curve]) -> float:
+    """Upper end of the precision axis that all curves share."""
+    # The first few pixels' precision jumps between 0 and 1: it must not set the scale.
+    tops = [precision[recall >= 0.02].max(initial=0.0) for recall, precision in curves]
+    return min(1.0, nice_ceiling(max(tops, default=1.0)))
+
+
+def pr_chart(
+    title: str,
+    curves: Mapping[str, Curve],
+    top: float,
+    colours: Mapping[str, int],
+    headline: str | None = None,
+    height: int = Axes.height,
+) -> Markup:
+    """Precision over recall, one curve a score.
+
+    Args:
+        title: For screen readers.
+        curves: By score, later ones on top.
+        top: Upper end of the precision axis.
+        colours: Number of the CSS class ``series-<n>``, by score.
+        headline: The score that is drawn thicker.
+        height: Height of the whole chart in SVG units.
+    """
+    percent = (True, True)
+    axes = Axes((0, 1), (0, top), "recall", "precision", percent, height=height)
+    series = [
+        Series(name, *curve, colours[name], name == headline) for name, curve in curves.items()
+    ]
+    return line_chart(title, axes, series)
+
+
+def roc_chart(
+    curves: Mapping[str, ScoreCurves], colours: Mapping[str, int], headline: str | None
+) -> Markup:
+    """True-positive over false-positive rate, one curve a score; see :func:`pr_chart`."""
+    axes = Axes((0, 1), (0, 1), "false-positive rate", "true-positive rate", percent=(True, True))
+    series = [
+        Series(
+            name,
+            curve.false_positive_rate,
+            curve.true_positive_rate,
+            colours[name],
+            name == headline,
+        )
+        for name, curve in curves.items()
+    ]
+    return line_chart(
+        "True-positive rate over false-positive rate, one curve a score",
+        axes,
+        series,
+        [Marker("FPR95 is read here", y=0.95)],
+        diagonal=True,
+    )
+
+
+def score_histogram(name: str, curve: ScoreCurves) -> Markup:
+    """Distribution of a score over the pixels of both kinds."""
+    heights = np.sort(np.concatenate([curve.in_distribution, curve.anomalous]))
+    top, markers = float(heights[-1]), []
+    # Scores such as the softmax's pile up at one end. There one bin would flatten all others:
+    # it leaves the chart at the top, and a label says how high it is.
+    if top > 2 * heights[-4] > 0:
+        peak = int(np.argmax(np.maximum(curve.in_distribution, curve.anomalous)))
+        centre = float(curve.edges[peak : peak + 2].mean())
+        markers = [Marker(f"↑ {top:.0%}", x=centre)]
+        top = 1.4 * float(heights[-4])
+    axes = Axes(
+        (float(curve.edges[0]), float(curve.edges[-1])),
+        (0, nice_ceiling(top)),
+        "anomaly score",
+        percent=(False, True),
+        width=360,
+        height=210,
+    )
+    layers = [
+        Series("in-distribution", curve.edges, curve.in_distribution, 1),
+        Series("anomaly", curve.edges, curve.anomalous, 2),
+    ]
+    return histogram_chart(
+        f"Distribution of {name} over in-distribution and anomalous pixels", axes, layers, markers
+    )
+
+
+def latency_chart(latencies: Sequence[float]) -> Markup:
+    """Distribution of latencies in milliseconds, with median and 95th percentile."""
+    samples = np.asarray(latencies, np.float64)
+    low, high = float(samples.min()), float(samples.max())
+    margin = max(0.05 * (high - low), 0.5)
+    edges = np.linspace(max(0.0, low - margin), high + margin, min(60, 10 + samples.size // 2))
+    counts, _ = np.histogram(samples, edges)
+    axes = Axes(
+        (float(edges[0]), float(edges[-1])),
+        (0, nice_ceiling(float(counts.max()))),
+        "latency in ms",
+        "frames",
+        width=1080,
+        height=230,
+    )
+    median, p95 = np.percentile(samples, [50, 95])
+    markers = [
+        Marker(f"median {median:.0f}", x=float(median)),
+        Marker(f"p95 {p95:.0f}", x=float(p95)),
+    ]
+    layer = Series("frames", edges, counts.astype(np.float64), 1)
+    return histogram_chart("Distribution of the latency", axes, [layer], markers)
+
+
+def binned_pr_curve(
+    counts: ImageCounts, score: str, points: int = 200
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision over recall of all images pooled, one point a bin, thinned for plotting.
+
+    Args:
+        counts: Of the images.
+        score: Name.
+        points: At most this many, evenly spread over the recall.
+
+    Returns:
+        ``(recall, precision)``, (N,) float64 fractions, recall rising; empty without anomalies.
+    """
+    positives, negatives = (kind.sum(axis=0)[::-1] for kind in counts.counts(score))
+    found, alarms = positives.cumsum(), negatives.cumsum()
+    if not found.size or not found[-1]:
+        return np.empty(0), np.empty(0)
+    wanted = np.linspace(1, found[-1], points)
+    at = np.unique(np.searchsorted(found, wanted))
+    return found[at] / found[-1], found[at] / (found[at] + alarms[at])
 
 
 def nice_ceiling(value: float) -> float:

@@ -1,19 +1,18 @@
-"""The evaluation as one self-contained HTML page: figures, curves, pictures, configuration.
+"""The reports as self-contained HTML pages: ``report.html`` of a bag, ``benchmark.html`` of runs.
 
-The page refers to nothing outside itself, reads well in light and dark mode, on paper and with a
-screen reader. Its markup is in ``report.html``, its looks in ``report.css``.
+A page refers to nothing outside itself, reads well in light and dark mode, on paper and with a
+screen reader. Both extend ``base.html``; their looks are in ``report.css``.
 """
 
 from __future__ import annotations
 
 import base64
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jinja2
@@ -23,77 +22,197 @@ from markupsafe import Markup
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.evaluation import plots
-from anomaly_seg_ros.evaluation.gallery import THUMBNAIL_WIDTH, FramePictures
+from anomaly_seg_ros.evaluation.image_counts import ImageCounts, read_image_counts
+from anomaly_seg_ros.evaluation.pictures import THUMBNAIL_WIDTH, FramePictures
 from anomaly_seg_ros.evaluation.results import (
-    COLUMNS,
-    EvaluationResult,
-    best_scores,
-    format_figure,
+    CONVENTIONS,
+    Benchmark,
+    Replay,
+    Run,
+    plain,
+)
+from anomaly_seg_ros.evaluation.table_formats import Figure, format_number
+from anomaly_seg_ros.evaluation.tables import (
+    AP,
+    FPR95,
+    POOLED_COLUMNS,
+    Entry,
+    benchmark_tables,
+    convention_lines,
+    entries_of,
+    run_table,
 )
 from anomaly_seg_ros.io.atomic import write_atomically
-from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+
+BENCHMARK_FILE = "benchmark.html"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Pictures = Mapping[tuple[str, str], Sequence[tuple[str, bytes]]]
+"""(model, data) -> pictures as (name, PNG)."""
 
 _TEMPLATES = Path(__file__).parent
 _JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
-class ScoreCurves:
-    """What the plots of one score need; every array is small.
+class Bar:
+    """One bar of a chart: whose, how long (percent), and whether it is the best one."""
+
+    model: str
+    score: str
+    colour: int
+    value: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """The charts of one data set.
 
     Attributes:
-        recall, precision: (N,) fractions, recall rising; empty without anomalous pixels.
-        false_positive_rate, true_positive_rate: (N,) fractions from (0, 0) to (1, 1).
-        edges: (B + 1,) edges of the histogram in the score's own units.
-        in_distribution, anomalous: (B,) shares of either kind's pixels in each bin.
+        name: Of the data.
+        facts: Frames and pixels, as a phrase.
+        bars: By figure, with a phrase that says which way is better.
+        curves: Precision over recall, one chart a model.
     """
 
-    recall: np.ndarray
-    precision: np.ndarray
-    false_positive_rate: np.ndarray
-    true_positive_rate: np.ndarray
-    edges: np.ndarray
-    in_distribution: np.ndarray
-    anomalous: np.ndarray
-
-    @classmethod
-    def from_scores(cls, pixels: PixelScores, points: int = 300, bins: int = 60) -> ScoreCurves:
-        """Takes the curves from collected pixels, thinned to ``points``."""
-        return cls(*pixels.pr_curve(points), *pixels.roc_curve(points), *pixels.histograms(bins))
+    name: str
+    facts: str
+    bars: dict[str, list[Bar]]
+    curves: dict[str, Markup]
 
 
-def write_report(
-    result: EvaluationResult,
-    curves: Mapping[str, ScoreCurves],
+def write_run_report(
+    run: Run,
+    curves: Mapping[str, plots.ScoreCurves],
     pictures: Sequence[FramePictures],
     latencies: Sequence[float],
     path: str | Path,
     class_colours: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Writes the report.
-
-    Args:
-        result: The figures.
-        curves: By score name; scores without an entry get no curves.
-        pictures: Rows of pictures; neighbours with the same reason stand under one heading.
-        latencies: Milliseconds, one a frame, in the order of the frames; may be empty.
-        path: The HTML file.
-        class_colours: Class name -> (red, green, blue), for the legend and the IoU bars.
+    """Writes the page of a replayed bag; arguments as for :func:`render_run`.
 
     Raises:
         OutputError: The file cannot be written; nothing half-written is left.
     """
-    write_atomically(path, render(result, curves, pictures, latencies, class_colours).encode())
+    page = render_run(run, curves, pictures, latencies, class_colours)
+    write_atomically(path, page.encode())
 
 
-def render(
-    result: EvaluationResult,
-    curves: Mapping[str, ScoreCurves],
+def render_run(
+    run: Run,
+    curves: Mapping[str, plots.ScoreCurves],
     pictures: Sequence[FramePictures] = (),
     latencies: Sequence[float] = (),
     class_colours: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
-    """Returns the report's HTML; arguments as for :func:`write_report`."""
+    """Returns the page of a replayed bag.
+
+    Args:
+        run: The figures.
+        curves: By score name; scores without an entry get no curves.
+        pictures: Rows of pictures; neighbours with the same reason stand under one heading.
+        latencies: Milliseconds, one a frame, in the order of the frames; may be empty.
+        class_colours: Class name -> (red, green, blue), for the legend and the IoU bars.
+    """
+    replay, headline = run.replay or Replay(), headline_score(run)
+    colours = _colours(run.scores)
+    # The headline's curve last, so that it is drawn on top.
+    ordered = sorted(curves.items(), key=lambda item: item[0] == headline)
+    pr = {name: (curve.recall, curve.precision) for name, curve in ordered}
+    configuration = {"input": run.input or {}, **replay.configuration}
+    return _render(
+        "report.html",
+        kind="evaluation",
+        run=run,
+        replay=replay,
+        headline=headline,
+        tiles=_tiles(run, headline),
+        figures=POOLED_COLUMNS,
+        table=run_table(run),
+        colours=colours,
+        has_curves=any(curve.false_positive_rate.size for curve in curves.values()),
+        pr_chart=plots.pr_chart(
+            "Precision over recall, one curve a score",
+            pr,
+            plots.precision_top(pr.values()),
+            colours,
+            headline,
+        ),
+        roc_chart=plots.roc_chart(dict(ordered), colours, headline),
+        histograms={
+            name: plots.score_histogram(name, curve)
+            for name, curve in curves.items()
+            if curve.has_histograms
+        },
+        galleries=[(reason, list(rows)) for reason, rows in groupby(pictures, lambda p: p.reason)],
+        latency_chart=plots.latency_chart(latencies) if len(latencies) > 1 else None,
+        class_colours=dict(class_colours or {}),
+        unknown_colour=drawing.UNKNOWN_COLOUR,
+        configuration=yaml.safe_dump(plain(configuration), sort_keys=False, allow_unicode=True),
+        conventions=CONVENTIONS.items(),
+    )
+
+
+def write_benchmark_report(
+    benchmark: Benchmark, folder: str | Path, pictures: Pictures | None = None
+) -> Path:
+    """Writes ``benchmark.html`` beside ``benchmark.json`` and returns its path.
+
+    Args:
+        benchmark: The figures.
+        folder: With ``images/``, whose counts give the curves; without them there are none.
+        pictures: Pictures to show below the charts.
+
+    Raises:
+        OutputError: It cannot be written, or an image's counts cannot be read.
+    """
+    folder = Path(folder)
+    found = {run.key: read_image_counts(folder, run) for run in benchmark.runs}
+    counts = {key: images for key, images in found.items() if images is not None}
+    path = folder / BENCHMARK_FILE
+    write_atomically(path, render_benchmark(benchmark, counts, pictures).encode())
+    return path
+
+
+def render_benchmark(
+    benchmark: Benchmark,
+    counts: Mapping[tuple[str, str, str], ImageCounts] | None = None,
+    pictures: Pictures | None = None,
+) -> str:
+    """Returns the page of a benchmark.
+
+    Args:
+        benchmark: The figures.
+        counts: By the key of a run; runs without any have no curves.
+        pictures: Pictures to show below the charts.
+
+    Raises:
+        ValueError: A picture is no PNG.
+    """
+    entries = [entry for entry in entries_of(benchmark) if entry.score in entry.run.scores]
+    colours = _colours(entry.score for entry in entries)
+    return _render(
+        "benchmark.html",
+        kind="benchmark",
+        runs=benchmark.runs,
+        models=list(dict.fromkeys(run.model for run in benchmark.runs)),
+        data=list(dict.fromkeys(run.data for run in benchmark.runs)),
+        frames=sum({run.data: run.frames for run in benchmark.runs}.values()),
+        tables=benchmark_tables(benchmark),
+        sections=_sections(entries, counts or {}, colours),
+        colours=colours,
+        galleries=dict(pictures or {}),
+        conventions=convention_lines(benchmark),
+        configurations=[
+            (run, json.dumps(run.model_configuration, indent=1, ensure_ascii=False))
+            for run in benchmark.runs
+            if run.model_configuration
+        ],
+    )
+
+
+def _render(page: str, **content: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -101,44 +220,25 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = format_figure
-    environment.filters["inline_image"] = inline_image
-    headline = headline_score(result)
-    colours = {name: index % plots.COLOURS + 1 for index, name in enumerate(result.scores)}
-    return environment.get_template("report.html").render(
+    environment.filters |= {
+        "number": format_number,
+        "inline_image": inline_image,
+        "png_url": png_url,
+    }
+    return environment.get_template(page).render(
         css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
-        result=result,
-        headline=headline,
-        tiles=_tiles(result, headline),
-        columns=COLUMNS,
-        best=best_scores(result.scores),
-        colours=colours,
-        has_curves=any(curve.false_positive_rate.size for curve in curves.values()),
-        pr_chart=_pr_chart(curves, colours, headline),
-        roc_chart=_roc_chart(curves, colours, headline),
-        histograms={
-            name: _score_histogram(name, curve)
-            for name, curve in curves.items()
-            if curve.in_distribution.any() or curve.anomalous.any()
-        },
-        galleries=[(reason, list(rows)) for reason, rows in groupby(pictures, lambda p: p.reason)],
-        latency_chart=_latency_chart(latencies) if len(latencies) > 1 else None,
-        class_colours=dict(class_colours or {}),
-        unknown_colour=drawing.UNKNOWN_COLOUR,
-        configuration=yaml.safe_dump(
-            _yaml_ready({"input": result.input, **result.configuration}),
-            sort_keys=False,
-            allow_unicode=True,
-        ),
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        **content,
     )
 
 
-def headline_score(result: EvaluationResult) -> str | None:
+def headline_score(run: Run) -> str | None:
     """The score that the page leads with: the node's, otherwise the one with the best AP."""
-    if result.node is not None and result.node.score in result.scores:
-        return result.node.score
-    return best_scores(result.scores).get("AP", next(iter(result.scores), None))
+    node = run.replay and run.replay.node
+    if node and node.score in run.scores:
+        return node.score
+    defined = {name: own.AP for name, own in run.scores.items() if own.AP is not None}
+    return max(defined, key=defined.__getitem__, default=next(iter(run.scores), None))
 
 
 def inline_image(picture: np.ndarray, lossless: bool = False) -> str:
@@ -154,144 +254,111 @@ def inline_image(picture: np.ndarray, lossless: bool = False) -> str:
     if lossless:
         suffix, kind, options = ".png", "png", [cv2.IMWRITE_PNG_COMPRESSION, 9]
     _, encoded = cv2.imencode(suffix, np.ascontiguousarray(picture[..., ::-1]), options)
-    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+    return _data_url(kind, encoded.tobytes())
 
 
-def _tiles(result: EvaluationResult, headline: str | None) -> list[dict[str, str]]:
+def png_url(picture: bytes) -> str:
+    """A PNG file's content as a data URL.
+
+    Raises:
+        ValueError: It is no PNG.
+    """
+    if not picture.startswith(PNG_SIGNATURE):
+        raise ValueError(f"not a PNG: {len(picture)} bytes that start with {picture[:8]!r}")
+    return _data_url("png", picture)
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _colours(scores: Iterable[str]) -> dict[str, int]:
+    """Number of the CSS class ``series-<n>`` of each score, in the order of the page."""
+    return {name: index % plots.COLOURS + 1 for index, name in enumerate(dict.fromkeys(scores))}
+
+
+def _tiles(run: Run, headline: str | None) -> list[dict[str, str]]:
     """The big figures on top: value, unit, name, and what it means in a few words."""
-    tiles = []
+    figures: list[tuple[str, float | None, str]] = []
     if headline is not None:
-        figures = result.scores[headline]
-        meanings = {
-            "AP": "average precision, higher is better",
-            "AUROC": "area under the ROC curve, higher is better",
-            "FPR95": "false alarms at 95 % detection, lower is better",
-        }
-        tiles += [
-            _tile(column, getattr(figures, column), "%", 1, meaning)
-            for column, meaning in meanings.items()
-            if not math.isnan(getattr(figures, column))
+        score = run.scores[headline]
+        figures += [
+            ("AP", score.AP, "average precision, higher is better"),
+            ("AUROC", score.AUROC, "area under the ROC curve, higher is better"),
+            ("FPR95", score.FPR95, "false alarms at 95 % detection, lower is better"),
         ]
-    if result.segmentation is not None and not math.isnan(result.segmentation.mIoU):
-        tiles.append(_tile("mIoU", result.segmentation.mIoU, "%", 1, "over the known classes"))
-    if result.latency_ms is not None and not math.isnan(result.latency_ms.median):
-        tiles.append(_tile("Latency", result.latency_ms.median, "ms", 0, "median a frame"))
+    if run.segmentation is not None:
+        figures.append(("mIoU", run.segmentation.mIoU, "over the known classes"))
+    tiles = [
+        {
+            "name": name,
+            "value": f"{value:.{2 if value < 10 else 1}f}",
+            "unit": "%",
+            "meaning": meaning,
+        }
+        for name, value, meaning in figures
+        if value is not None
+    ]
+    if run.replay is not None and (latency := run.replay.latency_ms) is not None:
+        median = f"{latency.median:.0f}"
+        tiles.append(
+            {"name": "Latency", "value": median, "unit": "ms", "meaning": "median a frame"}
+        )
     return tiles
 
 
-def _tile(name: str, value: float, unit: str, digits: int, meaning: str) -> dict[str, str]:
-    if unit == "%" and value < 10:
-        digits += 1
-    return {
-        "name": name,
-        "value": format_figure(value, digits),
-        "unit": unit,
-        "meaning": meaning,
-    }
-
-
-def _pr_chart(
-    curves: Mapping[str, ScoreCurves], colours: Mapping[str, int], headline: str | None
-) -> Markup:
-    # The first few pixels' precision jumps between 0 and 1: it must not set the scale.
-    tops = [curve.precision[curve.recall >= 0.02].max(initial=0) for curve in curves.values()]
-    top = min(1.0, plots.nice_ceiling(max(tops, default=1.0)))
-    axes = plots.Axes((0, 1), (0, top), "recall", "precision", percent=(True, True))
-    series = [
-        plots.Series(name, curve.recall, curve.precision, colours[name], name == headline)
-        for name, curve in _emphasis_last(curves, headline)
-    ]
-    return plots.line_chart("Precision over recall, one curve a score", axes, series)
-
-
-def _roc_chart(
-    curves: Mapping[str, ScoreCurves], colours: Mapping[str, int], headline: str | None
-) -> Markup:
-    axes = plots.Axes(
-        (0, 1), (0, 1), "false-positive rate", "true-positive rate", percent=(True, True)
-    )
-    series = [
-        plots.Series(
-            name,
-            curve.false_positive_rate,
-            curve.true_positive_rate,
-            colours[name],
-            name == headline,
+def _sections(
+    entries: Sequence[Entry],
+    counts: Mapping[tuple[str, str, str], ImageCounts],
+    colours: Mapping[str, int],
+) -> list[DataSection]:
+    by_data: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_data.setdefault(entry.run.data, []).append(entry)
+    sections = []
+    for name, found in by_data.items():
+        run = found[0].run
+        facts = (
+            f"{run.frames:,} frames, {run.pixels.get('anomaly', 0):,} anomalous and "
+            f"{run.pixels.get('in_distribution', 0):,} in-distribution pixels"
         )
-        for name, curve in _emphasis_last(curves, headline)
+        bars = {
+            "AP in percent, longer is better": _bars(found, AP, colours),
+            "FPR95 in percent, shorter is better": _bars(found, FPR95, colours),
+        }
+        bars = {title: drawn for title, drawn in bars.items() if drawn}
+        sections.append(DataSection(name, facts, bars, _pr_charts(found, counts, colours)))
+    return sections
+
+
+def _bars(entries: Sequence[Entry], figure: Figure, colours: Mapping[str, int]) -> list[Bar]:
+    values = [figure.get(entry) for entry in entries]
+    defined = [value for value in values if isinstance(value, (int, float))]
+    best = max(defined, default=0.0) if figure.higher_is_better else min(defined, default=0.0)
+    return [
+        Bar(entry.model, entry.score, colours[entry.score], value, value == best)
+        for entry, value in zip(entries, values, strict=True)
+        if isinstance(value, (int, float))
     ]
-    return plots.line_chart(
-        "True-positive rate over false-positive rate, one curve a score",
-        axes,
-        series,
-        [plots.Marker("FPR95 is read here", y=0.95)],
-        diagonal=True,
-    )
 
 
-def _emphasis_last(
-    curves: Mapping[str, ScoreCurves], headline: str | None
-) -> list[tuple[str, ScoreCurves]]:
-    """The headline's curve last, so that it is drawn on top."""
-    return sorted(curves.items(), key=lambda item: item[0] == headline)
-
-
-def _score_histogram(name: str, curve: ScoreCurves) -> Markup:
-    heights = np.sort(np.concatenate([curve.in_distribution, curve.anomalous]))
-    top, markers = float(heights[-1]), []
-    # Scores such as the softmax's pile up at one end. There one bin would flatten all others:
-    # it leaves the chart at the top, and a label says how high it is.
-    if top > 2 * heights[-4] > 0:
-        peak = int(np.argmax(np.maximum(curve.in_distribution, curve.anomalous)))
-        centre = float(curve.edges[peak : peak + 2].mean())
-        markers = [plots.Marker(f"↑ {top:.0%}", x=centre)]
-        top = 1.4 * float(heights[-4])
-    axes = plots.Axes(
-        (float(curve.edges[0]), float(curve.edges[-1])),
-        (0, plots.nice_ceiling(top)),
-        "anomaly score",
-        percent=(False, True),
-        width=360,
-        height=210,
-    )
-    layers = [
-        plots.Series("in-distribution", curve.edges, curve.in_distribution, 1),
-        plots.Series("anomaly", curve.edges, curve.anomalous, 2),
-    ]
-    return plots.histogram_chart(
-        f"Distribution of {name} over in-distribution and anomalous pixels", axes, layers, markers
-    )
-
-
-def _latency_chart(latencies: Sequence[float]) -> Markup:
-    samples = np.asarray(latencies, np.float64)
-    low, high = float(samples.min()), float(samples.max())
-    margin = max(0.05 * (high - low), 0.5)
-    edges = np.linspace(max(0.0, low - margin), high + margin, min(60, 10 + samples.size // 2))
-    counts, _ = np.histogram(samples, edges)
-    axes = plots.Axes(
-        (float(edges[0]), float(edges[-1])),
-        (0, plots.nice_ceiling(float(counts.max()))),
-        "latency in ms",
-        "frames",
-        width=1080,
-        height=230,
-    )
-    median, p95 = np.percentile(samples, [50, 95])
-    markers = [
-        plots.Marker(f"median {median:.0f}", x=float(median)),
-        plots.Marker(f"p95 {p95:.0f}", x=float(p95)),
-    ]
-    layer = plots.Series("frames", edges, counts.astype(np.float64), 1)
-    return plots.histogram_chart("Distribution of the latency", axes, [layer], markers)
-
-
-def _yaml_ready(value: Any) -> Any:
-    """Turns tuples, paths and NumPy values into what YAML's safe writer knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _yaml_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_yaml_ready(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _yaml_ready(value.tolist())
-    return value if isinstance(value, (str, int, float, type(None))) else str(value)
+def _pr_charts(
+    entries: Sequence[Entry],
+    counts: Mapping[tuple[str, str, str], ImageCounts],
+    colours: Mapping[str, int],
+) -> dict[str, Markup]:
+    """One chart a model, all of one scale."""
+    curves: dict[str, dict[str, plots.Curve]] = {}
+    for entry in entries:
+        images = counts.get(entry.run.key)
+        if images is not None and entry.score in images.scores:
+            curve = plots.binned_pr_curve(images, entry.score)
+            if curve[0].size:
+                curves.setdefault(entry.model, {})[entry.score] = curve
+    top = plots.precision_top(curve for own in curves.values() for curve in own.values())
+    return {
+        model: plots.pr_chart(
+            f"Precision over recall of {model}, one curve a score", own, top, colours, height=300
+        )
+        for model, own in curves.items()
+    }

@@ -1,9 +1,10 @@
-"""The result of an evaluation, as ``metrics.json`` and as a table.
+"""The result of an evaluation, and the two JSON files that show it.
 
-``metrics.json`` is a stable surface: ``model``, ``frames.{sent,scored,lost}`` and
-``scores.<name>.{AP,AUROC,FPR95}`` are always there and keep their meaning. Figures that people
-read are in percent, and ``conventions`` says so. What is not defined (no anomalous pixel, no class
-labels) is ``null``, never NaN, which is not JSON.
+A :class:`Run` is one model on one data set, however it was measured. ``benchmark.json`` lists runs
+with all their figures; ``metrics.json`` is the view of one replayed bag. Both files are stable
+surfaces: their keys are always there and keep their meaning. Figures are in percent; what is not
+defined (no anomalous pixel, no class labels) or was not measured is None, in the files ``null``,
+never NaN, which is not JSON.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import numpy as np
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.io.atomic import write_atomically
-from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
-from anomaly_seg_ros.metrics.pixel_scores import FPR95_CONVENTION, PixelMetrics
+from anomaly_seg_ros.metrics import fpr
+from anomaly_seg_ros.metrics.by_distance import DISTANCE_EDGES
+from anomaly_seg_ros.metrics.calibration_error import ECE_CONVENTION
+from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK
+from anomaly_seg_ros.metrics.pixel_scores import FPR95_CONVENTION
 
-NAN = float("nan")
+FORMAT = 1
+FILE_NAME = "benchmark.json"
 
 CONVENTIONS = {
     "units": "AP, AUROC, FPR95, mIoU, pixel_accuracy and IoU in percent; latencies in ms",
@@ -35,50 +40,155 @@ CONVENTIONS = {
     "IoU": "classes without ground truth left out of the mean; label 255 dropped",
 }
 
-# Column -> whether higher is better.
-COLUMNS = {"AP": True, "AUROC": True, "FPR95": False}
+# Key in FPR95_conventions -> name in metrics/fpr.py.
+FPR95_KEYS = {
+    "at_least": fpr.FIRST_AT_LEAST,
+    "above": fpr.FIRST_ABOVE,
+    "nearest": fpr.NEAREST,
+    "interpolated": fpr.INTERPOLATED,
+}
+
+BENCHMARK_CONVENTIONS: dict[str, Any] = {
+    **CONVENTIONS,
+    "units": "all rates in percent; thresholds in the score's own unit; distances in metres",
+    "FPR95_conventions": {key: fpr.CONVENTIONS[name] for key, name in FPR95_KEYS.items()},
+    "scores": "higher = more anomalous; a pixel is an alarm where score >= threshold",
+    "per_image": "unweighted means over the images that have both kinds of pixels",
+    "best_F1": "highest pixel F1 over all thresholds, no bins",
+    "components": (
+        "SegmentMeIfYouCan (Chan et al. 2021) at the threshold of best_F1; minimum pixels of a "
+        f"predicted / true component: {ANOMALY_TRACK.predicted} / {ANOMALY_TRACK.target} "
+        f"(anomaly_track), {OBSTACLE_TRACK.predicted} / {OBSTACLE_TRACK.target} (obstacle_track)"
+    ),
+    "open_set": (
+        "DenseHybrid (Grcic et al. 2022), eq. 21; threshold_from 'folds': detects 95 % of the "
+        "anomalous pixels of the other folds, figures weighted by images; 'calibration': the "
+        "threshold that the model is deployed with"
+    ),
+    "distance": "baseline x focal length / disparity; [from_m, to_m); without disparity: dropped",
+    "distance_edges_m": list(DISTANCE_EDGES),
+    "calibration": "target and measured rates at the deployed threshold, 0.5 on the unit scale",
+    "ECE": ECE_CONVENTION,
+}
 
 
 @dataclass
-class FrameCounts:
-    """Frames sent to the node, scored from its answers, and never answered."""
+class PerImage:
+    """Means over the images where the figures are defined, percent."""
 
-    sent: int = 0
-    scored: int = 0
-    lost: int = 0
+    AP: float | None = None
+    AUROC: float | None = None
+    FPR95: float | None = None
+    images: int = 0
+
+
+@dataclass
+class Components:
+    """SegmentMeIfYouCan's component figures, percent.
+
+    Attributes:
+        sIoU: Mean over the ground-truth components.
+        PPV: Mean over the predicted components.
+        mean_F1: Mean over the thresholds of sIoU and PPV.
+        threshold: Raw score from which a pixel is an alarm.
+        sizes: ``obstacle_track`` or ``anomaly_track``: the smallest components that count.
+    """
+
+    sIoU: float | None  # noqa: N815 - the fields' names are the keys in the files
+    PPV: float | None
+    mean_F1: float | None  # noqa: N815
+    threshold: float
+    sizes: str
+
+
+@dataclass
+class DistanceBin:
+    """Figures of the pixels whose distance lies in [from_m, to_m), percent."""
+
+    from_m: float
+    to_m: float
+    AP: float | None
+    FPR95: float | None
+    anomaly: int
+    in_distribution: int
+
+
+@dataclass
+class Calibration:
+    """The deployed threshold's target and what it reaches, percent.
+
+    Attributes:
+        threshold: Threshold on the unit scale.
+        target_FPR: Rate that the threshold was set for; None if the model does not say.
+        measured_FPR: Share of in-distribution pixels that are alarms.
+        measured_TPR: Share of anomalous pixels that are alarms.
+        ECE: Expected calibration error of the unit score.
+    """
+
+    threshold: float
+    target_FPR: float | None  # noqa: N815
+    measured_FPR: float | None  # noqa: N815
+    measured_TPR: float | None  # noqa: N815
+    ECE: float | None
+
+
+@dataclass
+class BestF1:
+    """The best pixel F1, percent, and the raw score that reaches it."""
+
+    F1: float
+    threshold: float
 
 
 @dataclass
 class ScoreFigures:
-    """Figures of one anomaly score in percent; NaN where not defined."""
+    """Figures of one anomaly score in one run, percent; the first three pool all pixels."""
 
-    AP: float = NAN
-    AUROC: float = NAN
-    FPR95: float = NAN
-
-    @classmethod
-    def from_metrics(cls, metrics: PixelMetrics) -> ScoreFigures:
-        """Converts the fractions of :class:`PixelMetrics` into percent."""
-        return cls(100 * metrics.AP, 100 * metrics.AUROC, 100 * metrics.FPR95)
+    AP: float | None = None
+    AUROC: float | None = None
+    FPR95: float | None = None
+    FPR95_conventions: dict[str, float | None] = field(default_factory=dict)
+    per_image: PerImage | None = None
+    components: Components | None = None
+    distance: list[DistanceBin] | None = None
+    calibration: Calibration | None = None
+    best_F1: BestF1 | None = None  # noqa: N815
 
 
 @dataclass
-class SegmentationFigures:
-    """Closed-set figures in percent; an IoU is NaN for a class without ground truth."""
+class Segmentation:
+    """Closed-set figures, percent; an IoU is None for a class without ground truth."""
 
-    mIoU: float = NAN  # noqa: N815 - the field's name, and the key in metrics.json
-    pixel_accuracy: float = NAN
-    IoU: dict[str, float] = field(default_factory=dict)
+    mIoU: float | None = None  # noqa: N815
+    pixel_accuracy: float | None = None
+    IoU: dict[str, float | None] = field(default_factory=dict)
 
-    @classmethod
-    def from_confusion(cls, matrix: ConfusionMatrix, names: Sequence[str]) -> SegmentationFigures:
-        """Reads the figures off a confusion matrix whose classes have these names."""
-        iou = (100 * matrix.iou()).tolist()
-        return cls(
-            mIoU=100 * matrix.mean_iou(),
-            pixel_accuracy=100 * matrix.pixel_accuracy(),
-            IoU=dict(zip(names, iou, strict=True)),
-        )
+
+@dataclass
+class OpenSet:
+    """Open-set figures of one score, percent.
+
+    Attributes:
+        open_mIoU: Mean open-IoU of the known classes.
+        closed_mIoU: The segmenter's own mIoU without anomalous pixels.
+        gap: ``closed_mIoU`` - ``open_mIoU``.
+        mean_F1: Mean over the known classes and "unknown".
+        anomaly_IoU: IoU of "unknown"; over folds, weighted by images like the others.
+        TPR: Share of anomalous pixels that are alarms.
+        FPR: Share of known pixels that are alarms.
+        threshold_from: ``folds`` or ``calibration``.
+        open_IoU: Open-IoU by class.
+    """
+
+    open_mIoU: float | None  # noqa: N815
+    closed_mIoU: float | None  # noqa: N815
+    gap: float | None
+    mean_F1: float | None  # noqa: N815
+    anomaly_IoU: float | None  # noqa: N815
+    TPR: float | None
+    FPR: float | None
+    threshold_from: str
+    open_IoU: dict[str, float | None] = field(default_factory=dict)  # noqa: N815
 
 
 @dataclass
@@ -93,123 +203,214 @@ class NodeFigures:
     """
 
     score: str
-    max_abs_difference_to_in_process: float = NAN
-    AP: float = NAN
-    AUROC: float = NAN
-    FPR95: float = NAN
+    max_abs_difference_to_in_process: float | None = None
+    AP: float | None = None
+    AUROC: float | None = None
+    FPR95: float | None = None
 
 
 @dataclass
-class LatencySummary:
+class Latency:
     """Distribution of a latency in milliseconds."""
 
-    median: float = NAN
-    p95: float = NAN
-    p99: float = NAN
-    max: float = NAN
+    median: float
+    p95: float
+    p99: float
+    max: float
 
     @classmethod
-    def from_samples(cls, milliseconds: Sequence[float]) -> LatencySummary:
-        """Summarises samples; all NaN without any."""
-        if not len(milliseconds):
-            return cls()
+    def from_samples(cls, milliseconds: Sequence[float]) -> Latency:
+        """Summarises samples, at least one."""
         samples = np.asarray(milliseconds, np.float64)
         return cls(*(float(q) for q in np.percentile(samples, [50, 95, 99, 100])))
 
 
 @dataclass
-class EvaluationResult:
-    """Everything that ``metrics.json`` holds.
+class Replay:
+    """What only a replayed bag has.
 
     Attributes:
-        model: Name of the model.
-        frames: What became of the frames.
-        scores: By score name, over the in-process scores.
-        dataset: Name of the data set or bag, for people.
-        pixels: Pooled pixel counts, ``{"anomaly": n, "in_distribution": n}``.
-        segmentation: Where the data has class labels.
-        node: Where a node took part.
+        sent: Frames sent to the node.
+        lost: Frames that were never answered.
+        node: The node's figures, where one took part.
         latency_ms: From sending a frame to its answer, where a node took part.
-        dropped: Frames by who dropped them, such as ``{"node": 3}``.
-        notes: Sentences a reader of the figures must know, such as why one is undefined.
-        input: JSON-like; of a bag its topics, its stamps, and how much ground truth found a frame.
+        dropped: Frames by who dropped them, such as ``{"node (real time)": 3}``.
         configuration: JSON-like; everything needed to run the same again.
-        conventions: How the figures are defined.
+    """
+
+    sent: int = 0
+    lost: int = 0
+    node: NodeFigures | None = None
+    latency_ms: Latency | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    configuration: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One model on one data set.
+
+    Attributes:
+        model: Name of the model, as in tables.
+        dataset: Name of the data set's adapter, ``bag`` for a bag.
+        data: Name of the folder, with the options it was opened with; of a replayed bag the name
+            of its data set, for people.
+        via: ``in-process``, ``node`` or ``dumped``.
+        frames: Number of scored frames.
+        pixels: Pooled pixel counts, ``{"anomaly": n, "in_distribution": n}``.
+        segmentation: Where the labels' classes are the model's.
+        open_set: By score; where there are class labels and anomalies.
+        scores: By score; empty without anomaly masks.
+        notes: Sentences that a reader of the figures must know, such as why one is undefined.
+        seconds: Time that the run took, over all resumptions.
+        model_configuration: JSON-like; what the scores depend on.
+        input: JSON-like; of a bag its topics, its stamps, and how much ground truth found a frame.
+        replay: Only of a replayed bag; not in ``benchmark.json``.
     """
 
     model: str
-    frames: FrameCounts = field(default_factory=FrameCounts)
+    dataset: str
+    data: str
+    via: str
+    frames: int
+    pixels: dict[str, int]
+    segmentation: Segmentation | None = None
+    open_set: dict[str, OpenSet] | None = None
     scores: dict[str, ScoreFigures] = field(default_factory=dict)
-    dataset: str = ""
-    pixels: dict[str, int] = field(default_factory=dict)
-    segmentation: SegmentationFigures | None = None
-    node: NodeFigures | None = None
-    latency_ms: LatencySummary | None = None
-    dropped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    input: dict[str, Any] = field(default_factory=dict)
-    configuration: dict[str, Any] = field(default_factory=dict)
-    conventions: dict[str, str] = field(default_factory=lambda: dict(CONVENTIONS))
+    seconds: float = 0.0
+    model_configuration: dict[str, Any] = field(default_factory=dict)
+    input: dict[str, Any] | None = None
+    replay: Replay | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells runs of a benchmark apart: model, data, via."""
+        return self.model, self.data, self.via
+
+
+@dataclass
+class Benchmark:
+    """All runs of an output folder."""
+
+    runs: list[Run] = field(default_factory=list)
+    conventions: dict[str, Any] = field(default_factory=lambda: dict(BENCHMARK_CONVENTIONS))
+
+    def put(self, run: Run) -> None:
+        """Adds a run, in place of an older one with the same key.
+
+        A new key goes behind the runs of the same model and data that came about in other ways.
+        """
+        place = len(self.runs)
+        for index, old in enumerate(self.runs):
+            if old.key == run.key:
+                self.runs[index] = run
+                return
+            if old.key[:2] == run.key[:2]:
+                place = index + 1
+        self.runs.insert(place, run)
+
+    def drop(self, key: tuple[str, str, str]) -> bool:
+        """Removes the run with this key; returns whether there was one."""
+        kept = [run for run in self.runs if run.key != key]
+        dropped = len(kept) < len(self.runs)
+        self.runs = kept
+        return dropped
 
     def to_json(self) -> str:
-        """Serialises; sections that were not measured are left out, NaN becomes null."""
-        sections = dataclasses.asdict(self)
-        for name in ("segmentation", "node", "latency_ms"):
-            if sections[name] is None:
-                del sections[name]
-        return json.dumps(_plain(sections), indent=2, allow_nan=False) + "\n"
+        """Serialises everything but the runs' ``replay``."""
+        runs = [dataclasses.asdict(dataclasses.replace(run, replay=None)) for run in self.runs]
+        for run in runs:
+            del run["replay"]
+        document = {"format": FORMAT, "conventions": self.conventions, "runs": runs}
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> EvaluationResult:
+    def from_json(cls, text: str) -> Benchmark:
         """Restores what :meth:`to_json` wrote; unknown keys are ignored.
 
         Raises:
             ValueError: Not JSON, or not such a document; the message says what is wrong.
         """
         document = json.loads(text)
-        if not isinstance(document, dict) or "model" not in document:
-            raise ValueError("not an evaluation result: it has no key 'model'")
-        result = _restore(cls, document)
-        result.frames = _restore(FrameCounts, document.get("frames", {}))
-        result.scores = {
-            name: _restore(ScoreFigures, figures) for name, figures in result.scores.items()
-        }
-        for name, kind in _OPTIONAL_SECTIONS.items():
-            if document.get(name) is not None:
-                setattr(result, name, _restore(kind, document[name]))
-        if result.segmentation is not None:
-            result.segmentation.IoU = {
-                name: NAN if iou is None else iou for name, iou in result.segmentation.IoU.items()
-            }
-        return result
+        if not isinstance(document, dict) or "runs" not in document:
+            raise ValueError("not a benchmark: it has no key 'runs'")
+        if document.get("format") != FORMAT:
+            raise ValueError(f"format {document.get('format')}, this version reads {FORMAT}")
+        return cls([_run(raw) for raw in document["runs"]], document.get("conventions", {}))
 
 
-_OPTIONAL_SECTIONS = {
-    "segmentation": SegmentationFigures,
-    "node": NodeFigures,
-    "latency_ms": LatencySummary,
-}
-
-
-def write_metrics(result: EvaluationResult, path: str | Path) -> None:
-    """Writes ``metrics.json``.
+def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
+    """Writes ``benchmark.json`` and returns its path.
 
     Raises:
-        OutputError: The file cannot be written; nothing half-written is left.
+        OutputError: It cannot be written; nothing half-written is left.
     """
-    write_atomically(path, result.to_json().encode())
+    path = folder / FILE_NAME
+    write_atomically(path, benchmark.to_json().encode())
+    return path
 
 
-def read_metrics(path: str | Path) -> EvaluationResult:
-    """Reads ``metrics.json``.
+def read_benchmark(path: str | Path) -> Benchmark:
+    """Reads ``benchmark.json``.
 
     Raises:
-        OutputError: The file cannot be read or is no evaluation result.
+        OutputError: It cannot be read or is no benchmark.
     """
     try:
-        return EvaluationResult.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError) as error:
+        return Benchmark.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise OutputError(f"cannot read {path}: {error}") from error
+
+
+def metrics_json(run: Run) -> str:
+    """The document ``metrics.json`` of a replayed bag; sections not measured are left out."""
+    replay = run.replay or Replay()
+    measured = {
+        "segmentation": run.segmentation,
+        "node": replay.node,
+        "latency_ms": replay.latency_ms,
+    }
+    document = {
+        "model": run.model,
+        "frames": {"sent": replay.sent, "scored": run.frames, "lost": replay.lost},
+        "scores": {
+            name: {"AP": score.AP, "AUROC": score.AUROC, "FPR95": score.FPR95}
+            for name, score in run.scores.items()
+        },
+        "dataset": run.data,
+        "pixels": run.pixels,
+        **{name: dataclasses.asdict(part) for name, part in measured.items() if part is not None},
+        "dropped": replay.dropped,
+        "notes": run.notes,
+        "input": run.input or {},
+        "configuration": replay.configuration,
+        "conventions": CONVENTIONS,
+    }
+    return json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
+
+
+def percent(fraction: float) -> float | None:
+    """A fraction in percent; None for NaN."""
+    return None if math.isnan(fraction) else 100 * float(fraction)
+
+
+def percents(names: Sequence[str], fractions: Sequence[float]) -> dict[str, float | None]:
+    """Fractions in percent by name."""
+    return {name: percent(value) for name, value in zip(names, fractions, strict=True)}
+
+
+def plain(value: Any) -> Any:
+    """Turns NumPy values, paths and tuples into JSON types, and non-finite numbers into None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)
 
 
 def make_folder(folder: Path) -> None:
@@ -227,123 +428,30 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def best_scores(scores: dict[str, ScoreFigures]) -> dict[str, str]:
-    """Name of the best score for each column; columns without a figure are left out."""
-    best = {}
-    for column, higher_is_better in COLUMNS.items():
-        figures = {name: getattr(score, column) for name, score in scores.items()}
-        defined = {name: figure for name, figure in figures.items() if not math.isnan(figure)}
-        if defined:
-            choose = max if higher_is_better else min
-            best[column] = choose(defined, key=defined.__getitem__)
-    return best
+def _run(raw: dict[str, Any]) -> Run:
+    run = _restore(Run, raw)
+    run.segmentation = _optional(Segmentation, run.segmentation)
+    if run.open_set is not None:
+        run.open_set = {name: _restore(OpenSet, value) for name, value in run.open_set.items()}
+    run.scores = {name: _score(value) for name, value in run.scores.items()}
+    return run
 
 
-def format_table(result: EvaluationResult, markdown: bool = False) -> str:
-    """Formats the figures as text.
-
-    Args:
-        result: What to show.
-        markdown: Markdown tables with the best figure of each column in bold, rather than
-            aligned columns with it marked by a star.
-
-    Returns:
-        Lines without a final newline.
-    """
-    best = best_scores(result.scores)
-    rows = [["score", *(f"{column} [%]" for column in COLUMNS)]]
-    for name, figures in result.scores.items():
-        cells = [
-            _cell(getattr(figures, column), best.get(column) == name, markdown)
-            for column in COLUMNS
-        ]
-        rows.append([f"`{name}`" if markdown else name, *cells])
-    frames = result.frames
-    title = " on ".join(filter(None, [result.model, result.dataset]))
-    lines = [
-        f"{title}: {frames.sent} frames sent, {frames.scored} scored, {frames.lost} lost",
-        "",
-        *(_markdown_rows(rows) if markdown else _aligned_rows(rows)),
-    ]
-    if summary := _summary_lines(result):
-        lines += ["", *(f"- {line}" if markdown else line for line in summary)]
-    return "\n".join(lines)
+def _score(raw: dict[str, Any]) -> ScoreFigures:
+    score = _restore(ScoreFigures, raw)
+    score.per_image = _optional(PerImage, score.per_image)
+    score.components = _optional(Components, score.components)
+    score.calibration = _optional(Calibration, score.calibration)
+    score.best_F1 = _optional(BestF1, score.best_F1)
+    if score.distance is not None:
+        score.distance = [_restore(DistanceBin, row) for row in score.distance]
+    return score
 
 
-def format_figure(value: float, digits: int = 2) -> str:
-    """A figure for people; a dash where it is not defined."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def _optional(kind: type, raw: dict[str, Any] | None) -> Any:
+    return None if raw is None else _restore(kind, raw)
 
 
-def _cell(value: float, best: bool, markdown: bool) -> str:
-    text = format_figure(value)
-    if markdown:
-        return f"**{text}**" if best else text
-    # The space keeps the digits of marked and unmarked figures in line.
-    return f"{text}*" if best else f"{text} "
-
-
-def _aligned_rows(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows = [[*rows[0]], ["-" * width for width in widths], *rows[1:]]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _markdown_rows(rows: list[list[str]]) -> list[str]:
-    ruler = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (rows[0], ruler, *rows[1:])]
-
-
-def _summary_lines(result: EvaluationResult) -> list[str]:
-    lines = []
-    if (segmentation := result.segmentation) is not None:
-        lines.append(
-            f"segmentation: mIoU {format_figure(segmentation.mIoU)} %, "
-            f"pixel accuracy {format_figure(segmentation.pixel_accuracy)} %"
-        )
-    if (node := result.node) is not None:
-        lines.append(
-            f"node ({node.score}): AP {format_figure(node.AP)} % from its messages; largest "
-            f"difference to in-process {node.max_abs_difference_to_in_process:.2g}"
-        )
-    if (latency := result.latency_ms) is not None:
-        lines.append(
-            f"latency: median {format_figure(latency.median, 1)} ms, 95th percentile "
-            f"{format_figure(latency.p95, 1)} ms, 99th {format_figure(latency.p99, 1)} ms, "
-            f"worst {format_figure(latency.max, 1)} ms"
-        )
-    lines += [f"dropped by {who}: {count}" for who, count in result.dropped.items() if count]
-    lines += [f"note: {note}" for note in result.notes]
-    return lines
-
-
-def _plain(value: Any) -> Any:
-    """Turns NumPy scalars, paths and tuples into JSON types, and non-finite numbers into None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _restore(kind: type, document: dict[str, Any]) -> Any:
-    """Builds a dataclass from its known keys; null in a number's place becomes NaN."""
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    values = {}
-    for key, value in document.items():
-        if key in fields:
-            is_number = isinstance(fields[key].default, float)
-            values[key] = NAN if value is None and is_number else value
-    return kind(**values)
+def _restore(kind: type, raw: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in raw.items() if key in known})

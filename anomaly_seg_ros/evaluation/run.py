@@ -24,20 +24,19 @@ from anomaly_seg_ros.evaluation.accumulate import (
     read_progress,
 )
 from anomaly_seg_ros.evaluation.dumps import check_kind, dump_path, write_dump
-from anomaly_seg_ros.evaluation.figures import (
-    FILE_NAME,
-    Benchmark,
-    Run,
-    read_benchmark,
-    write_benchmark,
-)
 from anomaly_seg_ros.evaluation.frames import Frames, open_frames
 from anomaly_seg_ros.evaluation.pictures import draw_pictures, pictures_folder
 from anomaly_seg_ros.evaluation.plan import IN_PROCESS, NODE, NamedPath, Plan, component_sizes
-from anomaly_seg_ros.evaluation.ranks import Ranks
-from anomaly_seg_ros.evaluation.results import make_folder
+from anomaly_seg_ros.evaluation.results import (
+    FILE_NAME,
+    Benchmark,
+    Run,
+    make_folder,
+    read_benchmark,
+    write_benchmark,
+)
 from anomaly_seg_ros.evaluation.scorers import DumpedScorer, ModelScorer, Scorer
-from anomaly_seg_ros.evaluation.snapshots import Snapshots
+from anomaly_seg_ros.evaluation.snapshots import Ranks, Snapshots
 from anomaly_seg_ros.evaluation.summary import decide, summarise
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
@@ -137,7 +136,7 @@ class Job:
         if self._is_published(NODE) and not self.plan.fresh:
             return
         # ROS is imported only where a node is asked for.
-        from anomaly_seg_ros.evaluation.node_run import run_node
+        from anomaly_seg_ros.evaluation.dataset_run import run_node
 
         self.benchmark.put(run_node(self.plan, model, self.scorer, self.frames, out))
         write_benchmark(self.benchmark, self.plan.out)

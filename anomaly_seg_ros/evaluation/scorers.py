@@ -12,8 +12,8 @@ from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.checkpoints.loading import resolve_model
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import DatasetError, ParameterError
-from anomaly_seg_ros.evaluation import fingerprints
 from anomaly_seg_ros.evaluation.dumps import find_dump, read_dump
+from anomaly_seg_ros.evaluation.frames import folder_fingerprint
 from anomaly_seg_ros.evaluation.plan import ALL, DUMPED, IN_PROCESS, NamedPath, Plan, chosen_scores
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
@@ -138,4 +138,4 @@ class DumpedScorer:
 
     def fingerprint(self) -> str:
         """See :class:`Scorer`."""
-        return fingerprints.of_folder(self._folder)
+        return folder_fingerprint(self._folder)

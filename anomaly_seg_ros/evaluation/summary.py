@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.accumulate import AlarmPass, Decisions, PixelPass
-from anomaly_seg_ros.evaluation.figures import (
+from anomaly_seg_ros.evaluation.frames import Frames
+from anomaly_seg_ros.evaluation.plan import COMPONENT_SIZES
+from anomaly_seg_ros.evaluation.results import (
     FPR95_KEYS,
     BestF1,
     Calibration,
@@ -16,13 +20,11 @@ from anomaly_seg_ros.evaluation.figures import (
     OpenSet,
     PerImage,
     Run,
-    ScoreResult,
+    ScoreFigures,
     Segmentation,
     percent,
     percents,
 )
-from anomaly_seg_ros.evaluation.frames import Frames
-from anomaly_seg_ros.evaluation.plan import COMPONENT_SIZES
 from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.metrics.by_distance import DistanceScores
 from anomaly_seg_ros.metrics.calibration_error import calibration_bins, check_threshold
@@ -33,7 +35,7 @@ from anomaly_seg_ros.metrics.open_set_iou import (
     combine_folds,
     held_out_thresholds,
 )
-from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.metrics.pixel_scores import PixelMetrics, PixelScores
 from anomaly_seg_ros.metrics.thresholds import best_f1_threshold
 
 FOLDS, CALIBRATION = "folds", "calibration"
@@ -127,14 +129,35 @@ def summarise(
             run.scores[score] = result
     if pixels.distance:
         run.notes.append(_left_out(next(iter(pixels.distance.values()))))
-    if pixels.confusion is not None and pixels.confusion.counts.any():
-        run.segmentation = _segmentation(pixels.confusion, frames.classes)
+    if pixels.confusion is not None:
+        run.segmentation = closed_set_figures(pixels.confusion, frames.classes)
     if alarms.open_set:
         run.open_set = {
             score: _open_set(folds, decisions.threshold_from, frames.classes)
             for score, folds in alarms.open_set.items()
         }
     return run
+
+
+def pooled_figures(metrics: PixelMetrics) -> ScoreFigures:
+    """AP, AUROC and FPR95 in percent."""
+    return ScoreFigures(percent(metrics.AP), percent(metrics.AUROC), percent(metrics.FPR95))
+
+
+def pixel_counts(metrics: PixelMetrics) -> dict[str, int]:
+    """Pooled pixels of both kinds, as ``Run.pixels`` has them."""
+    return {"anomaly": metrics.positives, "in_distribution": metrics.negatives}
+
+
+def closed_set_figures(matrix: ConfusionMatrix, classes: Sequence[str]) -> Segmentation | None:
+    """Figures of a confusion matrix whose classes have these names; None where it is empty."""
+    if not matrix.counts.any():
+        return None
+    return Segmentation(
+        percent(matrix.mean_iou()),
+        percent(matrix.pixel_accuracy()),
+        percents(classes, matrix.iou().tolist()),
+    )
 
 
 def target_fpr(calibration: ScoreCalibration) -> float:
@@ -151,15 +174,13 @@ def _has_anomalies(pixels: PixelPass, score: str) -> bool:
 
 def _score(
     pixels: PixelScores, calibration: ScoreCalibration | None, run: Run
-) -> tuple[ScoreResult, str]:
+) -> tuple[ScoreFigures, str]:
     metrics = pixels.compute()
-    run.pixels = {"anomaly": metrics.positives, "in_distribution": metrics.negatives}
-    result = ScoreResult(
-        percent(metrics.AP),
-        percent(metrics.AUROC),
-        percent(metrics.FPR95),
-        {key: percent(metrics.fpr95[name]) for key, name in FPR95_KEYS.items()},
-    )
+    run.pixels = pixel_counts(metrics)
+    result = pooled_figures(metrics)
+    result.FPR95_conventions = {
+        key: percent(metrics.fpr95[name]) for key, name in FPR95_KEYS.items()
+    }
     if (images := metrics.per_image) is not None:
         result.per_image = PerImage(
             percent(images.AP), percent(images.AUROC), percent(images.FPR95), images.frames
@@ -206,14 +227,6 @@ def _components(scores: ComponentScores, sizes: str) -> Components:
     metrics = scores.compute()
     return Components(
         percent(metrics.sIoU), percent(metrics.PPV), percent(metrics.F1), scores.threshold, sizes
-    )
-
-
-def _segmentation(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> Segmentation:
-    return Segmentation(
-        percent(matrix.mean_iou()),
-        percent(matrix.pixel_accuracy()),
-        percents(classes, matrix.iou().tolist()),
     )
 
 

@@ -1,10 +1,13 @@
-"""A table of figures, and its forms: Markdown, LaTeX, aligned text."""
+"""Tables of figures: how they are put together, and their forms: Markdown, LaTeX, aligned text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+UNDEFINED = "–"
 
 _LATEX_SIGNS = {
     "\\": r"\textbackslash{}",
@@ -96,6 +99,62 @@ class Table:
             shown.append(("",) * same + row.labels[same:])
             above = row.labels
         return shown
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that tables show.
+
+    Attributes:
+        title: Heading of its column.
+        get: Reads it off an entry, or whatever the table lists; None where not defined.
+        higher_is_better: None where neither is.
+        form: How the number is written.
+    """
+
+    title: str
+    get: Callable[[Any], float | str | None]
+    higher_is_better: bool | None = None
+    form: str = ".2f"
+
+
+def format_number(value: float | str | None, form: str = ".2f") -> str:
+    """A figure for people; a dash where it is not defined."""
+    if value is None:
+        return UNDEFINED
+    return value if isinstance(value, str) else format(value, form)
+
+
+def marked_cells(
+    values: Sequence[float | str | None], figure: Figure, blocks: Sequence[str] | None = None
+) -> list[Cell]:
+    """Marks the best of those that stand beside each other: all, or those of a block."""
+    blocks = blocks if blocks is not None else [""] * len(values)
+    best = {block: _best(values, blocks, block, figure) for block in set(blocks)}
+    return [
+        Cell(format_number(value, figure.form), value is not None and value == best[block])
+        for value, block in zip(values, blocks, strict=True)
+    ]
+
+
+def _best(
+    values: Sequence[float | str | None], blocks: Sequence[str], block: str, figure: Figure
+) -> float | None:
+    """The best value of a block; None where nothing is better than anything."""
+    rivals = [
+        value
+        for value, own in zip(values, blocks, strict=True)
+        if own == block and isinstance(value, (int, float))
+    ]
+    if figure.higher_is_better is None or len(set(rivals)) < 2:
+        return None
+    return max(rivals) if figure.higher_is_better else min(rivals)
+
+
+def heading(figure: Figure) -> str:
+    """The title, with an arrow that says which way is better."""
+    arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
+    return figure.title + arrow
 
 
 def to_markdown(table: Table, level: int = 2) -> str:

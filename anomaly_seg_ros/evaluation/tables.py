@@ -14,21 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.evaluation.figures import FPR95_KEYS, Benchmark, DistanceBin, Run, ScoreResult
+from anomaly_seg_ros.evaluation.results import (
+    FPR95_KEYS,
+    Benchmark,
+    DistanceBin,
+    Replay,
+    Run,
+    ScoreFigures,
+)
 from anomaly_seg_ros.evaluation.table_formats import (
+    UNDEFINED,
     Cell,
     Column,
+    Figure,
     Row,
     Table,
+    format_number,
+    heading,
     latex_text,
     markdown_text,
+    marked_cells,
     to_latex,
     to_markdown,
     to_text,
 )
 from anomaly_seg_ros.io.atomic import write_atomically
-
-UNDEFINED = "–"
 
 
 @dataclass(frozen=True)
@@ -40,26 +50,9 @@ class Entry:
     score: str
 
     @property
-    def figures(self) -> ScoreResult:
+    def figures(self) -> ScoreFigures:
         """Of this score; all undefined in a run without anomaly masks."""
-        return self.run.scores.get(self.score) or ScoreResult()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure that tables show.
-
-    Attributes:
-        title: Heading of its column.
-        get: Reads it off an entry, or whatever the table lists; None where not defined.
-        higher_is_better: None where neither is.
-        form: How the number is written.
-    """
-
-    title: str
-    get: Callable[[Any], float | str | None]
-    higher_is_better: bool | None = None
-    form: str = ".2f"
+        return self.run.scores.get(self.score) or ScoreFigures()
 
 
 def _section(name: str, key: str) -> Callable[[Entry], float | str | None]:
@@ -90,6 +83,7 @@ ACCURACY = Figure(
     "pixel accuracy", lambda entry: getattr(entry.run.segmentation, "pixel_accuracy", None), True
 )
 
+POOLED_COLUMNS = (AP, AUROC, FPR95)
 PER_IMAGE = (
     Figure("AP", _section("per_image", "AP"), True),
     Figure("AUROC", _section("per_image", "AUROC"), True),
@@ -185,6 +179,28 @@ def benchmark_tables(benchmark: Benchmark) -> list[Table]:
     return [table for table in tables if table is not None]
 
 
+def run_table(run: Run) -> Table:
+    """The pooled figures of a single run, a row a score."""
+    entries = [Entry(run, run.model, score) for score in run.scores]
+    values = [marked_cells([f.get(entry) for entry in entries], f) for f in POOLED_COLUMNS]
+    rows = zip(run.scores, zip(*values, strict=True), strict=True)
+    title = " on ".join(filter(None, [run.model, run.data]))
+    if run.replay is not None:
+        sent, lost = run.replay.sent, run.replay.lost
+        title += f": {sent} frames sent, {run.frames} scored, {lost} lost"
+    columns = tuple(Column(f"{figure.title} [%]") for figure in POOLED_COLUMNS)
+    lines = tuple(Row((score,), cells) for score, cells in rows)
+    return Table("scores", title, ("score",), columns, lines)
+
+
+def format_run(run: Run) -> str:
+    """The table of a single run and what else was measured, without a final newline."""
+    parts = [to_text(run_table(run))]
+    if lines := _summary_lines(run):
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def write_tables(benchmark: Benchmark, folder: str | Path) -> list[Path]:
     """Writes ``benchmark.md``, ``benchmark.tex`` and ``benchmark.csv``; returns their paths.
 
@@ -257,13 +273,6 @@ def convention_lines(benchmark: Benchmark) -> list[tuple[str, str]]:
     ]
 
 
-def format_number(value: float | str | None, form: str = ".2f") -> str:
-    """A figure for people; a dash where it is not defined."""
-    if value is None:
-        return UNDEFINED
-    return value if isinstance(value, str) else format(value, form)
-
-
 def _by_set(
     key: str,
     title: str,
@@ -282,8 +291,8 @@ def _by_set(
                 figure.get(found[(*row, data)]) if (*row, data) in found else None for row in rows
             ]
             if any(value is not None for value in column):
-                columns.append(Column(_heading(figure), data))
-                values.append(_cells(column, figure))
+                columns.append(Column(heading(figure), data))
+                values.append(marked_cells(column, figure))
     return _table(key, title, labels, columns, rows, values, note)
 
 
@@ -306,8 +315,8 @@ def _listed(
     for figure in figures:
         column = [figure.get(entry) for entry in kept]
         if any(value is not None for value in column):
-            columns.append(Column(_heading(figure)))
-            values.append(_cells(column, figure, [entry.run.data for entry in kept]))
+            columns.append(Column(heading(figure)))
+            values.append(marked_cells(column, figure, [entry.run.data for entry in kept]))
     return _table(key, title, ("data set", "model", "score"), columns, rows, values)
 
 
@@ -328,12 +337,12 @@ def _ranges(key: str, title: str, entries: Sequence[Entry]) -> Table:
     for entry in entries:
         for part in entry.figures.distance or ():
             ranges.setdefault((part.from_m, part.to_m), {})[entry.score] = part
-    columns = [Column(_heading(figure), entry.score) for entry in entries for figure in RANGE]
+    columns = [Column(heading(figure), entry.score) for entry in entries for figure in RANGE]
     rows = []
     for (low, high), parts in ranges.items():
         # The scores stand side by side, so the best of a range is looked for along its row.
         cells = [
-            _cells([figure.get(parts.get(entry.score)) for entry in entries], figure)
+            marked_cells([figure.get(parts.get(entry.score)) for entry in entries], figure)
             for figure in RANGE
         ]
         pairs = zip(*cells, strict=True)
@@ -359,37 +368,6 @@ def _table(
     )
     kept = tuple(line for line in lines if any(cell.text != UNDEFINED for cell in line.cells))
     return Table(key, title, labels, tuple(columns), kept, note)
-
-
-def _cells(
-    values: Sequence[float | str | None], figure: Figure, blocks: Sequence[str] | None = None
-) -> list[Cell]:
-    """Marks the best of those that stand beside each other: all, or those of a block."""
-    blocks = blocks if blocks is not None else [""] * len(values)
-    best = {block: _best(values, blocks, block, figure) for block in set(blocks)}
-    return [
-        Cell(format_number(value, figure.form), value is not None and value == best[block])
-        for value, block in zip(values, blocks, strict=True)
-    ]
-
-
-def _best(
-    values: Sequence[float | str | None], blocks: Sequence[str], block: str, figure: Figure
-) -> float | None:
-    """The best value of a block; None where nothing is better than anything."""
-    rivals = [
-        value
-        for value, own in zip(values, blocks, strict=True)
-        if own == block and isinstance(value, (int, float))
-    ]
-    if figure.higher_is_better is None or len(set(rivals)) < 2:
-        return None
-    return max(rivals) if figure.higher_is_better else min(rivals)
-
-
-def _heading(figure: Figure) -> str:
-    arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
-    return figure.title + arrow
 
 
 def _per_image_note(entries: Iterable[Entry]) -> str:
@@ -418,6 +396,26 @@ def _notes(benchmark: Benchmark) -> list[str]:
         for run in benchmark.runs
         for note in run.notes
     ]
+
+
+def _summary_lines(run: Run) -> list[str]:
+    lines, replay = [], run.replay or Replay()
+    if (closed := run.segmentation) is not None:
+        miou, accuracy = format_number(closed.mIoU), format_number(closed.pixel_accuracy)
+        lines.append(f"segmentation: mIoU {miou} %, pixel accuracy {accuracy} %")
+    if (node := replay.node) is not None:
+        difference = format_number(node.max_abs_difference_to_in_process, ".2g")
+        lines.append(
+            f"node ({node.score}): AP {format_number(node.AP)} % from its messages; largest "
+            f"difference to in-process {difference}"
+        )
+    if (latency := replay.latency_ms) is not None:
+        lines.append(
+            f"latency: median {latency.median:.1f} ms, 95th percentile {latency.p95:.1f} ms, "
+            f"99th {latency.p99:.1f} ms, worst {latency.max:.1f} ms"
+        )
+    lines += [f"dropped by {who}: {count}" for who, count in replay.dropped.items() if count]
+    return [*lines, *(f"note: {note}" for note in run.notes)]
 
 
 def _flat_row(run: Run, score: str | None) -> dict[str, Any]:

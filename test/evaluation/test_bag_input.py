@@ -13,8 +13,8 @@ from tiny_runs import a_plan, only_run
 
 from anomaly_seg_ros.cli import evaluate
 from anomaly_seg_ros.errors import BagError, DatasetError, ParameterError
+from anomaly_seg_ros.evaluation.report import write_benchmark_report
 from anomaly_seg_ros.evaluation.run import run_plan
-from anomaly_seg_ros.evaluation.suite_report import write_report
 from anomaly_seg_ros.evaluation.tables import format_text
 
 STEP = 10**8
@@ -77,7 +77,7 @@ def test_half_matched_masks_are_refused_unless_asked_for(
     assert told in run.notes
     assert run.input["ground_truth"][MASKS]["unmatched"] == 2
     assert told in format_text(benchmark)
-    assert told in write_report(benchmark, tmp_path / "b", []).read_text()
+    assert told in write_benchmark_report(benchmark, tmp_path / "b", []).read_text()
     written = json.loads((tmp_path / "b" / "benchmark.json").read_text())
     assert written["runs"][0]["input"] == run.input
     near = only_run(a_plan(tmp_path / "c", model, f"obstacles={bag}?stamp_tolerance=1e-6"))

@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_seg_ros.drawing import UNKNOWN_COLOUR
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.evaluation.gallery import (
+from anomaly_seg_ros.evaluation.pictures import (
     FALSE_ALARMS,
     FINDS,
     MISSES,

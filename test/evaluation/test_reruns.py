@@ -11,8 +11,8 @@ from tiny_runs import SCORES, a_plan, only_run, without_seconds
 
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.evaluation.figures import FILE_NAME, Benchmark, write_benchmark
 from anomaly_seg_ros.evaluation.plan import NODE, Plan, parse_named
+from anomaly_seg_ros.evaluation.results import FILE_NAME, Benchmark, write_benchmark
 from anomaly_seg_ros.evaluation.run import run_plan
 from anomaly_seg_ros.evaluation.scorers import DumpedScorer
 from anomaly_seg_ros.inference.segmenter import Segmenter

@@ -23,11 +23,11 @@ from anomaly_seg_ros.errors import (
     ParameterError,
 )
 from anomaly_seg_ros.evaluation.accumulate import PixelPass
-from anomaly_seg_ros.evaluation.figures import FILE_NAME, Benchmark, read_benchmark
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.evaluation.plan import parse_named
-from anomaly_seg_ros.evaluation.ranks import Ranks
+from anomaly_seg_ros.evaluation.results import FILE_NAME, Benchmark, read_benchmark
 from anomaly_seg_ros.evaluation.run import run_plan
+from anomaly_seg_ros.evaluation.snapshots import Ranks
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.metrics import exact_counts
 from anomaly_seg_ros.metrics.count_pages import Segment

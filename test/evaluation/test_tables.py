@@ -8,11 +8,18 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_benchmark import SCORES, full_benchmark
+from tiny_benchmark import SCORES, full_benchmark, replayed_run
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation import tables
-from anomaly_seg_ros.evaluation.figures import Benchmark, Run, ScoreResult, Segmentation
+from anomaly_seg_ros.evaluation.results import (
+    Benchmark,
+    NodeFigures,
+    Replay,
+    Run,
+    ScoreFigures,
+    Segmentation,
+)
 from anomaly_seg_ros.evaluation.table_formats import (
     Cell,
     Column,
@@ -55,7 +62,7 @@ def test_sections_stand_only_where_there_are_figures() -> None:
         *("pooled", "conventions", "per-image", "components", "closed-set", "open-set"),
         *("distance-1", "distance-2", "calibration"),
     }
-    run = Run("m", "folder", "d", "in-process", 1, {}, scores={"msp": ScoreResult(AP=3.0)})
+    run = Run("m", "folder", "d", "in-process", 1, {}, scores={"msp": ScoreFigures(AP=3.0)})
     (table,) = tables.benchmark_tables(Benchmark([run]))
     assert (table.key, table.columns) == ("pooled", (Column("AP ↑", "d"),))
     assert tables.benchmark_tables(Benchmark()) == []
@@ -77,7 +84,9 @@ def test_distances_are_rows_and_the_best_is_sought_along_them() -> None:
 
 def test_ways_of_running_a_model_are_told_apart() -> None:
     benchmark = full_benchmark()
-    node = Run("erfnet", "folder", "road_anomaly", "node", 7, {}, scores={"msp": ScoreResult(1.0)})
+    node = Run(
+        "erfnet", "folder", "road_anomaly", "node", 7, {}, scores={"msp": ScoreFigures(1.0)}
+    )
     benchmark.put(node)
     labels = {row.labels[0] for row in by_key(benchmark)["pooled"].rows}
     assert labels == {"default", "erfnet (in-process)", "erfnet (node)"}
@@ -148,6 +157,25 @@ def test_text_columns_are_in_line() -> None:
         # A figure ends one before its column does; there stands a star or a space.
         assert all(line.ljust(ends[-1])[end - 2].isdigit() for end in ends[2:])
     assert "35.12*" in text
+
+
+def test_the_table_of_a_replayed_bag() -> None:
+    text = tables.format_run(replayed_run())
+    lines = text.splitlines()
+    assert lines[0] == "default on lost_and_found: 17 frames sent, 16 scored, 1 lost"
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("m")}
+    assert rows == {"msp": ["3.21", "88.10", "40.00*"], "max_logit": ["12.50*", "91.25*", "41.50"]}
+    assert lines[4].index("3.21") + 3 == lines[5].index("12.50") + 4, "decimals are in line"
+    for part in ("mIoU 60.00 %", "3.1e-08", "median 25.0 ms", "node: 2", "note: one frame"):
+        assert part in text
+
+
+def test_a_dash_stands_for_what_is_not_defined() -> None:
+    run = Run("m", "bag", "", "in-process", 0, {}, scores={"msp": ScoreFigures()})
+    run.replay = Replay(node=NodeFigures("msp"))
+    text = tables.format_run(run)
+    assert re.search(r"^msp +– +– +–$", text, re.MULTILINE)
+    assert not re.search("nan|None", text)
 
 
 def test_a_long_group_name_widens_its_columns() -> None:

@@ -1,7 +1,8 @@
-"""A run through a detector node, in lock-step: what is published against what was computed."""
+"""Data sets through a detector node: each becomes a bag for the purpose."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -11,12 +12,48 @@ from pathlib import Path
 from tqdm import tqdm
 
 from anomaly_seg_ros.bags.writer import BagWriter
+from anomaly_seg_ros.datasets import Dataset
+from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.bag_run import LOCK_STEP, RunOptions, evaluate_bag
-from anomaly_seg_ros.evaluation.figures import Run, ScoreResult, percent
+from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, LOCK_STEP, RunOptions, evaluate_bag
 from anomaly_seg_ros.evaluation.frames import BagFrames, DatasetFrames, Frames
 from anomaly_seg_ros.evaluation.plan import NODE, NamedPath, Plan
+from anomaly_seg_ros.evaluation.results import Run, ScoreFigures
 from anomaly_seg_ros.evaluation.scorers import ModelScorer
+from anomaly_seg_ros.evaluation.table_formats import format_number
+from anomaly_seg_ros.ros.discovery import check_discovery
+
+
+def evaluate_dataset(
+    dataset: Dataset,
+    out: Path,
+    options: RunOptions,
+    limit: int | None = None,
+    keep_bag: bool = False,
+) -> Run:
+    """Makes ``out/bag`` of a data set and evaluates it.
+
+    Args:
+        dataset: The data set.
+        out: Folder for the bag and the results.
+        options: See :class:`RunOptions`.
+        limit: Only the first so many frames.
+        keep_bag: Whether the bag stays; raw frames take 6 MB each at 2048x1024.
+
+    Raises:
+        AnomalySegError: Whatever the user can put right.
+    """
+    check_mask_convention(dataset, dataset.root)
+    if options.mode != IN_PROCESS:
+        check_discovery(os.environ)  # before the bag is written
+    bag = out / "bag"
+    count = min(len(dataset), limit or len(dataset))
+    _write_bag(dataset, dataset.root.resolve().name, count, bag)
+    try:
+        return evaluate_bag(bag, out, options)
+    finally:
+        if not keep_bag:
+            shutil.rmtree(bag)
 
 
 def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, out: Path) -> Run:
@@ -50,33 +87,35 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
         elif not isinstance(frames, DatasetFrames):
             raise ParameterError(f"{frames.label}: several bags go through a node one by one")
         else:
-            _write_bag(frames, bag)
+            _write_bag(frames.dataset, frames.label, len(frames), bag)
             result = evaluate_bag(bag, out, options)
     finally:
         shutil.rmtree(bag, ignore_errors=True)
-    node = result.node
+    replay, node = result.replay, result.replay and result.replay.node
+    assert replay is not None  # noqa: S101 - of every bag
+    assert node is not None  # noqa: S101 - in lock-step
+    difference = node.max_abs_difference_to_in_process
     notes = [
         *frames.notes,
         f"{score} as the node publishes it, in [0, 1]; largest difference to the same score "
-        f"in-process: {node.max_abs_difference_to_in_process:.3g}",
+        f"in-process: {format_number(difference, '.3g')}",
     ]
-    if result.frames.lost:
-        notes.append(f"{result.frames.lost} of {result.frames.sent} frames got no answer")
-    figures = [percent(value / 100) for value in (node.AP, node.AUROC, node.FPR95)]
+    if replay.lost:
+        notes.append(f"{replay.lost} of {replay.sent} frames got no answer")
     return Run(
         model=scorer.name,
         dataset=frames.adapter,
         data=frames.label,
         via=NODE,
-        frames=result.frames.scored,
+        frames=result.frames,
         pixels=result.pixels,
-        scores={score: ScoreResult(*figures)},
+        scores={score: ScoreFigures(node.AP, node.AUROC, node.FPR95)},
         notes=notes,
         input=frames.input,
         seconds=round(time.monotonic() - started, 3),
         model_configuration={
             **scorer.configuration,
-            "max_abs_difference_to_in_process": node.max_abs_difference_to_in_process,
+            "max_abs_difference_to_in_process": difference,
         },
     )
 
@@ -93,15 +132,14 @@ def _published_score(scorer: ModelScorer) -> str:
     return default if default in calibrated else calibrated[0]
 
 
-def _write_bag(frames: DatasetFrames, bag: Path) -> None:
-    dataset = frames.dataset
+def _write_bag(dataset: Dataset, label: str, count: int, bag: Path) -> None:
     writer = BagWriter(
         bag,
         frame_rate=dataset.frame_rate or 10.0,
-        dataset=f"{dataset.name}: {frames.label}",
+        dataset=f"{dataset.name}: {label}",
         taxonomy=dataset.taxonomy_name,
         overwrite=True,
     )
     with writer:
-        for index in tqdm(range(len(frames)), "writing the bag", unit="frame", file=sys.stderr):
+        for index in tqdm(range(count), "writing the bag", unit="frame", file=sys.stderr):
             writer.write(dataset[index])
