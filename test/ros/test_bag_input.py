@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +89,11 @@ def test_every_frame_of_a_driver_without_stamps_has_its_answer(
     bag = recorded(tmp_path / "bag", [0] * FRAMES)
     options = RunOptions(model=str(tiny_model), segmenter=CPU)
     result = evaluate_bag(bag, tmp_path / "out", options)
-    assert asdict(result.frames) == {"sent": FRAMES, "scored": FRAMES, "lost": 0}
+    replay = result.replay
+    assert (replay.sent, result.frames, replay.lost) == (FRAMES, FRAMES, 0)
     # The answer is of the frame that was asked for, and its mask belongs to it.
-    assert result.node.max_abs_difference_to_in_process < 1e-6
-    assert pytest.approx(result.scores["max_logit"].AP, abs=0.01) == result.node.AP
+    assert replay.node.max_abs_difference_to_in_process < 1e-6
+    assert pytest.approx(result.scores["max_logit"].AP, abs=0.01) == replay.node.AP
     log = (tmp_path / "out" / "node.log").read_text()
     assert "stamp repeated" not in log
 
@@ -117,9 +117,8 @@ def test_a_replay_in_real_time_loses_nothing_to_stamps(
     bag = recorded(tmp_path / "bag", stamps)
     options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=REAL_TIME)
     result = evaluate_bag(bag, tmp_path / "out", options)
-    frames = result.frames
-    assert frames.sent == FRAMES
-    assert frames.scored + frames.lost == FRAMES
+    assert result.replay.sent == FRAMES
+    assert result.frames + result.replay.lost == FRAMES
     assert len(result.notes) == len(set(result.notes))
     assert not [note for note in result.notes if "surplus" in note]
     log = (tmp_path / "out" / "node.log").read_text()

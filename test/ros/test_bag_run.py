@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -69,9 +68,10 @@ def test_lock_step_scores_every_frame_once(bag: Path, tiny_model: Path, tmp_path
     out = tmp_path / "out"
     result = evaluate_bag(bag, out, RunOptions(model=str(tiny_model), segmenter=CPU, video=True))
     expected = {"sent": FRAMES, "scored": FRAMES, "lost": 0}
-    assert asdict(result.frames) == expected
-    assert result.node.max_abs_difference_to_in_process < 1e-6
-    from_messages = result.node.AP
+    replay = result.replay
+    assert (replay.sent, result.frames, replay.lost) == tuple(expected.values())
+    assert replay.node.max_abs_difference_to_in_process < 1e-6
+    from_messages = replay.node.AP
     assert from_messages == pytest.approx(result.scores["max_logit"].AP, abs=0.01)
     for name in ("metrics.json", "report.html", "overlay.mp4", "node.log"):
         assert (out / name).stat().st_size > 0
@@ -101,12 +101,12 @@ def test_figures_equal_scikit_learn(folder: Path, tiny_model: Path, tmp_path: Pa
 def test_real_time_reports_drops_and_latency(bag: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=REAL_TIME)
     result = evaluate_bag(bag, tmp_path / "out", options)
-    frames = result.frames
-    assert frames.sent == FRAMES
-    assert frames.scored + frames.lost == FRAMES
-    assert frames.scored > 0
-    assert result.latency_ms.median > 0
-    assert result.dropped == {"node (real time)": frames.lost}
+    replay = result.replay
+    assert replay.sent == FRAMES
+    assert result.frames + replay.lost == FRAMES
+    assert result.frames > 0
+    assert replay.latency_ms.median > 0
+    assert replay.dropped == {"node (real time)": replay.lost}
 
 
 @pytest.mark.slow
