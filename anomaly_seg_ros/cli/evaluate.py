@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--components",
         default=AUTO,
         choices=COMPONENTS,
-        help="smallest components that count (default: by the data set's name)",
+        help="smallest components that count (default: the data set's own)",
     )
     how.add_argument(
         "--dump",

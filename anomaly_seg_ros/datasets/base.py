@@ -233,6 +233,8 @@ class Dataset(ABC):
         taxonomy: What the labels mean, one sentence.
         taxonomy_name: Whose trainIds the labels are: a file of config/taxonomies.
         frame_rate: Images a second where the data set is a film; None otherwise.
+        component_sizes: Key of ``COMPONENT_SIZES`` (metrics/components.py): the smallest
+            components that count in its component figures.
     """
 
     name: str
@@ -240,6 +242,7 @@ class Dataset(ABC):
     taxonomy: str
     taxonomy_name: str = "cityscapes"
     frame_rate: float | None = None
+    component_sizes: str = "anomaly_track"
 
     def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
         self.root = root

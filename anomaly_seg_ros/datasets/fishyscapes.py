@@ -35,6 +35,7 @@ class FishyscapesDataset(Dataset):
     """
 
     name = "fishyscapes"
+    component_sizes = "obstacle_track"
     tree = (
         "  ROOT[/fishyscapes_lostandfound]/NNNN_NAME_labels.png\n"
         "    (or ROOT/labels/val/NAME_fishy-labels.png)\n"

@@ -57,6 +57,7 @@ class LostAndFoundDataset(Dataset):
     """
 
     name = "lost_and_found"
+    component_sizes = "obstacle_track"
     tree = (
         "  ROOT/leftImg8bit/SPLIT/SEQUENCE/NAME_leftImg8bit.png\n"
         "  ROOT/gtCoarse/SPLIT/SEQUENCE/NAME_gtCoarse_labelIds.png\n"

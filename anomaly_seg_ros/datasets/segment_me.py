@@ -46,6 +46,9 @@ class SegmentMeDataset(Dataset):
         self.root = Path(root)
         split = check_choice("split", split or "labelled", SPLITS)
         super().__init__(self.root, self._find(split))
+        # Of the two tracks only the obstacle track is released as WebP.
+        if self[0].image_path.suffix.lower() == ".webp":
+            self.component_sizes = "obstacle_track"
 
     @classmethod
     def matches(cls, root: Path) -> bool:

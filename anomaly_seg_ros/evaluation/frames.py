@@ -25,6 +25,7 @@ from anomaly_seg_ros.bags.evaluation_input import (
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.bags.recording import is_bag_folder
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.datasets.folder import component_sizes_by_name
 from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.evaluation.plan import AUTO, BAG, DataSpec
@@ -46,6 +47,7 @@ class Frames(ABC):
         classes: Names of the classes of the labels, in trainId order.
         has_masks: Whether any frame has an anomaly mask.
         has_labels: Whether any frame has class labels.
+        component_sizes: Key of ``COMPONENT_SIZES``: the smallest components that count.
         configuration: JSON-like; what tells these frames from others.
         input: JSON-like; what was found in them, for ``benchmark.json``.
         notes: What a reader of the figures must know about them.
@@ -56,6 +58,7 @@ class Frames(ABC):
     classes: tuple[str, ...]
     has_masks: bool
     has_labels: bool
+    component_sizes: str
     configuration: dict[str, Any]
     input: dict[str, Any] | None = None
     notes: Sequence[str] = ()
@@ -91,6 +94,7 @@ class DatasetFrames(Frames):
     ) -> None:
         self.dataset = dataset
         self.adapter, self.label = dataset.name, label
+        self.component_sizes = dataset.component_sizes
         self.classes = load_taxonomy(dataset.taxonomy_name).classes
         self._count = min(len(dataset), limit or len(dataset))
         samples = list(islice(dataset, self._count))
@@ -156,6 +160,7 @@ class BagFrames(Frames):
         self, path: Path, label: str, limit: int | None, options: BagOptions = _BAG_DEFAULTS
     ) -> None:
         self.path, self.label, self.options = path, label, options
+        self.component_sizes = component_sizes_by_name(path.resolve().name)
         with open_bag(path, options) as reader:
             self._count = min(len(reader), limit or len(reader))
             found = {slot for slot, match in reader.matches.items() if match.matched}
@@ -213,6 +218,8 @@ class JoinedFrames(Frames):
     def __init__(self, parts: list[Frames], label: str, limit: int | None) -> None:
         self._parts, self.label = parts, label
         self.adapter, self.classes = parts[0].adapter, parts[0].classes
+        sizes = {part.component_sizes for part in parts}
+        self.component_sizes = sizes.pop() if len(sizes) == 1 else "anomaly_track"
         for part in parts:
             if (part.adapter, part.classes) != (self.adapter, self.classes):
                 raise DatasetError(

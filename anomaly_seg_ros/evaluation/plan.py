@@ -10,16 +10,12 @@ from pathlib import Path
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.options import SegmenterOptions
-from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK, MinimumSizes
+from anomaly_seg_ros.metrics.components import COMPONENT_SIZES
 from anomaly_seg_ros.scores import SCORES
 
 IN_PROCESS, NODE, DUMPED = "in-process", "node", "dumped"
 VIAS = (IN_PROCESS, NODE)
 BAG = "bag"
-COMPONENT_SIZES: dict[str, MinimumSizes] = {
-    "obstacle_track": OBSTACLE_TRACK,
-    "anomaly_track": ANOMALY_TRACK,
-}
 AUTO, NONE, ALL = "auto", "none", "all"
 COMPONENTS = (AUTO, *COMPONENT_SIZES, NONE)
 # Memory for the counts of all scores of a run together.
@@ -28,7 +24,6 @@ MEMORY_LIMIT = 2 << 30
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.-]+)=(?P<rest>.+)", re.DOTALL)
 # Names become names of files and folders.
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
-_SMALL_OBJECTS = re.compile(r"obstacle|lost.?and.?found", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -116,6 +111,14 @@ class Plan:
                     f"two {what} are called {twice[0]!r}: name them, as in NAME={twice[0]}"
                 )
 
+    def component_sizes(self, own: str) -> str | None:
+        """Key of ``COMPONENT_SIZES``; None without components.
+
+        Args:
+            own: The data set's own sizes, which ``auto`` takes.
+        """
+        return {AUTO: own, NONE: None}.get(self.components, self.components)
+
 
 def _exists(text: str) -> bool:
     try:
@@ -169,17 +172,3 @@ def parse_data(text: str) -> DataSpec:
 def chosen_scores(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
     """The available ones among the wanted scores; all of them for ``all``."""
     return tuple(name for name in available if ALL in wanted or name in wanted)
-
-
-def component_sizes(choice: str, adapter: str, label: str) -> str | None:
-    """Name of the smallest component sizes for a data set; None without components.
-
-    ``auto`` takes SegmentMeIfYouCan's for obstacles where the data set is one of small objects on
-    the road, by its name, and those of the anomaly track elsewhere.
-    """
-    if choice == NONE:
-        return None
-    if choice != AUTO:
-        return choice
-    small = adapter == "fishyscapes" or _SMALL_OBJECTS.search(f"{adapter} {label}")
-    return "obstacle_track" if small else "anomaly_track"

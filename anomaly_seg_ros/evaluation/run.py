@@ -26,7 +26,7 @@ from anomaly_seg_ros.evaluation.accumulate import (
 from anomaly_seg_ros.evaluation.dumps import check_kind, dump_path, write_dump
 from anomaly_seg_ros.evaluation.frames import Frames, open_frames
 from anomaly_seg_ros.evaluation.pictures import draw_pictures, pictures_folder
-from anomaly_seg_ros.evaluation.plan import IN_PROCESS, NODE, NamedPath, Plan, component_sizes
+from anomaly_seg_ros.evaluation.plan import IN_PROCESS, NODE, NamedPath, Plan
 from anomaly_seg_ros.evaluation.results import (
     FILE_NAME,
     Benchmark,
@@ -180,7 +180,7 @@ class Job:
             self._snapshots.folder,
         )
         pixels = self._complete(_PIXELS, PixelPass(needs), labels=has_classes, dump=True)
-        sizes = component_sizes(self.plan.components, self.frames.adapter, self.frames.label)
+        sizes = self.plan.component_sizes(self.frames.component_sizes)
         notes: list[str] = []
         decisions = Decisions()
         path = self._snapshots.folder / _DECISIONS

@@ -10,7 +10,6 @@ from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.accumulate import AlarmPass, Decisions, PixelPass
 from anomaly_seg_ros.evaluation.frames import Frames
-from anomaly_seg_ros.evaluation.plan import COMPONENT_SIZES
 from anomaly_seg_ros.evaluation.results import (
     FPR95_KEYS,
     BestF1,
@@ -28,7 +27,7 @@ from anomaly_seg_ros.evaluation.results import (
 from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.metrics.by_distance import DistanceScores
 from anomaly_seg_ros.metrics.calibration_error import calibration_bins, check_threshold
-from anomaly_seg_ros.metrics.components import ComponentScores
+from anomaly_seg_ros.metrics.components import COMPONENT_SIZES, ComponentScores
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.open_set_iou import (
     OpenSetConfusion,

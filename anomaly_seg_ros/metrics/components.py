@@ -44,6 +44,7 @@ class MinimumSizes(NamedTuple):
 
 ANOMALY_TRACK = MinimumSizes(predicted=500, target=100)
 OBSTACLE_TRACK = MinimumSizes(predicted=50, target=10)
+COMPONENT_SIZES = {"obstacle_track": OBSTACLE_TRACK, "anomaly_track": ANOMALY_TRACK}
 
 
 class FrameComponents(NamedTuple):

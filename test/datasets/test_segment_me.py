@@ -43,7 +43,9 @@ def test_splits_of_the_obstacle_track(put, picture, tmp_path):
     assert len(names(tmp_path, "all")) == 7
     assert names(tmp_path, "test") == ["curvy-street_bag_1", "motorway_boot_6", "paving_9"]
     assert names(tmp_path, "labelled") == ["validation_1", "validation_18"]
-    assert SegmentMeDataset(tmp_path, split="test")[0].load().anomaly_mask is None
+    track = SegmentMeDataset(tmp_path, split="test")
+    assert track[0].load().anomaly_mask is None
+    assert track.component_sizes == "obstacle_track"
     with pytest.raises(ParameterError, match="split: expected one of labelled, test, all"):
         SegmentMeDataset(tmp_path, split="train")
 
@@ -55,6 +57,7 @@ def test_splits_of_the_anomaly_track(put, picture, tmp_path):
             put(f"labels_masks/{name}_labels_semantic.png", MASK)
     assert names(tmp_path, None) == ["validation0000", "validation0009"]
     assert names(tmp_path, "test") == ["boat_trailer0000", "zebra0001"]
+    assert SegmentMeDataset(tmp_path).component_sizes == "anomaly_track"
 
 
 def test_errors(put, picture, tmp_path):

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from anomaly_seg_ros.datasets import DATASETS, open_dataset
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.plan import (
     DataSpec,
     NamedPath,
     Plan,
     chosen_scores,
-    component_sizes,
     parse_data,
     parse_named,
 )
@@ -65,20 +67,38 @@ def test_scores_keep_the_models_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "adapter", "label", "expected"),
+    ("choice", "expected"),
+    [("auto", "anomaly_track"), ("obstacle_track", "obstacle_track"), ("none", None)],
+)
+def test_component_sizes_are_the_data_sets_unless_told(choice: str, expected: str | None) -> None:
+    plan = Plan((), (), Path("out"), components=choice)
+    assert plan.component_sizes("anomaly_track") == expected
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
     [
-        ("auto", "fishyscapes", "x", "obstacle_track"),
-        ("auto", "lost_and_found", "x", "obstacle_track"),
-        ("auto", "segment_me_if_you_can", "dataset_ObstacleTrack", "obstacle_track"),
-        ("auto", "segment_me_if_you_can", "dataset_AnomalyTrack", "anomaly_track"),
-        ("auto", "folder", "fishyscapes_lostandfound", "obstacle_track"),
-        ("auto", "road_anomaly", "x", "anomaly_track"),
-        ("obstacle_track", "road_anomaly", "x", "obstacle_track"),
-        ("none", "road_anomaly", "x", None),
+        ("fishyscapes", "obstacle_track"),
+        ("lost_and_found", "obstacle_track"),
+        ("road_anomaly", "anomaly_track"),
     ],
 )
-def test_component_sizes(choice: str, adapter: str, label: str, expected: str | None) -> None:
-    assert component_sizes(choice, adapter, label) == expected
+def test_data_sets_of_small_objects(adapter: str, expected: str) -> None:
+    assert DATASETS[adapter].component_sizes == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fishyscapes_lostandfound", "obstacle_track"),
+        ("smiyc_obstacle", "obstacle_track"),
+        ("road_anomaly", "anomaly_track"),
+    ],
+)
+def test_a_plain_folder_has_only_its_name(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / name / "images").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / name / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert open_dataset("folder", tmp_path / name).component_sizes == expected
 
 
 def test_names_must_fit_into_paths() -> None:
