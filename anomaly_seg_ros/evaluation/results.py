@@ -21,7 +21,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.io.atomic import write_atomically
-from anomaly_seg_ros.metrics import fpr
+from anomaly_seg_ros.metrics import threshold_counts
 from anomaly_seg_ros.metrics.by_distance import DISTANCE_EDGES
 from anomaly_seg_ros.metrics.calibration_error import ECE_CONVENTION
 from anomaly_seg_ros.metrics.components import ANOMALY_TRACK, OBSTACLE_TRACK
@@ -40,18 +40,20 @@ CONVENTIONS = {
     "IoU": "classes without ground truth left out of the mean; label 255 dropped",
 }
 
-# Key in FPR95_conventions -> name in metrics/fpr.py.
+# Key in FPR95_conventions -> name in metrics/threshold_counts.py.
 FPR95_KEYS = {
-    "at_least": fpr.FIRST_AT_LEAST,
-    "above": fpr.FIRST_ABOVE,
-    "nearest": fpr.NEAREST,
-    "interpolated": fpr.INTERPOLATED,
+    "at_least": threshold_counts.FIRST_AT_LEAST,
+    "above": threshold_counts.FIRST_ABOVE,
+    "nearest": threshold_counts.NEAREST,
+    "interpolated": threshold_counts.INTERPOLATED,
 }
 
 BENCHMARK_CONVENTIONS: dict[str, Any] = {
     **CONVENTIONS,
     "units": "all rates in percent; thresholds in the score's own unit; distances in metres",
-    "FPR95_conventions": {key: fpr.CONVENTIONS[name] for key, name in FPR95_KEYS.items()},
+    "FPR95_conventions": {
+        key: threshold_counts.CONVENTIONS[name] for key, name in FPR95_KEYS.items()
+    },
     "scores": "higher = more anomalous; a pixel is an alarm where score >= threshold",
     "per_image": "unweighted means over the images that have both kinds of pixels",
     "best_F1": "highest pixel F1 over all thresholds, no bins",
