@@ -10,7 +10,7 @@ from anomaly_seg_ros.labels import MASK_255
 
 
 def add_bag_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of :class:`BagOptions`; defaults stand there."""
+    """Adds the options of :class:`BagOptions`, with its defaults."""
     parser.add_argument("--image-topic", help="of the bag (default: found in the bag)")
     parser.add_argument(
         "--stamp-tolerance",

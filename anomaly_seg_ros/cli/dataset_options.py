@@ -37,10 +37,10 @@ def add_mask_255(parser: argparse.ArgumentParser) -> None:
 def dataset_options(
     arguments: argparse.Namespace, **more: str | None
 ) -> dict[str, str | bool | None]:
-    """What :func:`~anomaly_seg_ros.datasets.open_dataset` takes; None where nothing is given.
+    """Collects the options for :func:`~anomaly_seg_ros.datasets.open_dataset`; None if not given.
 
     Args:
-        arguments: Parsed.
+        arguments: The parsed arguments.
         more: Options that have a switch of their own.
 
     Raises:

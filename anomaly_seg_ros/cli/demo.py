@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--data", type=Path, help="another data set than the rendered clip")
     add_mask_255(parser)
-    parser.add_argument("--limit", type=int, help="only the first so many frames")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT frames")
     add_run_options(parser)
     parser.set_defaults(backend=AUTO)  # what users of the node see
     arguments = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Evaluates models, or scores in files, on data sets and bags: all metrics, one table.
+"""Evaluates models, or scores in files, on data sets and bags with all metrics.
 
-Writes OUT/benchmark.json, tables and a report; a run that was interrupted goes on where it
-stopped. Under torchrun many processes share the frames:
+Writes OUT/benchmark.json, tables and a report; an interrupted run resumes where it stopped. Under
+torchrun many processes share the frames:
 torchrun --nproc-per-node 2 -m anomaly_seg_ros.cli.evaluate ...
 """
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         plan = _plan(arguments)
-        # A job that is told to stop saves its state, as with Ctrl-C.
+        # A job that is terminated saves its state, as with Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with torchrun_ranks() as ranks:
             ranks.set_threads(arguments.threads)
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--name", help="of the model whose scores --dumped holds")
     what.add_argument("--scores", nargs="+", default=[ALL], help="names, or all (default)")
-    what.add_argument("--limit", type=int, help="only the first so many frames of each data set")
+    what.add_argument("--limit", type=int, help="use only the first LIMIT frames of each data set")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--via", default=IN_PROCESS, choices=VIAS, help="node: also through a node, in lock-step"
@@ -109,20 +109,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("{" + ",".join(KINDS) + "}", "FOLDER"),
         help="also write the scores, to FOLDER/MODEL-SCORE/LABEL/FRAME",
     )
-    how.add_argument("--fresh", action="store_true", help="start anew, whatever is in OUT")
+    how.add_argument("--fresh", action="store_true", help="ignore earlier results in OUT")
     how.add_argument(
         "--save-every",
         type=float,
         default=Plan.save_every,
         metavar="SECONDS",
-        help="between two states on disk: no more is lost (default: %(default)g)",
+        help="between saved states: a killed run loses no more (default: %(default)g)",
     )
     how.add_argument(
         "--memory",
         type=int,
         default=Plan.memory_limit // _MIB,
         metavar="MIB",
-        help="for counts of scores, before they go to OUT (default: %(default)s)",
+        help="memory for counts before they go to OUT (default: %(default)s)",
     )
     network = parser.add_argument_group("network")
     add_segmenter_options(network, SegmenterOptions())
@@ -135,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    """The plan that the arguments ask for.
+    """Builds the plan from the arguments.
 
     Raises:
-        ParameterError: They contradict each other, or one has no meaning.
+        ParameterError: They contradict each other, or one is invalid.
     """
     if arguments.threads is not None and arguments.threads < 1:
         raise ParameterError(f"threads must be at least 1, got {arguments.threads}")

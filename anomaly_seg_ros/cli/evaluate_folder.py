@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", default="auto", choices=("auto", *DATASETS))
     add_dataset_options(parser)
     parser.add_argument("--labels", choices=LABEL_KINDS, help="short for --option labels=...")
-    parser.add_argument("--limit", type=int, help="only the first so many frames")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT frames")
     parser.add_argument("--keep-bag", action="store_true", help="leave OUT/bag behind")
     parser.add_argument("--video", action="store_true", help="also write overlay.mp4")
     add_run_options(parser)

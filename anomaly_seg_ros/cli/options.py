@@ -11,7 +11,7 @@ from anomaly_seg_ros.scores import SCORES
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of :class:`RunOptions`; defaults stand there."""
+    """Adds the options of :class:`RunOptions`, with its defaults."""
     default = RunOptions()
     parser.add_argument(
         "--model", default=default.model, help="default, erfnet, or a weights file"

@@ -234,7 +234,7 @@ class Dataset(ABC):
         taxonomy_name: Whose trainIds the labels are: a file of config/taxonomies.
         frame_rate: Images a second where the data set is a film; None otherwise.
         component_sizes: Key of ``COMPONENT_SIZES`` (metrics/components.py): the smallest
-            components that count in its component figures.
+            components that count in its component figures; None if it may hold anything.
     """
 
     name: str
@@ -242,7 +242,7 @@ class Dataset(ABC):
     taxonomy: str
     taxonomy_name: str = "cityscapes"
     frame_rate: float | None = None
-    component_sizes: str = "anomaly_track"
+    component_sizes: str | None = "anomaly_track"
 
     def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
         self.root = root

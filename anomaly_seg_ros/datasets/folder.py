@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ MASKS, CLASSES, LABEL_IDS = "anomaly", "classes", "label_ids"
 LABEL_KINDS = (MASKS, CLASSES, LABEL_IDS)
 IMAGE_FOLDERS = ("images", "original")
 LABEL_FOLDERS = ("labels", "masks", "labels_masks")
-_SMALL_OBJECTS = re.compile(r"obstacle|lost.?and.?found", re.IGNORECASE)
 
 
 class FolderDataset(Dataset):
@@ -47,6 +45,7 @@ class FolderDataset(Dataset):
     """
 
     name = "folder"
+    component_sizes = None
     tree = (
         "  ROOT[/SPLIT]/images/STEM.{jpg,png,webp,ppm}\n"
         "  ROOT[/SPLIT]/labels/STEM.png   (or masks/, labels_masks/; may be absent as a whole)\n"
@@ -81,7 +80,6 @@ class FolderDataset(Dataset):
         else:
             raise ParameterError("labels: says the same as label_map; give one of them")
         self.taxonomy_name = meaning.taxonomy_name
-        self.component_sizes = component_sizes_by_name(self.root.resolve().name)
         super().__init__(
             self.root,
             (
@@ -105,14 +103,6 @@ class FolderDataset(Dataset):
         if _first(root, IMAGE_FOLDERS) or image_files(root):
             return True
         return any(_first(child, IMAGE_FOLDERS) for child in root.iterdir() if child.is_dir())
-
-
-def component_sizes_by_name(name: str) -> str:
-    """Key of ``COMPONENT_SIZES`` for data of which no more than its name is known.
-
-    The small objects of repackaged Lost and Found and obstacle frames count from fewer pixels on.
-    """
-    return "obstacle_track" if _SMALL_OBJECTS.search(name) else "anomaly_track"
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -1,10 +1,10 @@
 """The two passes over the frames of a run.
 
-The first pass counts scores (:class:`PixelPass`). Some figures need a threshold that only the
-whole first pass gives, components the one with the best F1 and open-set figures that of the other
-folds: the second pass (:class:`AlarmPass`) counts at these. It computes the scores again. Keeping
-them would take 8 MB a frame of 2048x1024 and score; computing them takes nothing that grows, and
-the same network gives the same digits.
+The first pass counts scores (:class:`PixelPass`). Some figures need a threshold that is known only
+after it: components use the one with the best F1, open-set figures the one from the other folds.
+The second pass (:class:`AlarmPass`) counts at these thresholds, on scores that it computes again:
+keeping them would take 8 MB per score and frame of 2048x1024, and the same network gives the same
+digits.
 
 Both passes are sums over frames: any split of the frames adds up to the same.
 """
@@ -42,10 +42,10 @@ class Needs:
     """What a run measures.
 
     Attributes:
-        scores: Names.
-        num_classes: Of the labels where they are the model's; None without.
+        scores: Names of the scores.
+        num_classes: Number of classes where the labels' classes are the model's, else None.
         memory_limit: Bytes for the counts of all scores.
-        spill_folder: Where counts beyond that go.
+        spill_folder: Where counts beyond the limit go.
     """
 
     scores: tuple[str, ...]
@@ -55,7 +55,7 @@ class Needs:
 
     @property
     def memory_per_count(self) -> int:
-        """Of that, for either kind of pixels of one score (by distance: as much again)."""
+        """Bytes for each kind of pixel of one score; counts by distance may take as much again."""
         return max(1 << 12, self.memory_limit // (2 * len(self.scores)))
 
 
@@ -64,10 +64,11 @@ class Decisions:
     """Thresholds of the second pass, in the scores' own units.
 
     Attributes:
-        components: By score.
+        components: Thresholds of the component figures by score.
         sizes: Smallest components that count; None without components.
-        open_set: By score and fold; fold "" stands for all that are not named.
-        threshold_from: Of ``open_set``: ``folds`` or ``calibration``.
+        open_set: Thresholds of the open-set figures by score and fold; fold "" covers all folds
+            that are not named.
+        threshold_from: Source of ``open_set``: ``folds`` or ``calibration``.
     """
 
     components: dict[str, float] = field(default_factory=dict)
@@ -77,15 +78,15 @@ class Decisions:
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to count."""
+        """Whether the second pass has anything to count."""
         return bool(self.components or self.open_set)
 
 
 class FramePass(ABC):
-    """Sums over frames, and which frames they are.
+    """Sums over frames, and a record of which frames they cover.
 
     Attributes:
-        done: Names of the frames by index.
+        done: Names of the counted frames by index.
         seconds: Time that they took.
     """
 
@@ -103,19 +104,19 @@ class FramePass(ABC):
 
     @abstractmethod
     def empty(self: _Pass) -> _Pass:
-        """One of the same kind, without frames."""
+        """Returns a pass of the same kind without frames."""
 
     @abstractmethod
     def merge(self: _Pass, other: _Pass) -> None:
-        """Adds the frames of another one."""
+        """Adds the frames of another pass."""
 
     @abstractmethod
     def write(self, folder: Path) -> dict[str, np.ndarray]:
-        """Writes what has files of its own into a folder, and returns everything else."""
+        """Writes the parts with files of their own into a folder; returns everything else."""
 
     @abstractmethod
     def read(self, folder: Path, arrays: dict[str, np.ndarray]) -> None:
-        """Adds what :meth:`write` wrote and returned to an empty one."""
+        """Restores what :meth:`write` wrote and returned; the pass must be empty."""
 
     def save(self, folder: Path) -> None:
         """Writes everything into a folder that exists."""
@@ -129,7 +130,7 @@ class FramePass(ABC):
             raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
     def loaded(self: _Pass, folder: Path) -> _Pass:
-        """One of the same kind, as :meth:`save` wrote it.
+        """Returns the pass that :meth:`save` wrote.
 
         Raises:
             OutputError: It cannot be read.
@@ -144,7 +145,7 @@ class FramePass(ABC):
 
 
 def read_progress(folder: Path) -> tuple[dict[int, str], float]:
-    """Frames of a saved pass, by index, and the seconds that they took.
+    """Reads the frames of a saved pass, by index, and the seconds that they took.
 
     Raises:
         OutputError: It cannot be read.
@@ -161,9 +162,9 @@ class PixelPass(FramePass):
     """The first pass: scores of labelled pixels by fold, by image and by distance; closed set.
 
     Attributes:
-        folds: Scores by fold and name; a single fold "" where the data set has none.
-        distance: By score; empty without disparity.
-        confusion: Of the closed set; None where the labels' classes are not the model's.
+        folds: Scores by fold and name; one fold "" where the data set has none.
+        distance: Scores by distance, by name; empty without disparity.
+        confusion: Closed-set confusion; None where the labels' classes are not the model's.
         images: Counts of single images.
         without_mask: Number of frames without an anomaly mask.
     """
@@ -199,7 +200,7 @@ class PixelPass(FramePass):
         self.done[index] = name
 
     def pooled(self, score: str) -> PixelScores:
-        """A score over all folds."""
+        """Returns a score pooled over all folds."""
         parts = [fold[score] for fold in self.folds.values()]
         if len(parts) == 1:
             return parts[0]
@@ -275,8 +276,8 @@ class AlarmPass(FramePass):
     """The second pass: components and open-set confusion at thresholds from the first.
 
     Attributes:
-        components: By score.
-        open_set: By score and fold.
+        components: Component counts by score.
+        open_set: Open-set confusion by score and fold.
     """
 
     def __init__(self, decisions: Decisions, num_classes: int | None) -> None:
@@ -308,7 +309,7 @@ class AlarmPass(FramePass):
                 for score, folds in self.open_set.items():
                     raw = prediction.scores[score]
                     fold = folds.get(sample.fold, folds.get(""))
-                    if fold is not None:  # else there are no others to find its threshold on
+                    if fold is not None:  # without other folds it has no threshold
                         fold.update(labels, mask, prediction.labels, raw, name)
         self.done[index] = name
 
@@ -344,13 +345,13 @@ class AlarmPass(FramePass):
 
 
 def merged(empty: _Pass, states: Iterable[Path]) -> _Pass:
-    """The sum of saved passes.
+    """Returns the sum of saved passes.
 
-    A state whose frames are all in a larger one was merged into that before: it is left out.
+    A state whose frames are all in a larger one was already merged into it and is skipped.
 
     Args:
-        empty: Of the kind; receives the sum.
-        states: Folders.
+        empty: An empty pass of the same kind, which receives the sum.
+        states: Folders of the saved passes.
 
     Raises:
         OutputError: A state cannot be read, or two share only a part of their frames.

@@ -73,7 +73,7 @@ class RunOptions:
 
 @dataclass
 class _Link:
-    """The way to a detector; empty without a node."""
+    """The connection to a detector; empty without a node."""
 
     replayer: Replayer | None = None
     check: Callable[[], None] = field(default=lambda: None)
@@ -88,7 +88,7 @@ def evaluate_bag(bag: Path, out: Path, options: RunOptions) -> Run:
         options: See :class:`RunOptions`.
 
     Raises:
-        AnomalySegError: Whatever the user can put right; nothing half-written remains.
+        AnomalySegError: Anything that the user can fix; nothing half-written remains.
     """
     if options.mode not in MODES:
         raise ParameterError(f"mode {options.mode!r}: expected one of {', '.join(MODES)}")
@@ -157,7 +157,7 @@ def _one_by_one(
         try:
             image = frame.to_rgb(depth)
         except BagError as error:
-            # The node would count it as bad and stay silent: no need to wait for that.
+            # The node would count it as bad and send nothing: do not wait for it.
             collector.lost += 1
             collector.notes.append(f"unreadable: {error}")
             continue
@@ -219,7 +219,7 @@ def _add(
 
 @contextmanager
 def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> Iterator[_Link]:
-    """A connection to a running detector, or to one started for the purpose."""
+    """Connects to a running detector, or to one that it starts for this bag."""
     if options.mode == IN_PROCESS:
         yield _Link()
         return
@@ -239,7 +239,7 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
                 "score_method": score,
                 "bit_depth": options.bag.bit_depth,
                 "image_transport": "compressed" if compressed else "raw",
-                # Nothing may be lost on the way that the node did not drop.
+                # Only the node may drop frames, not the transport.
                 "qos_reliability": "reliable",
             },
             log,
@@ -280,7 +280,7 @@ def node_parameters(options: SegmenterOptions) -> dict[str, Any]:
 
 
 def _prepare_transport() -> str:
-    """Before the model is loaded: what the shared memory lacks, also told at once.
+    """Checks discovery and shared memory before the model is loaded; returns what is lacking.
 
     Raises:
         DiscoveryError: The node could not be found.

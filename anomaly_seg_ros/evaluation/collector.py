@@ -36,13 +36,13 @@ class Collector:
     """Pools pixels, counts frames, keeps the worst pictures, and writes the results.
 
     Args:
-        metadata: Of the model.
+        metadata: The model's metadata.
         score: Name of the score that the node publishes and the pictures show.
-        threshold: On the unit scale.
+        threshold: Threshold on the unit scale.
         alpha: Opacity of the class colours in the overlay.
         video: Where to write the overlay video, or None.
-        frame_rate: Of the video.
-        label_classes: Of the ground truth, in trainId order; None: the model's.
+        frame_rate: Frames per second of the video.
+        label_classes: Classes of the ground truth in trainId order; None: the model's.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Collector:
             mask: (H, W) uint8 ground truth, 0 / 1 / 255, or None.
             target: (H, W) uint8 ground-truth trainIds, or None.
             labels: (H, W) uint8 predicted trainIds, the node's where a node takes part.
-            unit_score: (H, W) float32 in [0, 1], likewise.
+            unit_score: (H, W) float32 in [0, 1], the node's where a node takes part.
             in_process: Raw scores of the same frame without a node, or None.
 
         Raises:
@@ -141,7 +141,7 @@ class Collector:
             self._video = None
 
     def result(self, dataset: str, configuration: dict[str, Any], with_node: bool) -> Run:
-        """The figures so far.
+        """Returns the figures so far.
 
         Args:
             dataset: Name of the bag's data set, for people.

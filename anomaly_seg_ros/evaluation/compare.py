@@ -1,10 +1,10 @@
 """Two benchmarks side by side: differences, and how sure one can be of them.
 
-Runs on the same data are paired by model (or by two named models) and scores by name. The
-differences are those of the exact figures in the two files. Their confidence intervals come from
-drawing the same images for both sides (:mod:`.image_counts`), with figures from the images' binned
-counts. Bins of 0.8 % of a score cost accuracy, so what they move the difference over all images
-by is taken off every replicate, and reported.
+Runs on the same data are paired by model (or by two named models) and scores by name. Differences
+are those of the exact figures in the two files. Confidence intervals come from resampling the same
+images on both sides (:mod:`.image_counts`), with figures from the images' binned counts. Bins are
+0.8 % of a score wide; the shift that they cause in the difference over all images is subtracted
+from every replicate and reported.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FEW_IMAGES = 10
 
 @dataclass(frozen=True)
 class Resampling:
-    """How the intervals are made.
+    """How the confidence intervals are computed.
 
     Attributes:
         replicates: Number of resamplings; 0 for no intervals.
@@ -82,7 +82,7 @@ class Difference:
         difference: ``b - a``.
         low, high: Confidence interval of the difference.
         b_better: Share of the replicates in which B is better, percent; ties count one half.
-        binning: What bins move the difference over all images by; 0 where none are used.
+        binning: Shift of the difference over all images that is due to bins.
     """
 
     figure: str
@@ -112,9 +112,9 @@ class Pair:
         model_a, model_b: Names of the models.
         via_a, via_b: How they ran.
         data: Name of the data.
-        score: Name; empty for the figures of the known classes.
-        images: Number of images that are resampled; 0 without intervals.
-        figures: All that both sides have.
+        score: Name of the score; empty for the figures of the known classes.
+        images: Number of resampled images; 0 without intervals.
+        figures: The figures that both sides have.
     """
 
     model_a: str
@@ -134,7 +134,7 @@ class Comparison:
     Attributes:
         a, b: Paths of the two files.
         resampling: How the intervals were made.
-        pairs: In the order of A.
+        pairs: All pairs, in the order of A.
         notes: What was left out, and why.
     """
 
@@ -151,7 +151,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """A benchmark, where it lies, and the model to take from it (None: all)."""
+    """A benchmark, its path, and the model to take from it (None: all)."""
 
     path: Path
     benchmark: Benchmark
@@ -185,17 +185,18 @@ def compare_benchmarks(
     """Compares two benchmarks, or two models of one.
 
     Args:
-        a: ``benchmark.json``, or its folder; the images' counts lie beside it.
-        b: Likewise.
-        model_a: Of A, to be paired with ``model_b``, such as before and after a training. One
-            alone stands for both sides; none pairs every model with itself.
-        model_b: Of B.
-        resampling: Of the images; the default one if None.
+        a: ``benchmark.json`` or its folder, with the images' counts beside it.
+        b: The other benchmark, in the same form.
+        model_a: Model of A to pair with ``model_b``, such as before and after a training. If only
+            one of the two is given, it applies to both sides; without either, every model is
+            paired with itself.
+        model_b: Model of B.
+        resampling: How to resample the images; None for the defaults.
 
     Raises:
         OutputError: A file cannot be read.
-        ParameterError: They have nothing in common, or their figures do not mean the same:
-            other conventions, other images, other ground truth. The message names it.
+        ParameterError: They have nothing in common, or their figures are not comparable: other
+            conventions, images or ground truth. The message says which.
     """
     sides = _Side.read(a, model_a or model_b), _Side.read(b, model_b or model_a)
     _check_conventions(*sides)
@@ -220,7 +221,7 @@ def compare_benchmarks(
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The differences as a table; those whose interval leaves out zero are marked."""
+    """Returns the differences as a table; those whose interval excludes zero are marked."""
     resampling = comparison.resampling
     columns = ("A", "B", "B - A", f"{resampling.confidence:g} % interval", "B better", "bins")
     rows = [
@@ -261,7 +262,7 @@ def _check_conventions(a: _Side, b: _Side) -> None:
 
 
 def _match(a: _Side, b: _Side) -> list[tuple[Run, Run]]:
-    """Pairs of runs on the same data, of the two named models or else of one."""
+    """Pairs runs on the same data: of the two named models, or else of the same model."""
     named = a.model is not None
     pairs = []
     for run in a.runs:
@@ -270,7 +271,7 @@ def _match(a: _Side, b: _Side) -> list[tuple[Run, Run]]:
             for other in b.runs
             if other.data == run.data and (named or other.model == run.model)
         ]
-        # The same way of running where there is one: in-process, node, dumped.
+        # Prefer the partner that ran in the same way: in-process, node or dumped.
         partners.sort(key=lambda other: other.via != run.via)
         pairs += [(run, partners[0])] if partners else []
     return pairs

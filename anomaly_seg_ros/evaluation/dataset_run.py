@@ -1,4 +1,4 @@
-"""Data sets through a detector node: each becomes a bag for the purpose."""
+"""Evaluates data sets through a detector node, by way of a bag."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def evaluate_dataset(
     limit: int | None = None,
     keep_bag: bool = False,
 ) -> Run:
-    """Makes ``out/bag`` of a data set and evaluates it.
+    """Converts a data set into ``out/bag`` and evaluates it.
 
     Args:
         dataset: The data set.
         out: Folder for the bag and the results.
         options: See :class:`RunOptions`.
-        limit: Only the first so many frames.
-        keep_bag: Whether the bag stays; raw frames take 6 MB each at 2048x1024.
+        limit: Evaluate only this many frames, from the start.
+        keep_bag: Keep the bag afterwards; raw frames take 6 MB each at 2048x1024.
 
     Raises:
-        AnomalySegError: Whatever the user can put right.
+        AnomalySegError: Anything that the user can fix.
     """
     check_mask_convention(dataset, dataset.root)
     if options.mode != IN_PROCESS:
@@ -60,10 +60,10 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
     """Sends every frame to a node of its own and scores the answers.
 
     Args:
-        plan: That it is part of.
-        model: That the node loads.
+        plan: The plan that the run belongs to.
+        model: The model for the node to load.
         scorer: The same model in this process.
-        frames: Of a data set, which becomes a bag for the purpose, or of a bag.
+        frames: A bag, or a data set, which is converted into one.
         out: Folder for the node's log and the tool's own report.
 
     Returns:
@@ -121,7 +121,7 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
 
 
 def _published_score(scorer: ModelScorer) -> str:
-    """The model's default score where it is among the wanted ones, else the first of these."""
+    """The model's default score where it is calibrated and requested, else the first that is."""
     calibrated = [score for score in scorer.scores if score in scorer.calibration]
     if not calibrated:
         raise ParameterError(

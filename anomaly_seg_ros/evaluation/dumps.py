@@ -1,4 +1,4 @@
-"""Anomaly scores in files, one an image: to evaluate foreign scores, and to submit own ones.
+"""Anomaly scores in files, one per image: to evaluate others' scores, and to submit ours.
 
 ``npy``: one (H, W) array of float16 or float32. ``hdf5``: the file that SegmentMeIfYouCan's
 road-anomaly-benchmark writes and reads: one dataset ``value`` of float16, gzip level 9. It looks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -25,7 +26,6 @@ from anomaly_seg_ros.bags.evaluation_input import (
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.bags.recording import is_bag_folder
 from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
-from anomaly_seg_ros.datasets.folder import component_sizes_by_name
 from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.evaluation.plan import AUTO, BAG, DataSpec
@@ -33,6 +33,7 @@ from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
 _BAG_DEFAULTS = BagOptions()
+_SMALL_OBJECTS = re.compile(r"obstacle|lost.?and.?found", re.IGNORECASE)
 _BAG_SUFFIXES = (".mcap", ".db3")
 # What SQLite keeps there while it writes, or leaves behind after a crash.
 _BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
@@ -44,11 +45,11 @@ class Frames(ABC):
     Attributes:
         adapter: Name of the data set's adapter, or ``bag``.
         label: Name in tables.
-        classes: Names of the classes of the labels, in trainId order.
+        classes: Names of the labels' classes, in trainId order.
         has_masks: Whether any frame has an anomaly mask.
         has_labels: Whether any frame has class labels.
-        component_sizes: Key of ``COMPONENT_SIZES``: the smallest components that count.
-        configuration: JSON-like; what tells these frames from others.
+        own_sizes: The data set's ``component_sizes``; None for bags and plain folders.
+        configuration: JSON-like; identifies these frames.
         input: JSON-like; what was found in them, for ``benchmark.json``.
         notes: What a reader of the figures must know about them.
     """
@@ -58,17 +59,26 @@ class Frames(ABC):
     classes: tuple[str, ...]
     has_masks: bool
     has_labels: bool
-    component_sizes: str
     configuration: dict[str, Any]
     input: dict[str, Any] | None = None
     notes: Sequence[str] = ()
+    own_sizes: str | None = None
+
+    @property
+    def component_sizes(self) -> str:
+        """Key of ``COMPONENT_SIZES``: the smallest components that count.
+
+        Bags and plain folders have only their name to say whether they show small objects.
+        """
+        by_name = "obstacle_track" if _SMALL_OBJECTS.search(self.label) else "anomaly_track"
+        return self.own_sizes or by_name
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def load(self, wanted: Collection[int]) -> Iterator[tuple[int, LoadedSample]]:
-        """Reads the frames with these indices, rising; one at a time.
+        """Reads the frames with these indices in rising order, one at a time.
 
         Raises:
             AnomalySegError: A file or message cannot be read.
@@ -76,7 +86,7 @@ class Frames(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Another one when the files have changed."""
+        """A digest that changes when the files change."""
 
 
 class DatasetFrames(Frames):
@@ -85,8 +95,8 @@ class DatasetFrames(Frames):
     Args:
         dataset: The data set.
         label: Name in tables.
-        options: That it was opened with.
-        limit: Only the first so many frames.
+        options: Options that it was opened with.
+        limit: Use only this many frames, from the start.
     """
 
     def __init__(
@@ -94,7 +104,7 @@ class DatasetFrames(Frames):
     ) -> None:
         self.dataset = dataset
         self.adapter, self.label = dataset.name, label
-        self.component_sizes = dataset.component_sizes
+        self.own_sizes = dataset.component_sizes
         self.classes = load_taxonomy(dataset.taxonomy_name).classes
         self._count = min(len(dataset), limit or len(dataset))
         samples = list(islice(dataset, self._count))
@@ -131,7 +141,7 @@ class DatasetFrames(Frames):
                 sample.disparity_path,
             )
         )
-        # What the data set has read of other files already: cameras and label maps.
+        # Cameras and label maps, which the data set has already read from other files.
         digest = hashlib.sha256()
         for sample in samples:
             digest.update(f"{sample.camera} {sample.colour_code}\n".encode())
@@ -147,7 +157,7 @@ class BagFrames(Frames):
     Args:
         path: The bag.
         label: Name in tables.
-        limit: Only the first so many frames.
+        limit: Use only this many frames, from the start.
         options: How to read it.
 
     Raises:
@@ -160,7 +170,6 @@ class BagFrames(Frames):
         self, path: Path, label: str, limit: int | None, options: BagOptions = _BAG_DEFAULTS
     ) -> None:
         self.path, self.label, self.options = path, label, options
-        self.component_sizes = component_sizes_by_name(path.resolve().name)
         with open_bag(path, options) as reader:
             self._count = min(len(reader), limit or len(reader))
             found = {slot for slot, match in reader.matches.items() if match.matched}
@@ -196,7 +205,7 @@ class BagFrames(Frames):
 
     def fingerprint(self) -> str:
         """See :class:`Frames`."""
-        # Also another one where the same files are read in another way.
+        # Reading the same files in another way also changes the fingerprint.
         found = hashlib.sha256(json.dumps(self.input, sort_keys=True).encode()).hexdigest()[:16]
         return f"{folder_fingerprint(self.path)} {found}"
 
@@ -204,22 +213,21 @@ class BagFrames(Frames):
 class JoinedFrames(Frames):
     """Several data sets or bags as one, such as all bags of a fleet; their pixels are pooled.
 
-    Frames are called after their part and their name in it.
+    A frame is named after its part and its name there.
 
     Args:
         parts: Opened without a limit.
         label: Name in tables.
-        limit: Only the first so many frames of all.
+        limit: Use only this many frames of all parts together, from the start.
 
     Raises:
-        DatasetError: The parts are not of one kind, or two have one name.
+        DatasetError: The parts differ in kind, or two have the same name.
     """
 
     def __init__(self, parts: list[Frames], label: str, limit: int | None) -> None:
         self._parts, self.label = parts, label
         self.adapter, self.classes = parts[0].adapter, parts[0].classes
-        sizes = {part.component_sizes for part in parts}
-        self.component_sizes = sizes.pop() if len(sizes) == 1 else "anomaly_track"
+        self.own_sizes = parts[0].own_sizes
         for part in parts:
             if (part.adapter, part.classes) != (self.adapter, self.classes):
                 raise DatasetError(
@@ -260,7 +268,7 @@ class JoinedFrames(Frames):
 
 
 def open_frames(spec: DataSpec, limit: int | None) -> Frames:
-    """Opens a data set or a bag, or all that fit a pattern with ``*`` as one.
+    """Opens a data set or a bag, or pools all that match a pattern with ``*``.
 
     Raises:
         DatasetError, BagError, ParameterError: Missing, of another shape, or without any ground
@@ -299,7 +307,7 @@ def _open(spec: DataSpec, limit: int | None) -> Frames:
 
 
 def _part_name(path: Path) -> str:
-    """Of a bag's file without its suffix; a folder's name may have dots."""
+    """Name of a bag, without a file's suffix; a folder's name may contain dots."""
     return path.stem if path.suffix in _BAG_SUFFIXES else path.name
 
 
@@ -309,7 +317,7 @@ def _is_bag(path: Path) -> bool:
 
 
 def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
-    """A frame of a bag; unnamed ones are called by their place and stamp."""
+    """Converts a frame of a bag; one without a name gets its index and stamp."""
     info, camera = frame.camera_info, None
     if info is not None:
         k = info.k
@@ -329,16 +337,16 @@ def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
 
 
 def files_fingerprint(paths: Iterable[Path]) -> str:
-    """A digest of names, sizes and times of change; the contents are not read."""
+    """Digest of names, sizes and modification times; the contents are not read."""
     digest = hashlib.sha256()
     for path in paths:
-        # Resolved: the same files, wherever the tool is started from.
+        # Resolved: the same wherever the tool is started from.
         digest.update(f"{path.resolve()} {_file_state(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """:func:`files_fingerprint` for all files below a folder; for a file the file's own."""
+    """Returns :func:`files_fingerprint` of all files below a folder, or of a single file."""
     below = (path for path in folder.rglob("*") if path.is_file())
     return files_fingerprint(sorted(below) if folder.is_dir() else [folder])
 

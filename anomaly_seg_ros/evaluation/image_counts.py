@@ -1,4 +1,4 @@
-"""Counts of scores of single images: what resampling over images needs.
+"""Score counts of single images, and resampling over images.
 
 An image's scores are counted by the upper 16 bits of their keys (:mod:`metrics.exact_counts`), a
 bfloat16: neighbouring bins differ by 0.8 %. An image fills a few hundred to a few thousand of the
@@ -81,7 +81,7 @@ class _Rows:
 
 
 class ImageCountsCollector:
-    """Counts images in any order; mergeable. Some 10 kB an image and score."""
+    """Counts images in any order; mergeable. Takes about 10 kB per image and score."""
 
     def __init__(self) -> None:
         # score -> image's index -> kind -> (bins, counts)
@@ -91,8 +91,8 @@ class ImageCountsCollector:
         """Counts one image.
 
         Args:
-            index: Of the image in its data set.
-            score: Name.
+            index: Index of the image in its data set.
+            score: Name of the score.
             raw: (H, W) float32 scores.
             mask: (H, W) uint8: 0 in-distribution, 1 anomaly, anything else dropped.
         """
@@ -121,7 +121,7 @@ class ImageCountsCollector:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray]) -> ImageCountsCollector:
-        """The collector whose :meth:`state` this is."""
+        """Restores a collector from its :meth:`state`."""
         collector = cls()
         for name in arrays:
             if not name.endswith(".indices"):
@@ -137,11 +137,11 @@ class ImageCountsCollector:
     def finish(
         self, names: Mapping[int, str], figures: Mapping[str, Iterable[FrameFigures]]
     ) -> ImageCounts:
-        """The counts of all images, in the order of their indices.
+        """Returns the counts of all images in the order of their indices.
 
         Args:
-            names: Of the images by index; those without an anomaly mask are left out.
-            figures: The images' own figures, by score.
+            names: Names by index; images without an anomaly mask are left out.
+            figures: Figures of the single images by score.
         """
         indices = sorted(set().union(*self._images.values()))
         order = [names[index] for index in indices]
@@ -178,7 +178,7 @@ class ImageCounts:
     """Counts of the scores of each image of a run; read with :meth:`load`.
 
     Attributes:
-        names: Of the images.
+        names: Names of the images.
     """
 
     names: tuple[str, ...]
@@ -190,7 +190,7 @@ class ImageCounts:
         return tuple(self._tables)
 
     def bin_values(self, score: str) -> np.ndarray:
-        """(m,) float64, rising: the score in the middle of each filled bin."""
+        """Score in the middle of each filled bin: (m,) float64, rising."""
         keys = (self._tables[score].bins.astype(np.uint32) << np.uint32(16)) + np.uint32(1 << 15)
         return from_keys(keys).astype(np.float64)
 
@@ -244,20 +244,20 @@ class ImageCounts:
 
 
 def image_counts_path(folder: Path, run: Run) -> Path:
-    """Where a run's counts of images lie."""
+    """Path of a run's image counts."""
     return folder / "images" / f"{run.model}__{run.data}.npz"
 
 
 def read_image_counts(folder: Path, run: Run) -> ImageCounts | None:
-    """The run's counts of images beside its benchmark.
+    """Reads the image counts of a run that are stored beside its benchmark.
 
     Args:
-        folder: Of the benchmark.
+        folder: Folder of the benchmark.
         run: One of its runs.
 
     Returns:
-        None where the file is missing, and for runs through the node: nothing is counted there,
-        and the file of that name belongs to the same model and data in-process.
+        None where the file is missing, and for runs through the node: no images are counted
+        there, and a file of that name belongs to the same model and data in-process.
 
     Raises:
         OutputError: The file cannot be read.
@@ -271,7 +271,7 @@ def _fpr95(frame: FrameFigures) -> float:
 
 
 def draw_images(images: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each image is in each replicate.
+    """Draws how often each image is in each replicate.
 
     Args:
         images: Number of images, at least 1.
@@ -297,7 +297,7 @@ def pooled_figures(
     Args:
         weights: (R, n) float64, how often each image counts.
         positives: (n, m) anomalous pixels of each image in each bin, scores rising with m.
-        negatives: (n, m) in-distribution pixels, likewise.
+        negatives: (n, m) in-distribution pixels of each image in each bin.
         rate: True-positive rate at which the false-positive rate is read.
 
     Returns:
@@ -330,7 +330,7 @@ def _figures(hits: np.ndarray, alarms: np.ndarray, rate: float) -> dict[str, np.
         area = (hits * beaten).sum(axis=1) / (positives * negatives)
         first = np.argmax(true_positives / positives[:, None] >= rate, axis=1)
         row = np.arange(len(first))
-        # What of the first bin that reaches the rate lies below the threshold.
+        # The part of the first bin to reach the rate that is below the threshold.
         surplus = (true_positives[row, first] - rate * positives) / hits[row, first]
         threshold_alarms = false_positives[row, first] - surplus * alarms[row, first]
         false_positive_rate = threshold_alarms / negatives
@@ -342,11 +342,11 @@ def _figures(hits: np.ndarray, alarms: np.ndarray, rate: float) -> dict[str, np.
 
 
 def weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means over drawn images of a figure that each image has of its own.
+    """Means of a per-image figure over the drawn images.
 
     Args:
         weights: (R, n) float64, how often each image counts.
-        values: (n,) float64, NaN where not defined: such an image is in no mean.
+        values: (n,) float64; images where it is NaN are in no mean.
 
     Returns:
         (R,) float64; NaN where no drawn image has the figure.
@@ -357,7 +357,7 @@ def weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The percentile interval of samples; NaN among them are left out, and without any it is NaN.
+    """Percentile interval of the samples that are not NaN; NaN without any.
 
     Args:
         samples: (R,) float64.

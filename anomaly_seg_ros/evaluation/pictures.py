@@ -48,15 +48,15 @@ def draw_pictures(
     figures: Mapping[str, Sequence[FrameFigures]],
     thresholds: Mapping[str, float],
 ) -> None:
-    """Writes the pictures of one run, in the place of older ones.
+    """Writes the pictures of one run and removes older ones.
 
     Args:
-        folder: For the pictures.
-        scorer: Of the frames.
-        frames: Of the data.
-        names: Of the frames, by index.
-        figures: Of the frames, by score.
-        thresholds: By score: from where a pixel is drawn as an alarm, in the score's unit.
+        folder: Folder to write them to.
+        scorer: Scores the chosen frames again.
+        frames: The data.
+        names: Names of the frames by index.
+        figures: Figures of the frames by score.
+        thresholds: By score, the raw score from which a pixel is drawn as an alarm.
 
     Raises:
         OutputError: A picture cannot be written.
@@ -89,11 +89,11 @@ def draw_pictures(
 def read_pictures(
     benchmark: Benchmark, folder: Path
 ) -> dict[tuple[str, str], list[tuple[str, bytes]]]:
-    """The pictures of all runs: (model, data) -> caption and PNG.
+    """Reads the pictures of all runs: (model, data) -> caption and PNG.
 
     Args:
         benchmark: The runs.
-        folder: With ``pictures/``.
+        folder: Folder that contains ``pictures/``.
 
     Raises:
         OutputError: A picture cannot be read.
@@ -115,12 +115,12 @@ def read_pictures(
 
 
 def pictures_folder(folder: Path, model: str, data: str) -> Path:
-    """Where the pictures of a run lie."""
+    """Folder of a run's pictures."""
     return folder / "pictures" / f"{model}__{data}"
 
 
 def _headline(scorer: Scorer, thresholds: Mapping[str, float]) -> str | None:
-    """The model's default score, or another one that has a threshold."""
+    """The model's default score, or else one that has a threshold."""
     if scorer.default_score in thresholds:
         return scorer.default_score
     return next(iter(thresholds), None)
@@ -184,7 +184,7 @@ class WorstFrames:
     is flagged.
 
     Args:
-        threshold: On the unit score; 0.5 is the calibrated threshold.
+        threshold: Threshold on the unit score; 0.5 is the calibrated one.
         palette: (K, 3) uint8 RGB class colours.
         alpha: Opacity of the class colours in the overlay.
         keep: Number of frames to keep for each reason.

@@ -1,4 +1,4 @@
-"""What to evaluate: models, scores, data sets and how, as given on the command line."""
+"""What to evaluate, as given on the command line: models, scores, data sets, and how."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
 
 @dataclass(frozen=True)
 class NamedPath:
-    """A model, or a folder of scores, and its name in tables.
+    """A model or a folder of scores, and its name in tables.
 
     Attributes:
         name: Unique among the models.
@@ -45,9 +45,9 @@ class DataSpec:
 
     Attributes:
         adapter: Key of ``DATASETS``, ``auto`` or ``bag``.
-        folder: Where it is.
-        options: Of the adapter.
-        label: Its name in tables, unique.
+        folder: Its path.
+        options: Options of the adapter.
+        label: Its unique name in tables.
     """
 
     adapter: str
@@ -61,19 +61,19 @@ class Plan:
     """Everything that one call evaluates.
 
     Attributes:
-        models: To run; empty where ``dumped`` is not.
-        data: On what.
+        models: Models to run; may be empty if ``dumped`` is not.
+        data: Data sets and bags to run them on.
         out: Folder for the results.
-        scores: Names, or ``("all",)``.
+        scores: Names of scores, or ``("all",)``.
         dumped: Folders of scores to evaluate instead of models.
         via: ``node``: also through a detector node, in lock-step.
         components: One of :data:`COMPONENTS`.
-        dump: ``(kind, folder)`` to also write the scores to.
+        dump: ``(kind, folder)`` to also write the scores to files.
         segmenter: How the models run.
-        limit: Only the first so many frames of each data set.
-        memory_limit: Bytes for counts before they go to temporary files.
-        save_every: Seconds between two states on disk; a killed run loses no more.
-        fresh: Start anew where there are results or states already.
+        limit: Use only this many frames of each data set, from the start.
+        memory_limit: Bytes of counts to keep in memory before they go to temporary files.
+        save_every: Seconds between saved states; a killed run loses no more than that.
+        fresh: Ignore existing results and states.
     """
 
     models: tuple[NamedPath, ...]
@@ -128,7 +128,7 @@ def _exists(text: str) -> bool:
 
 
 def parse_named(text: str) -> NamedPath:
-    """Reads ``[NAME=]MODEL`` or ``[NAME=]FOLDER``; the name is the file's stem by default."""
+    """Parses ``[NAME=]MODEL`` or ``[NAME=]FOLDER``; the name defaults to the file's stem."""
     found = None if _exists(text) else _LABELLED.fullmatch(text)
     if found:
         return NamedPath(found["label"], found["rest"])
@@ -136,9 +136,9 @@ def parse_named(text: str) -> NamedPath:
 
 
 def parse_data(text: str) -> DataSpec:
-    """Reads ``[LABEL=][ADAPTER:]FOLDER[?option=value&...]``.
+    """Parses ``[LABEL=][ADAPTER:]FOLDER[?option=value&...]``.
 
-    The label is the folder's name by default, with the options, if there are any.
+    The label defaults to the folder's name, followed by the options if there are any.
 
     Raises:
         ParameterError: An unknown adapter, or an option without a value.
@@ -170,5 +170,5 @@ def parse_data(text: str) -> DataSpec:
 
 
 def chosen_scores(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
-    """The available ones among the wanted scores; all of them for ``all``."""
+    """Returns the requested scores that are available; for ``all``, all that are."""
     return tuple(name for name in available if ALL in wanted or name in wanted)

@@ -89,11 +89,11 @@ def line_chart(
     """Draws curves.
 
     Args:
-        title: For screen readers.
+        title: Title for screen readers.
         axes: Ranges, labels and size.
         series: Curves, later ones on top; those without points are left out.
-        markers: Lines for orientation.
-        diagonal: Whether to draw the diagonal of chance level.
+        markers: Labelled lines.
+        diagonal: Draw the diagonal of chance level.
     """
     body = [_axes(axes)]
     if diagonal:
@@ -120,10 +120,10 @@ def histogram_chart(
     """Draws histograms over each other as translucent steps.
 
     Args:
-        title: For screen readers.
+        title: Title for screen readers.
         axes: Ranges, labels and size.
         layers: ``x`` holds the edges, ``y`` the bin heights.
-        markers: Lines for orientation.
+        markers: Labelled lines.
     """
     body = [_axes(axes)]
     for layer in layers:
@@ -186,8 +186,8 @@ def pr_chart(
     """Precision over recall, one curve a score.
 
     Args:
-        title: For screen readers.
-        curves: By score, later ones on top.
+        title: Title for screen readers.
+        curves: Curves by score, later ones on top.
         top: Upper end of the precision axis.
         colours: Number of the CSS class ``series-<n>``, by score.
         headline: The score that is drawn thicker.
@@ -283,9 +283,9 @@ def binned_pr_curve(
     """Precision over recall of all images pooled, one point a bin, thinned for plotting.
 
     Args:
-        counts: Of the images.
-        score: Name.
-        points: At most this many, evenly spread over the recall.
+        counts: Counts of the images.
+        score: Name of the score.
+        points: Maximum number of points, evenly spread over the recall.
 
     Returns:
         ``(recall, precision)``, (N,) float64 fractions, recall rising; empty without anomalies.
@@ -351,7 +351,7 @@ def _axes(axes: Axes) -> Markup:
 
 
 def _tick_texts(values: Sequence[float], percent: bool) -> list[str]:
-    """Labels with just as many decimals as the step between them needs."""
+    """Labels with as many decimals as the step between them needs."""
     shown = [100 * value if percent else value for value in values]
     step = shown[1] - shown[0] if len(shown) > 1 else 1.0
     decimals = next((d for d in range(7) if abs(round(step, d) - step) < 1e-9), 7)

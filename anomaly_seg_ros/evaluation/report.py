@@ -70,10 +70,10 @@ class DataSection:
     """The charts of one data set.
 
     Attributes:
-        name: Of the data.
+        name: Name of the data.
         facts: Frames and pixels, as a phrase.
-        bars: By figure, with a phrase that says which way is better.
-        curves: Precision over recall, one chart a model.
+        bars: Bars by the title of their chart.
+        curves: Precision over recall, one chart per model.
     """
 
     name: str
@@ -110,9 +110,9 @@ def render_run(
 
     Args:
         run: The figures.
-        curves: By score name; scores without an entry get no curves.
-        pictures: Rows of pictures; neighbours with the same reason stand under one heading.
-        latencies: Milliseconds, one a frame, in the order of the frames; may be empty.
+        curves: Curves by score; scores without an entry get none.
+        pictures: Rows of pictures; neighbours with the same reason share a heading.
+        latencies: Milliseconds per frame, in the order of the frames; may be empty.
         class_colours: Class name -> (red, green, blue), for the legend and the IoU bars.
     """
     replay, headline = run.replay or Replay(), headline_score(run)
@@ -161,7 +161,7 @@ def write_benchmark_report(
 
     Args:
         benchmark: The figures.
-        folder: With ``images/``, whose counts give the curves; without them there are none.
+        folder: Its folder; the counts in ``images/`` give the curves.
         pictures: Pictures to show below the charts.
 
     Raises:
@@ -184,7 +184,7 @@ def render_benchmark(
 
     Args:
         benchmark: The figures.
-        counts: By the key of a run; runs without any have no curves.
+        counts: Image counts by the key of a run; runs without any have no curves.
         pictures: Pictures to show below the charts.
 
     Raises:
@@ -347,7 +347,7 @@ def _pr_charts(
     counts: Mapping[tuple[str, str, str], ImageCounts],
     colours: Mapping[str, int],
 ) -> dict[str, Markup]:
-    """One chart a model, all of one scale."""
+    """One chart per model, all with the same scale."""
     curves: dict[str, dict[str, plots.Curve]] = {}
     for entry in entries:
         images = counts.get(entry.run.key)

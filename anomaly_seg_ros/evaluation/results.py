@@ -260,14 +260,14 @@ class Run:
         via: ``in-process``, ``node`` or ``dumped``.
         frames: Number of scored frames.
         pixels: Pooled pixel counts, ``{"anomaly": n, "in_distribution": n}``.
-        segmentation: Where the labels' classes are the model's.
-        open_set: By score; where there are class labels and anomalies.
-        scores: By score; empty without anomaly masks.
-        notes: Sentences that a reader of the figures must know, such as why one is undefined.
-        seconds: Time that the run took, over all resumptions.
+        segmentation: Closed-set figures, where the labels' classes are the model's.
+        open_set: Figures by score, where there are class labels and anomalies.
+        scores: Figures by score; empty without anomaly masks.
+        notes: Sentences for the reader of the figures, such as why one is undefined.
+        seconds: Time that the run took, including all resumptions.
         model_configuration: JSON-like; what the scores depend on.
         input: JSON-like; of a bag its topics, its stamps, and how much ground truth found a frame.
-        replay: Only of a replayed bag; not in ``benchmark.json``.
+        replay: What only a replayed bag has; not in ``benchmark.json``.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Runs a plan: every model on every data set, resumable, on one process or many."""
+"""Runs a plan: every model on every data set, resumable, in one process or many."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ _Pass = TypeVar("_Pass", bound=FramePass)
 
 
 def run_plan(plan: Plan, ranks: Ranks | None = None) -> Benchmark:
-    """Evaluates everything that is not evaluated yet.
+    """Evaluates everything that has not been evaluated yet.
 
-    ``OUT/benchmark.json`` is written after each model and data set; a run that was interrupted
-    goes on where its last state stands.
+    ``OUT/benchmark.json`` is written after each model and data set; an interrupted run resumes
+    from its last saved state.
 
     Args:
         plan: What to evaluate.
-        ranks: The processes that share the frames; this one alone by default.
+        ranks: The processes that share the frames; by default, this one alone.
 
     Returns:
-        All runs of the output folder, also those of earlier calls.
+        All runs of the output folder, including those of earlier calls.
 
     Raises:
-        AnomalySegError: Whatever the user can put right; what was done so far stays.
+        AnomalySegError: Anything that the user can fix; finished work is kept.
     """
     ranks = ranks or Ranks()
     if plan.dump is not None:
@@ -80,7 +80,7 @@ def run_plan(plan: Plan, ranks: Ranks | None = None) -> Benchmark:
 
 
 def _scorers(plan: Plan, ranks: Ranks) -> Iterator[tuple[NamedPath, Scorer]]:
-    """What the plan names, and what it stands for; one model in memory at a time."""
+    """Yields each source that the plan names and its scorer, one model in memory at a time."""
     for model in plan.models:
         yield model, ModelScorer(model, plan, ranks.device(plan.segmenter.device))
     for dumped in plan.dumped:
@@ -92,10 +92,10 @@ class Job:
     """One model on one data set.
 
     Attributes:
-        plan: That it is part of.
+        plan: The plan that it belongs to.
         ranks: The processes that share its frames.
-        scorer: Of the frames.
-        frames: Of the data.
+        scorer: Scores the frames.
+        frames: The data.
         benchmark: Receives the figures.
     """
 
@@ -106,7 +106,7 @@ class Job:
     benchmark: Benchmark
 
     def run(self) -> None:
-        """Evaluates, unless that is done already; all processes have to call it.
+        """Evaluates unless that is already done; every process must call this.
 
         Raises:
             AnomalySegError: See :func:`run_plan`.
@@ -131,18 +131,18 @@ class Job:
         self._evaluate()
 
     def run_through_node(self, model: NamedPath) -> None:
-        """Adds the figures of the same model in a detector node, unless they are there."""
+        """Adds the figures of the same model in a detector node, unless they exist."""
         out = self.plan.out / "node" / self._file_stem
         if self._is_published(NODE) and not self.plan.fresh:
             return
-        # ROS is imported only where a node is asked for.
+        # Import ROS only when a node is requested.
         from anomaly_seg_ros.evaluation.dataset_run import run_node
 
         self.benchmark.put(run_node(self.plan, model, self.scorer, self.frames, out))
         write_benchmark(self.benchmark, self.plan.out)
 
     def _discard_what_is_outdated(self, fingerprint: str) -> None:
-        """Starts over where files have changed, or where scores to be written were not."""
+        """Starts over if files have changed, or if requested dumps of scores are missing."""
         if not self._snapshots.is_of(fingerprint):
             name = f"{self.scorer.name} on {self.frames.label}"
             tqdm.write(f"{name}: files have changed since; evaluated anew", file=sys.stderr)
@@ -152,12 +152,12 @@ class Job:
             self._snapshots.start_over()
 
     def _drop_node_run(self) -> None:
-        """The figures through a node are of what they stand beside, or they are not there."""
+        """Removes figures of a node that no longer belong to the in-process ones beside them."""
         if self.benchmark.drop((self.scorer.name, self.frames.label, NODE)):
             write_benchmark(self.benchmark, self.plan.out)
 
     def _lacks_dumps(self, kind: str, folder: Path) -> bool:
-        """Whether frames are counted whose scores are not in files."""
+        """Whether a counted frame has no dump of its scores."""
         whole = self._snapshots.is_finished
         counted = len(self.frames) if whole else len(self._counted(_PIXELS))
         examples = (
@@ -167,7 +167,7 @@ class Job:
         return any(len(list(e.parent.glob(f"*{e.suffix}"))) < counted for e in examples)
 
     def _counted(self, name: str) -> set[int]:
-        """The frames in states of a pass."""
+        """Frames that the saved states of a pass count."""
         states = self._snapshots.newest(name)
         return set().union(*(read_progress(path)[0] for path in states))
 
@@ -199,13 +199,13 @@ class Job:
             self._publish(run, pixels)
 
     def _complete(self, name: str, counted: _Pass, labels: bool, dump: bool = False) -> _Pass:
-        """Passes over the frames that no state counts.
+        """Completes a pass: adds the frames that no saved state counts.
 
         Args:
-            name: Of the pass.
-            counted: Empty.
-            labels: Whether the pass needs predicted labels.
-            dump: Whether to write the scores to files, where the plan asks for it.
+            name: Name of the pass.
+            counted: An empty pass.
+            labels: The pass needs predicted labels.
+            dump: Write the scores to files if the plan says so.
 
         Returns:
             On the first process the sum over all frames; on the others their own share.
@@ -228,7 +228,7 @@ class Job:
     def _count(
         self, name: str, counted: FramePass, todo: list[int], labels: bool, dump: bool
     ) -> None:
-        """Adds frames, and saves the state now and then and in the end, whatever ends it."""
+        """Adds frames; saves the state regularly, and at the end even after an error."""
         if not todo:
             return
         bar = tqdm(
@@ -240,7 +240,7 @@ class Job:
             disable=not self.ranks.is_first,
         )
         started = saved = time.monotonic()
-        # False while a frame is half counted.
+        # False while a frame is only partly counted: such a state must not be saved.
         whole = True
         try:
             for index, sample in bar:
@@ -269,7 +269,7 @@ class Job:
             write_dump(path, raw)
 
     def _publish(self, run: Run, pixels: PixelPass) -> None:
-        """Writes pictures, counts of images and figures, then removes the states."""
+        """Writes pictures, image counts and figures, then removes the states."""
         if pixels.folds:
             figures = {
                 score: [f for fold in pixels.folds.values() for f in fold[score].frames or ()]

@@ -19,21 +19,21 @@ from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.atomic import file_sha256
 
-# Of a score that comes from files: there is nothing that says what it is.
+# Name of a score that comes from files, which do not say what it is.
 DUMPED_SCORE = "dumped"
 
 
 class Scorer(Protocol):
-    """Anything that has scores for frames.
+    """A source of scores for frames.
 
     Attributes:
-        name: In tables.
-        via: How the scores come about.
-        scores: Their names.
-        default_score: The one that pictures show, where it is among the scores.
-        classes: Of the predicted labels; None if it predicts none.
-        palette: (K, 3) uint8 RGB colours of the classes; None likewise.
-        calibration: By score; those that were never calibrated are missing.
+        name: Name in tables.
+        via: How the scores are made: ``in-process`` or ``dumped``.
+        scores: Names of the scores.
+        default_score: The score that pictures show, if it is among the scores.
+        classes: Classes of the predicted labels; None if it predicts none.
+        palette: (K, 3) uint8 RGB colours of the classes; None if it predicts no labels.
+        calibration: By score; scores that were never calibrated are missing.
         configuration: JSON-like; what the scores depend on.
         notes: Sentences for the reader of the figures.
     """
@@ -49,10 +49,10 @@ class Scorer(Protocol):
     notes: list[str]
 
     def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:
-        """All scores of a frame, and its labels where asked for; one forward pass."""
+        """Returns all scores of a frame, and its labels if requested, from one forward pass."""
 
     def fingerprint(self) -> str:
-        """Another one when files have changed of which the configuration says nothing."""
+        """A digest that changes with files that the configuration does not cover."""
 
 
 class ModelScorer:
@@ -60,7 +60,7 @@ class ModelScorer:
 
     Raises:
         CheckpointError, DeviceError, ParameterError: See :meth:`Segmenter.load`; or the model has
-            none of the wanted scores.
+            none of the requested scores.
     """
 
     via = IN_PROCESS
@@ -106,7 +106,7 @@ class ModelScorer:
         return self.segmenter.predict(sample.image, self.scores, labels, confidence=False)
 
     def fingerprint(self) -> str:
-        """See :class:`Scorer`; the configuration has the weights' digest."""
+        """See :class:`Scorer`; the configuration already has the weights' digest."""
         return ""
 
 

@@ -1,10 +1,10 @@
-"""States of unfinished runs on disk.
+"""Saved states of unfinished runs, and the processes that share a run.
 
 A run keeps its states in a folder: ``configuration.json`` says what it evaluates, ``files.json``
-has the fingerprint of the files that it began with, and for each pass ``PASS-RANK-NUMBER/`` holds
-what a process had counted. A state is written under another name and renamed, so each that is
-there is complete; the newest of each process counts. When all is counted and published,
-``finished.json`` takes the place of the states.
+has the fingerprint of the files that it started with, and ``PASS-RANK-NUMBER/`` holds what a
+process had counted in a pass. States are written under a temporary name and then renamed, so they
+are always complete; the newest of each process counts. Once everything is counted and published,
+``finished.json`` replaces the states.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.io.safe_yaml_json import read_json, short_repr
 from anomaly_seg_ros.system.process_group import leave_process_group
 
-# Of the states' files; a state of another version is not read.
+# Version of the states' files; states of other versions are not read.
 VERSION = 1
 _CONFIGURATION = "configuration.json"
 _FILES = "files.json"
 _FINISHED = "finished.json"
-# Shares of the frames take different times, and one process merges while the others wait.
+# Shares of the frames take different times, and the others wait while one process merges.
 _PATIENCE = timedelta(days=1)
 
 
@@ -42,17 +42,17 @@ class Snapshots:
     """The states of one run.
 
     Args:
-        folder: Where they are; made when something is written.
+        folder: Their folder; created when something is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def check_configuration(self, configuration: dict[str, Any]) -> bool:
-        """Whether the folder was begun, with the same configuration.
+        """Whether a run with the same configuration was started in the folder.
 
         Raises:
-            ParameterError: With another one; names what differs.
+            ParameterError: One with another configuration was; names what differs.
             OutputError: It cannot be read.
         """
         path = self.folder / _CONFIGURATION
@@ -71,11 +71,11 @@ class Snapshots:
         return True
 
     def begin(self, configuration: dict[str, Any], fingerprint: str) -> None:
-        """Writes what the run evaluates; from now on it is not finished.
+        """Writes what the run evaluates, and marks it as unfinished.
 
         Args:
             configuration: JSON-like.
-            fingerprint: Of the files, before any of them is read.
+            fingerprint: Fingerprint of the files, taken before any of them is read.
 
         Raises:
             OutputError: It cannot be written.
@@ -86,7 +86,7 @@ class Snapshots:
         write_atomically(self.folder / _CONFIGURATION, text.encode())
 
     def finish(self) -> None:
-        """Removes all states: what they counted is published.
+        """Marks the run as finished and removes all states: what they counted is published.
 
         Raises:
             OutputError: It cannot be written.
@@ -96,18 +96,18 @@ class Snapshots:
 
     @property
     def is_finished(self) -> bool:
-        """Whether :meth:`finish` was the last."""
+        """Whether :meth:`finish` was called and nothing began since."""
         return self._end.is_file()
 
     def is_of(self, fingerprint: str) -> bool:
-        """Whether it was begun with files of this fingerprint."""
+        """Whether the run was started with files of this fingerprint."""
         try:
             return read_json(self.folder / _FILES, OutputError) == fingerprint
         except OutputError:
             return False
 
     def start_over(self) -> None:
-        """Forgets all that was counted, and that it was finished."""
+        """Discards all that was counted, and that the run was finished."""
         self._end.unlink(missing_ok=True)
         self.clear()
 
@@ -116,17 +116,17 @@ class Snapshots:
         return self.folder / _FINISHED
 
     def clear(self, configuration: bool = False) -> None:
-        """Removes all states, and the configuration where asked for."""
+        """Removes all states and, if requested, the configuration."""
         if configuration:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self.folder.is_dir():
             for path in self.folder.iterdir():
                 if path.is_dir():
-                    # Other processes remove temporary files of their own at the same time.
+                    # Other processes may remove their own temporary files meanwhile.
                     shutil.rmtree(path, ignore_errors=True)
 
     def newest(self, name: str) -> list[Path]:
-        """The newest state of each process, of a pass."""
+        """Returns the newest state of each process in a pass."""
         newest: dict[str, tuple[int, Path]] = {}
         for path in self.folder.glob(f"{name}-*"):
             if found := re.fullmatch(rf"{name}-(\d+)-(\d+)", path.name):
@@ -139,10 +139,10 @@ class Snapshots:
         """Writes a process's state and removes its older ones.
 
         Args:
-            name: Of the pass.
-            rank: Of the process.
+            name: Name of the pass.
+            rank: Number of the process.
             frames: The state.
-            only: Remove those of all processes: this one holds their frames.
+            only: Remove the states of all processes, because this one includes their frames.
 
         Raises:
             OutputError: It cannot be written; the older one stays.
@@ -165,7 +165,7 @@ class Snapshots:
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What two JSON values do not share, as sentences."""
+    """Describes how two JSON values differ, a phrase for each difference."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [
@@ -180,8 +180,8 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 class Ranks:
     """This process among those that share the frames.
 
-    They share the output folder, too: states go through files there, so only :meth:`barrier` goes
-    over the network.
+    They also share the output folder: states are exchanged as files there, so only :meth:`barrier`
+    uses the network.
 
     Attributes:
         rank: Number of this process.
@@ -204,10 +204,10 @@ class Ranks:
     def set_threads(self, wanted: int | None) -> None:
         """Sets the number of CPU threads of this process.
 
-        The order in which a network adds on the CPU depends on it, and with that the last digits
-        of its scores. So it is the same with and without torchrun: all cores, unless
-        OMP_NUM_THREADS or ``wanted`` say something else. torchrun sets OMP_NUM_THREADS to 1 by
-        itself, which therefore says nothing.
+        The order of a network's sums on the CPU depends on it, and with that the last digits of
+        its scores. So it is the same with and without torchrun: all cores, unless OMP_NUM_THREADS
+        or ``wanted`` say otherwise. torchrun itself sets OMP_NUM_THREADS to 1, so that value is
+        ignored under it.
         """
         told = os.environ.get("OMP_NUM_THREADS", "")
         if wanted is None and told.isdigit() and not (self.world > 1 and told == "1"):
@@ -215,7 +215,7 @@ class Ranks:
         torch.set_num_threads(wanted or len(os.sched_getaffinity(0)))
 
     def device(self, name: str) -> str:
-        """``auto`` with several GPUs: one for each process of a host."""
+        """Resolves ``auto`` on a host with several GPUs: one for each process."""
         if name == "auto" and self.world > 1 and torch.cuda.is_available():
             local = int(os.environ.get("LOCAL_RANK", "0"))
             return f"cuda:{local % torch.cuda.device_count()}"

@@ -1,4 +1,4 @@
-"""From the counts of both passes to thresholds and figures."""
+"""Turns counts into thresholds and figures."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def decide(
 
     Args:
         pixels: The whole first pass.
-        scorer: Of the scores.
-        open_set: Whether there are labels for open-set figures.
+        scorer: Where the scores come from.
+        open_set: There are labels for open-set figures.
         sizes: Key of ``COMPONENT_SIZES``, or None without components.
 
     Returns:
@@ -92,14 +92,14 @@ def summarise(
     frames: Frames,
     sizes: str | None,
 ) -> Run:
-    """All figures of a run.
+    """Computes all figures of a run.
 
     Args:
         pixels: The whole first pass.
         alarms: The whole second pass; without frames where there was none.
         decisions: Thresholds of the second pass.
-        scorer: Of the scores.
-        frames: Of the data.
+        scorer: Where the scores come from.
+        frames: The data.
         sizes: Key of ``COMPONENT_SIZES``, or None without components.
     """
     run = Run(
@@ -210,7 +210,7 @@ def _distance(scores: DistanceScores) -> list[DistanceBin]:
 
 
 def _left_out(scores: DistanceScores) -> str:
-    """What no distance bin counts; the same for every score."""
+    """Describes the pixels that no distance bin counts; the same for every score."""
     metrics = scores.compute()
     parts = (
         f"{what} {counts.anomalous} anomalous and {counts.in_distribution} in-distribution pixels"

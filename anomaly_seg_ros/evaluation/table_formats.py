@@ -31,7 +31,7 @@ _LATEX_SIGNS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as text, and whether it is the best of those it stands beside."""
+    """A figure as text, and whether it is the best of the figures it is compared with."""
 
     text: str
     best: bool = False
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures; neighbours of one group stand under one common heading."""
+    """A column of figures; neighbours of the same group share a heading."""
 
     title: str
     group: str = ""
@@ -75,7 +75,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Headings above the columns' own and how many columns each spans."""
+        """Group headings, and how many columns each spans."""
         spans: list[tuple[str, int]] = []
         for column in self.columns:
             if spans and spans[-1][0] == column.group:
@@ -86,11 +86,11 @@ class Table:
 
     @property
     def has_groups(self) -> bool:
-        """Whether any column stands under a common heading."""
+        """Whether any column has a group heading."""
         return any(column.group for column in self.columns)
 
     def shown_labels(self) -> list[tuple[str, ...]]:
-        """The labels of each row, those that repeat the row above left empty."""
+        """Labels of each row; those that repeat the row above are empty."""
         shown, above = [], ()
         for row in self.rows:
             same = 0
@@ -128,7 +128,7 @@ def format_number(value: float | str | None, form: str = ".2f") -> str:
 def marked_cells(
     values: Sequence[float | str | None], figure: Figure, blocks: Sequence[str] | None = None
 ) -> list[Cell]:
-    """Marks the best of those that stand beside each other: all, or those of a block."""
+    """Formats figures and marks the best of all, or of each block."""
     blocks = blocks if blocks is not None else [""] * len(values)
     best = {block: _best(values, blocks, block, figure) for block in set(blocks)}
     return [
@@ -209,7 +209,7 @@ def to_latex(table: Table) -> str:
 def to_text(table: Table) -> str:
     """Aligned columns for a terminal; a star marks the best figures."""
     count = len(table.label_titles)
-    # The space keeps headings in line with figures, which end in a star or a space.
+    # The space aligns headings with figures, which end in a star or a space.
     head = [*table.label_titles, *(f"{column.title} " for column in table.columns)]
     body = [
         [*labels, *(f"{cell.text}{'*' if cell.best else ' '}" for cell in row.cells)]
@@ -224,7 +224,7 @@ def to_text(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table, whatever it holds."""
+    """Escapes text for Markdown, including tables."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 
@@ -234,7 +234,7 @@ def markdown_name(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX shows as it is, whatever signs it holds."""
+    """Escapes text for LaTeX."""
     return "".join(_LATEX_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
 
 

@@ -1,7 +1,7 @@
 """The tables of a benchmark, in the papers' shapes, and the files beside ``benchmark.json``.
 
-Files: ``benchmark.md``, ``benchmark.tex`` (package booktabs) and ``benchmark.csv``, one flat row a
-model, data set and score with every figure at full precision.
+Files: ``benchmark.md``, ``benchmark.tex`` (package booktabs) and ``benchmark.csv``, one flat row
+per model, data set and score with every figure at full precision.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from anomaly_seg_ros.io.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Entry:
-    """One score of one run; the score is empty where the model was never given any."""
+    """One score of one run; the score is empty if the model has none in any run."""
 
     run: Run
     model: str
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def figures(self) -> ScoreFigures:
-        """Of this score; all undefined in a run without anomaly masks."""
+        """Figures of this score; all undefined in a run without anomaly masks."""
         return self.run.scores.get(self.score) or ScoreFigures()
 
 
@@ -125,10 +125,12 @@ CALIBRATION = (
 
 
 def entries_of(benchmark: Benchmark) -> list[Entry]:
-    """Every score of every run, model by model; one run in several ways is named with its way.
+    """Lists every score of every run, model by model.
+
+    A model that ran in several ways is named with its way.
 
     A run without anomaly masks has an entry for each score that its model has elsewhere, so that
-    its mIoU stands in the same rows.
+    its mIoU is in the same rows.
     """
     ways: dict[tuple[str, str], set[str]] = {}
     for run in benchmark.runs:
@@ -180,7 +182,7 @@ def benchmark_tables(benchmark: Benchmark) -> list[Table]:
 
 
 def run_table(run: Run) -> Table:
-    """The pooled figures of a single run, a row a score."""
+    """The pooled figures of a single run, a row per score."""
     entries = [Entry(run, run.model, score) for score in run.scores]
     values = [marked_cells([f.get(entry) for entry in entries], f) for f in POOLED_COLUMNS]
     rows = zip(run.scores, zip(*values, strict=True), strict=True)
@@ -248,7 +250,7 @@ def format_text(benchmark: Benchmark) -> str:
 
 
 def format_csv(benchmark: Benchmark) -> str:
-    """One flat row a model, data set and score (RFC 4180); what is not defined stays empty.
+    """One flat row per model, data set and score (RFC 4180); what is not defined stays empty.
 
     A run without anomaly masks has no score, but a row of its own for its closed-set figures.
     Names of nested figures are joined with dots: ``per_image.AP``, ``distance.5-10m.AP``.
@@ -256,7 +258,7 @@ def format_csv(benchmark: Benchmark) -> str:
     rows = [
         _flat_row(run, score) for run in benchmark.runs for score in (list(run.scores) or [None])
     ]
-    # A dictionary keeps the order in which the columns come up.
+    # A dictionary keeps the order in which the columns appear.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\r\n")
@@ -340,7 +342,7 @@ def _ranges(key: str, title: str, entries: Sequence[Entry]) -> Table:
     columns = [Column(heading(figure), entry.score) for entry in entries for figure in RANGE]
     rows = []
     for (low, high), parts in ranges.items():
-        # The scores stand side by side, so the best of a range is looked for along its row.
+        # The scores are side by side, so the best of a range is the best of its row.
         cells = [
             marked_cells([figure.get(parts.get(entry.score)) for entry in entries], figure)
             for figure in RANGE

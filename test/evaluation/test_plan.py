@@ -8,6 +8,7 @@ import pytest
 
 from anomaly_seg_ros.datasets import DATASETS, open_dataset
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.evaluation.frames import DatasetFrames
 from anomaly_seg_ros.evaluation.plan import (
     DataSpec,
     NamedPath,
@@ -98,7 +99,8 @@ def test_data_sets_of_small_objects(adapter: str, expected: str) -> None:
 def test_a_plain_folder_has_only_its_name(tmp_path: Path, name: str, expected: str) -> None:
     (tmp_path / name / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / name / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    assert open_dataset("folder", tmp_path / name).component_sizes == expected
+    dataset = open_dataset("folder", tmp_path / name)
+    assert DatasetFrames(dataset, name, {}, None).component_sizes == expected
 
 
 def test_names_must_fit_into_paths() -> None:
