@@ -1,4 +1,4 @@
-"""Class names, trainIds and colours, from ``config/taxonomies/<name>.yaml`` or a user's file."""
+"""Class names, trainIds and colours, from ``config/taxonomies`` or a user's file."""
 
 from __future__ import annotations
 

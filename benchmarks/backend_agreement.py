@@ -24,9 +24,9 @@ from tqdm import tqdm
 from anomaly_seg_ros.datasets import Dataset, open_dataset
 from anomaly_seg_ros.inference.options import TORCH
 from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.io.marked_text import write_between
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.system.tool import run_tool
-from tools.marked_text import write_between
 
 MARKS = "<!-- agreement -->", "<!-- /agreement -->"
 HEAD = (

@@ -11,6 +11,7 @@ is no longer that of the code.
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -22,7 +23,7 @@ PACKAGE = "anomaly_seg_ros"
 OUTSIDE = ("training", "tools", "benchmarks")
 GROUND = "errors"
 
-_WIDTH, _BOX, _HEIGHT, _GAP, _FLOOR = 1180, 164, 58, 16, 104
+_WIDTH, _BOX, _HEIGHT, _GAP, _FLOOR = 1180, 176, 70, 16, 112
 _COLOURS = {PACKAGE: "#e8f0f8", "training": "#fbe6e6", "tools": "#efe8f8", "benchmarks": "#e6f5e8"}
 
 
@@ -97,7 +98,8 @@ def says(room: str) -> str:
     path = where / room / "__init__.py"
     path = path if path.exists() else where / f"{room}.py"
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".:;")
+    text = re.sub(r":\w+:`~?\.*(?:\w+\.)*(\w+)`", r"\1", text).replace("``", "")
+    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].split("; ")[0].rstrip(".:")
 
 
 def svg() -> str:
@@ -143,7 +145,7 @@ def svg() -> str:
         )
         lines.append(f'<text x="{x + 8:.0f}" y="{y + 18:.0f}" font-weight="bold" font-size="13">'
                      f"{escape(room)}</text>")  # fmt: skip
-        for row, text in enumerate(textwrap.wrap(says(room), 31, max_lines=2, placeholder=" ...")):
+        for row, text in enumerate(textwrap.wrap(says(room), 33, max_lines=3, placeholder=" ...")):
             lines.append(
                 f'<text x="{x + 8:.0f}" y="{y + 34 + 13 * row:.0f}" font-size="10" '
                 f'fill="#445">{escape(text)}</text>'

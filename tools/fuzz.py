@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.document:
+        from anomaly_seg_ros.io.marked_text import write_between
         from anomaly_seg_ros.system.tool import run_tool
-        from tools.marked_text import write_between
 
         text = f"\n{table(report)}"
         if run_tool("fuzz", lambda: write_between(arguments.document, *MARKS, text)):

@@ -1,1 +1,1 @@
-"""Checkpoint files: what they hold, which network they fit, loading and saving."""
+"""Weight files: reading safely, recognising, loading."""

@@ -1,1 +1,1 @@
-"""What an evaluation yields: figures (results), a page (report, plots) and a film (video)."""
+"""Models, data sets and bags to figures, reports and films."""

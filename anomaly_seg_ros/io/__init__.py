@@ -1,1 +1,1 @@
-"""Reading and writing files and pixels: bounded readers, images, YAML, JSON, NumPy archives."""
+"""Bounded readers, images, pixel formats, atomic writes."""

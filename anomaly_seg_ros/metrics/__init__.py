@@ -1,0 +1,1 @@
+"""Exact, mergeable metrics in bounded memory."""

@@ -1,1 +1,1 @@
-"""The machine and the process: devices, memory, timing, installed files, crash logs."""
+"""Devices, memory, timing, installed files, crash logs."""

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_seg_ros.errors import AnomalySegError, OutputError
+from anomaly_seg_ros.io.marked_text import write_between
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.system.tool import run_tool
 from tools.fault_replay.replay import FaultOptions, run_all
 from tools.fault_replay.report import MARKS, summary, tables
-from tools.marked_text import write_between
 
 TOOL = "inject_faults"
 

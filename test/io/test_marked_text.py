@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anomaly_seg_ros.errors import OutputError
-from tools.marked_text import write_between
+from anomaly_seg_ros.io.marked_text import write_between
 
 
 def test_only_the_part_between_the_marks_changes(tmp_path):
