@@ -27,7 +27,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 
 from anomaly_seg_ros.bags import topics
-from anomaly_seg_ros.datasets.base import Camera, LoadedSample, Sample
+from anomaly_seg_ros.datasets.base import CameraIntrinsics, LoadedSample, Sample
 from anomaly_seg_ros.errors import ImageError, OutputError, ParameterError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -268,7 +268,9 @@ class BagWriter:
         stamp = self._message("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
         return self._message("std_msgs/msg/Header", stamp=stamp, frame_id=self._frame_id)
 
-    def _camera_info(self, header: Any, height: int, width: int, camera: Camera | None) -> Any:
+    def _camera_info(
+        self, header: Any, height: int, width: int, camera: CameraIntrinsics | None
+    ) -> Any:
         # CameraInfo.msg marks an uncalibrated camera by zeros in all matrices.
         k, r, p = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 4))
         if camera is not None:

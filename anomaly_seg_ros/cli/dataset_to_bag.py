@@ -11,7 +11,7 @@ from tqdm import tqdm
 from anomaly_seg_ros.bags.writer import STORAGES, BagWriter, bag_size
 from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_options
 from anomaly_seg_ros.datasets import DATASETS, open_dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
+from anomaly_seg_ros.datasets.label_scan import check_mask_convention
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "dataset_to_bag"

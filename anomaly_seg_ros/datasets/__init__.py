@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
-from anomaly_seg_ros.datasets.base import Camera, Dataset, LoadedSample, Sample
+from anomaly_seg_ros.datasets.base import CameraIntrinsics, Dataset, LoadedSample, Sample
 from anomaly_seg_ros.datasets.bdd_anomaly import BddAnomalyDataset
 from anomaly_seg_ros.datasets.camvid import CamVidDataset
 from anomaly_seg_ros.datasets.cityscapes import CityscapesDataset
@@ -21,7 +22,7 @@ from anomaly_seg_ros.errors import DatasetError, ParameterError
 
 __all__ = [
     "DATASETS",
-    "Camera",
+    "CameraIntrinsics",
     "Dataset",
     "LoadedSample",
     "Sample",
@@ -49,10 +50,10 @@ DATASETS: dict[str, type[Dataset]] = {
 
 
 def detect_dataset(root: str | Path) -> str:
-    """The name of the first data set whose tree a folder has.
+    """Returns the name of the first data set whose folder tree matches.
 
     Raises:
-        DatasetError: Not a folder, or no known tree.
+        DatasetError: The path is not a folder, or its tree is unknown.
     """
     root = Path(root)
     if not root.is_dir():
@@ -68,13 +69,13 @@ def open_dataset(name: str, root: str | Path, /, **options: object) -> Dataset:
     """Opens a data set.
 
     Args:
-        name: A key of ``DATASETS``, or "auto" to find it out from the folder tree.
-        root: Its folder.
-        **options: Of the adapter, such as ``split``; None means the adapter's default.
+        name: A key of ``DATASETS``, or "auto" to detect it from the folder tree.
+        root: Folder of the data set.
+        **options: Options of the adapter, such as ``split``; None means the adapter's default.
 
     Raises:
-        DatasetError: The folder is missing or has another shape.
-        ParameterError: An unknown data set, or an option that it does not have.
+        DatasetError: The folder is missing or has another tree.
+        ParameterError: The data set is unknown, or has no such option.
     """
     if name != "auto" and name not in DATASETS:
         raise ParameterError(f"no data set '{name}'; expected auto, {', '.join(DATASETS)}")
@@ -95,4 +96,5 @@ def _open(name: str, root: str | Path, options: dict[str, object]) -> Dataset:
                 f"{key}: data set '{name}' has no such option (it has: "
                 f"{', '.join(allowed) or 'none'})"
             )
-    return DATASETS[name](root, **given)
+    adapter: Callable[..., Dataset] = DATASETS[name]
+    return adapter(root, **given)

@@ -1,4 +1,4 @@
-"""What all data sets yield: samples that name their files and read them when asked."""
+"""Base of all data sets: samples that name their files and read them on demand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets.colour_code import ColourCode
-from anomaly_seg_ros.datasets.overlay import add_overlay
+from anomaly_seg_ros.datasets.label_tables import ColourCode
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
+from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.io.images import (
     IMAGE_SUFFIXES,
     check_same_size,
@@ -34,12 +34,14 @@ from anomaly_seg_ros.labels import (
 )
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
-# The largest value of Cityscapes' labelIds, which are often taken for trainIds.
+# The largest of Cityscapes' labelIds, which are often mistaken for trainIds.
 _LARGEST_LABEL_ID = 33
+OVERLAY_KEY = "rgb"
+_WIDEST_INTEGER = 8  # bytes
 
 
 @dataclass(frozen=True)
-class Camera:
+class CameraIntrinsics:
     """Intrinsics of a rectified pinhole camera, in pixels of the stored image.
 
     Attributes:
@@ -62,12 +64,12 @@ class LoadedSample:
     """The arrays of one sample, all of the image's height and width.
 
     Attributes:
-        name: Unique in its data set.
+        name: The sample's name, unique in its data set.
         image: (H, W, 3) uint8 RGB.
         anomaly_mask: (H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore.
         labels: (H, W) uint8 trainIds, 255 = ignore.
         disparity: (H, W) uint16, 256 * pixels, 0 = not measured.
-        camera: Intrinsics.
+        camera: Intrinsics, if known.
         fold: As in :class:`Sample`.
     """
 
@@ -76,34 +78,34 @@ class LoadedSample:
     anomaly_mask: np.ndarray | None = field(default=None, repr=False)
     labels: np.ndarray | None = field(default=None, repr=False)
     disparity: np.ndarray | None = field(default=None, repr=False)
-    camera: Camera | None = None
+    camera: CameraIntrinsics | None = None
     fold: str = ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set and what is known about it; nothing is read before it is asked for.
+    """One image of a data set and its ground truth; files are read on demand.
 
     Attributes:
-        name: Unique in its data set.
+        name: The sample's name, unique in its data set.
         image_path: The colour image.
         anomaly_mask_path: File with the anomaly mask, if there is one.
-        anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255, 254 where it is
-            undefined; None if those are stored.
-        mask_255: What 255 means in a mask without a table, "ignore" or "anomaly"; None where
-            nobody said: it is read as "ignore", see :mod:`.mask_convention`.
+        anomaly_mask_table: (256,) uint8 map from stored value to 0 / 1 / 255, or 254 for values
+            that are not defined; None if the file stores 0 / 1 / 255 itself.
+        mask_255: Meaning of 255 in a mask without a table, "ignore" or "anomaly"; None if not
+            stated, which reads as "ignore", see :func:`.label_scan.check_mask_convention`.
         labels_path: File with the class labels, if there is one.
-        labels_table: (256,) uint8 map from stored value to trainId, 254 where it is undefined;
-            None if trainIds are stored.
-        num_classes: Number of trainIds; None, outside of a data set, leaves them unchecked.
+        labels_table: (256,) uint8 map from stored value to trainId, or 254 for values that are
+            not defined; None if the file stores trainIds.
+        num_classes: Number of trainIds; None, outside a data set, leaves them unchecked.
         disparity_path: File with the disparity, if there is one.
-        disparity_offset: By how much the stored values are larger than 256 * pixels.
+        disparity_offset: Difference of the stored values from 256 * pixels.
         camera: Intrinsics, if known.
-        fold: Part of the test set that the sample belongs to, where thresholds are found on one
-            part and measured on another (StreetHazards: "t5", "t6"); "" where there are none.
-        overlay_path: Array file that is added to the image, see :mod:`.overlay`.
-        colour_code: How colours stand for stored values in the mask and label files; None where
-            the values themselves are stored.
+        fold: Part of the test set that the sample belongs to, if thresholds are found on one part
+            and measured on another (StreetHazards: "t5", "t6"); otherwise "".
+        overlay_path: Array file to add to the image, see :func:`add_overlay`.
+        colour_code: Colours that stand for stored values in the mask and label files; None if the
+            files store the values themselves.
     """
 
     name: str
@@ -116,7 +118,7 @@ class Sample:
     num_classes: int | None = None
     disparity_path: Path | None = None
     disparity_offset: int = 0
-    camera: Camera | None = None
+    camera: CameraIntrinsics | None = None
     fold: str = ""
     overlay_path: Path | None = None
     colour_code: ColourCode | None = None
@@ -125,8 +127,8 @@ class Sample:
         """(H, W, 3) uint8 RGB.
 
         Args:
-            size: (height, width) of the ground truth; the image is then read in the orientation
-                that this was made for. None turns it upright.
+            size: (height, width) of the ground truth, whose orientation the image then has. None
+                turns it upright.
         """
         if size is None:
             image = read_image(self.image_path)
@@ -138,7 +140,7 @@ class Sample:
         """(H, W) uint8: 0 in-distribution, 1 anomaly, 255 ignore; None without a file.
 
         Raises:
-            ImageError: Unreadable, or a stored value that the data set does not define.
+            ImageError: The file is unreadable, or stores a value that is not defined.
         """
         if self.anomaly_mask_path is None:
             return None
@@ -156,7 +158,7 @@ class Sample:
         """(H, W) uint8 trainIds, 255 = ignore; None without a file.
 
         Raises:
-            ImageError: Unreadable, or a stored value that the data set does not define.
+            ImageError: The file is unreadable, or stores a value that is not defined.
         """
         if self.labels_path is None:
             return None
@@ -184,7 +186,7 @@ class Sample:
         return stored
 
     def load(self) -> LoadedSample:
-        """Reads everything that the sample has.
+        """Reads all files of the sample.
 
         Raises:
             ImageError: A file is missing, damaged, or its size differs from the image's.
@@ -214,7 +216,7 @@ class Sample:
 
 
 def _mapped(stored: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
-    """Looks stored values up, or raises ImageError for one that the table does not define."""
+    """Looks up stored values; raises ImageError for one that the table does not define."""
     found = table[stored]
     invalid = found == INVALID_ID
     if invalid.any():
@@ -224,15 +226,45 @@ def _mapped(stored: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
     return found
 
 
+def add_overlay(image: np.ndarray, path: Path) -> np.ndarray:
+    """Adds an overlay file: ``clip(image + overlay, 0, 255)``.
+
+    Fishyscapes Static may not redistribute Cityscapes, so it ships what its objects change
+    (``fishyscapes_tfds.py`` of hermannsblum's bdl-benchmark).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        path: npz file whose array "rgb" is (H, W, 3) of any integer type.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: The file is missing or damaged, or its array has another shape or type.
+    """
+    try:
+        overlay = read_npz(path, largest=_WIDEST_INTEGER * image.size)[OVERLAY_KEY]
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except DAMAGED as error:
+        raise ImageError(f"{path}: no npz file with an array '{OVERLAY_KEY}' ({error})") from error
+    if overlay.shape != image.shape or overlay.dtype.kind not in "iu":
+        raise ImageError(
+            f"{path}: expected whole numbers of shape {image.shape}, got {overlay.dtype} of "
+            f"shape {overlay.shape}"
+        )
+    return np.clip(image.astype(np.int32) + overlay.astype(np.int32), 0, 255).astype(np.uint8)
+
+
 class Dataset(ABC):
     """A sequence of samples in a fixed order.
 
     Attributes:
         name: Key in the registry ``DATASETS``.
         tree: The expected folder tree, for error messages.
-        taxonomy: What the labels mean, one sentence.
-        taxonomy_name: Whose trainIds the labels are: a file of config/taxonomies.
-        frame_rate: Images a second where the data set is a film; None otherwise.
+        taxonomy: The meaning of the labels in one sentence.
+        taxonomy_name: The file in config/taxonomies whose trainIds the labels hold.
+        frame_rate: Images a second if the data set is a video; None otherwise.
         component_sizes: Key of ``COMPONENT_SIZES`` (metrics/components.py): the smallest
             components that count in its component figures; None if it may hold anything.
     """
@@ -262,10 +294,10 @@ class Dataset(ABC):
     @classmethod
     @abstractmethod
     def matches(cls, root: Path) -> bool:
-        """Whether a folder looks like this data set."""
+        """True if a folder looks like this data set."""
 
     def wrong_tree(self, fault: str) -> DatasetError:
-        """An error that says what is wrong and shows the tree that was expected."""
+        """Builds an error that names the fault and shows the expected tree."""
         return DatasetError(f"{self.root}: {fault}; data set '{self.name}' expects\n{self.tree}")
 
     def check_split(self, split: str, available: Iterable[str]) -> str:
@@ -313,7 +345,7 @@ def read_json(path: Path) -> dict:
     """Reads a JSON object.
 
     Raises:
-        DatasetError: Missing, not JSON, or not an object.
+        DatasetError: The file is missing, not JSON, or not an object.
     """
     value = safe_yaml_json.read_json(path, DatasetError)
     if not isinstance(value, dict):
@@ -322,10 +354,10 @@ def read_json(path: Path) -> dict:
 
 
 def number(value: object, key: str, path: Path) -> float:
-    """A number out of a JSON file.
+    """Converts a value of a JSON file to a finite float.
 
     Raises:
-        DatasetError: Something else stands there.
+        DatasetError: The value is no finite number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise DatasetError(f"{path}: key '{key}' must be a number, got {short_repr(value)}")

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_files
-from anomaly_seg_ros.datasets.label_maps import (
-    BDD_ANOMALIES,
-    BDD_CLASSES,
-    anomaly_table,
-    lookup_table,
-)
-from anomaly_seg_ros.datasets.scan import stored_values
+from anomaly_seg_ros.datasets.label_scan import stored_values
+from anomaly_seg_ros.datasets.label_tables import anomaly_table, lookup_table
 from anomaly_seg_ros.labels import IGNORE_INDEX
+
+# BDD100K label (a Cityscapes trainId) -> trainId of BDD-Anomaly; train (16) and motorcycle (17)
+# have none, bicycle (18) takes the first free one.
+CLASSES: tuple[int | None, ...] = (*range(16), None, None, 16)
+# The two published choices of unknown classes.
+ANOMALIES = {"motorcycle+train": (16, 17), "motorcycle+train+bicycle": (16, 17, 18)}
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = ("ignore", "known")
-# Images, labels and the labels' ending, in the two shapes that BDD100K was released in.
+# Images, labels and the labels' ending, in the two releases of BDD100K.
 _SHAPES = (
     ("images/10k", "labels/sem_seg/masks", ".png"),
     ("seg/images", "seg/labels", "_train_id.png"),
@@ -41,13 +42,13 @@ class BddAnomalyDataset(Dataset):
         split: "train", "val" or "test".
         anomalies: The unknown classes, "motorcycle+train" (the paper) or
             "motorcycle+train+bicycle" (its create_bdd_dataset.py, and others after it).
-        unlabelled: What unlabelled pixels become in the anomaly mask: "ignore", or "known" as in
-            the paper's evaluation. They are never a trainId.
+        unlabelled: Unlabelled pixels in the anomaly mask: "ignore", or "known" as in the paper's
+            evaluation. They never get a trainId.
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
         ImageError: A label file is missing or damaged.
-        ParameterError: An unknown option value.
+        ParameterError: An option has an unknown value.
     """
 
     name = "bdd_anomaly"
@@ -71,10 +72,10 @@ class BddAnomalyDataset(Dataset):
         self.root = Path(root)
         self._split = check_choice("split", split or "test", SPLITS)
         check_choice("unlabelled", unlabelled, UNLABELLED)
-        self._unknown = BDD_ANOMALIES[check_choice("anomalies", anomalies, BDD_ANOMALIES)]
-        known = [i for i in range(len(BDD_CLASSES)) if i not in self._unknown]
-        kept = {i: BDD_CLASSES[i] for i in known if BDD_CLASSES[i] is not None}
-        self._labels_table = lookup_table(kept, (*range(len(BDD_CLASSES)), IGNORE_INDEX))
+        self._unknown = ANOMALIES[check_choice("anomalies", anomalies, ANOMALIES)]
+        known = [i for i in range(len(CLASSES)) if i not in self._unknown]
+        kept = {i: target for i in known if (target := CLASSES[i]) is not None}
+        self._labels_table = lookup_table(kept, (*range(len(CLASSES)), IGNORE_INDEX))
         self._mask_table = anomaly_table(
             known=(*known, *((IGNORE_INDEX,) if unlabelled == "known" else ())),
             unknown=self._unknown,

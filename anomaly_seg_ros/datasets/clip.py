@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomaly_seg_ros.datasets.base import Camera, Dataset, Sample, image_files, number, read_json
+from anomaly_seg_ros.datasets.base import (
+    CameraIntrinsics,
+    Dataset,
+    Sample,
+    image_files,
+    number,
+    read_json,
+)
 from anomaly_seg_ros.errors import DatasetError
 
 
@@ -41,7 +48,9 @@ class ClipDataset(Dataset):
                 raise DatasetError(f"{camera_path}: key '{key}' is missing")
             return number(content[key], key, camera_path)
 
-        camera = Camera(value("fx"), value("fy"), value("cx"), value("cy"), value("baseline_m"))
+        camera = CameraIntrinsics(
+            value("fx"), value("fy"), value("cx"), value("cy"), value("baseline_m")
+        )
         self.frame_rate = value("frame_rate")
         if self.frame_rate <= 0:
             raise DatasetError(f"{camera_path}: key 'frame_rate' must be positive")

@@ -3,7 +3,7 @@
 The release holds the masks only (fishyscapes_lostandfound.zip, files
 ``NNNN_NAME_labels.png``); the images are those of Lost and Found, ``NAME_leftImg8bit.png``.
 File names as in ``fishyscapes_tfds.py`` of hermannsblum's bdl-benchmark; the copy that
-SegmentMeIfYouCan/road-anomaly-benchmark reads (``NAME_fishy-labels.png``) is understood too.
+SegmentMeIfYouCan/road-anomaly-benchmark reads (``NAME_fishy-labels.png``) works, too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files
-from anomaly_seg_ros.datasets.cityscapes_tree import IMAGE_ENDING
+from anomaly_seg_ros.datasets.cityscapes import IMAGE_ENDING, left_images
 from anomaly_seg_ros.datasets.folder import image_label_pairs
-from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
 
 _MASK_NAME = re.compile(r"\d+_(?P<frame>.+)_labels\.png|(?P<copied>.+)_fishy-labels\.png")
-# Where the masks may lie: the archive has no folder of its own.
+# Folders that may hold the masks: the archive has no folder of its own.
 _MASK_FOLDERS = ("fishyscapes_lostandfound", ".", "labels/val")
 
 
@@ -27,8 +26,8 @@ class FishyscapesDataset(Dataset):
 
     Args:
         root: The folder, in the official shape or as images/ and labels/ of equal stems.
-        images: Folder that is searched, with all its sub-folders, for the Lost and Found images
-            of the official shape; ``root`` by default.
+        images: Folder to search, with all its sub-folders, for the Lost and Found images of the
+            official shape; ``root`` by default.
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
@@ -49,7 +48,7 @@ class FishyscapesDataset(Dataset):
     def __init__(self, root: str | Path, images: str | Path | None = None) -> None:
         self.root = Path(root)
         if (self.root / "images").is_dir() and (self.root / "labels").is_dir():
-            samples = (
+            samples: Iterator[Sample] = (
                 Sample(name=image.stem, image_path=image, anomaly_mask_path=mask)
                 for image, mask in image_label_pairs(self, split=None)
             )
@@ -60,18 +59,14 @@ class FishyscapesDataset(Dataset):
     @classmethod
     def matches(cls, root: Path) -> bool:
         """True for the official mask file names."""
-        # Fishyscapes Static names its masks alike: it must be asked first.
+        # Fishyscapes Static uses the same names, so it must be tried first.
         return bool(_official_masks(root))
 
     def _official(self, image_root: Path) -> Iterator[Sample]:
         masks = _official_masks(self.root)
         if not masks:
             raise self.wrong_tree("found no mask")
-        images = {
-            path.stem.removesuffix(IMAGE_ENDING): path
-            for path in image_root.rglob(f"*{IMAGE_ENDING}.*")
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        }
+        images = left_images(image_root)
         for frame, mask in masks:
             if frame not in images:
                 raise self.wrong_tree(f"no image {frame}{IMAGE_ENDING}.png for {mask}")

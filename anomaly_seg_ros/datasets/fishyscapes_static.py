@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample
-from anomaly_seg_ros.datasets.cityscapes_tree import IMAGE_ENDING
+from anomaly_seg_ros.datasets.cityscapes import IMAGE_ENDING, left_images
 from anomaly_seg_ros.io.images import IMAGE_SUFFIXES
 
 _MASK_NAME = re.compile(r"(\d+_(.+))_labels\.png")
@@ -24,10 +24,10 @@ class FishyscapesStaticDataset(Dataset):
     """Objects pasted into Cityscapes val frames; masks hold 0, 1 and 255.
 
     Args:
-        root: Folder that holds the masks, itself or in a sub-folder; of several versions the
-            last is taken.
-        images: Folder that is searched, with all its sub-folders, for the Cityscapes images that
-            overlays need; ``root`` by default.
+        root: Folder that holds the masks, itself or in a sub-folder; the last of several versions
+            is used.
+        images: Folder to search, with all its sub-folders, for the Cityscapes images that overlays
+            need; ``root`` by default.
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
@@ -57,11 +57,7 @@ class FishyscapesStaticDataset(Dataset):
         frames = _frames(self.root)
         originals = {}
         if any(frame.is_overlay for frame in frames):
-            originals = {
-                path.stem.removesuffix(IMAGE_ENDING): path
-                for path in cityscapes.rglob(f"*{IMAGE_ENDING}.*")
-                if path.suffix.lower() in IMAGE_SUFFIXES
-            }
+            originals = left_images(cityscapes)
         for frame in frames:
             if frame.partner is None:
                 raise self.wrong_tree(f"no {frame.name}_rgb.* for {frame.mask}")
@@ -80,7 +76,7 @@ class FishyscapesStaticDataset(Dataset):
 
 @dataclass(frozen=True)
 class _Frame:
-    """A mask and what belongs to it.
+    """A mask and its image or overlay.
 
     Attributes:
         name: Number and Cityscapes name.
@@ -96,14 +92,14 @@ class _Frame:
 
     @property
     def is_overlay(self) -> bool:
-        """Whether a Cityscapes image is needed."""
+        """True if a Cityscapes image is needed."""
         return self.partner is not None and self.partner.suffix == ".npz"
 
 
 def _frames(root: Path) -> list[_Frame]:
-    """The masks of the last folder (of the root and the folders in it) that has partners.
+    """The masks of the last folder, among the root and its sub-folders, that has partners.
 
-    Without any partner, the masks of the first folder that has some.
+    If none has any, the masks of the first folder with masks.
     """
     folders = [root, *sorted(x for x in root.iterdir() if x.is_dir())] if root.is_dir() else []
     found = [frames for folder in folders if (frames := _frames_in(folder))]

@@ -1,4 +1,4 @@
-"""Any folder of images, with or without labels of the same names."""
+"""Any folder of images, with or without label files of the same names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_files
+from anomaly_seg_ros.datasets.cityscapes import CITYSCAPES_IDS, CITYSCAPES_STORED
 from anomaly_seg_ros.datasets.label_map_file import LabelMap, read_label_map
-from anomaly_seg_ros.datasets.label_maps import CITYSCAPES_IDS, CITYSCAPES_STORED, lookup_table
+from anomaly_seg_ros.datasets.label_tables import lookup_table
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io.images import LABEL_SUFFIXES
 from anomaly_seg_ros.labels import MASK_255_IGNORE, check_mask_255
@@ -21,27 +22,27 @@ LABEL_FOLDERS = ("labels", "masks", "labels_masks")
 class FolderDataset(Dataset):
     """Images and labels that share their stems, in two folders side by side.
 
-    The folders' names are also those of common repackaged benchmarks: ``original`` for images,
+    The folders may also have the names of common repackaged benchmarks: ``original`` for images,
     ``labels_masks`` for labels.
 
-    Two more shapes are accepted: ``ROOT/SPLIT/images`` ... with the option ``split``, and a plain
+    Two more trees are accepted: ``ROOT/SPLIT/images`` ... with the option ``split``, and a plain
     folder of images, which then have no ground truth.
 
     Args:
         root: The folder.
         split: Sub-folder of ``root`` to use.
-        labels: What the label files hold: "anomaly" (0 in-distribution, 1 anomaly, 255 ignore),
+        labels: Content of the label files: "anomaly" (0 in-distribution, 1 anomaly, 255 ignore),
             "classes" (trainIds, 255 = ignore) or "label_ids" (Cityscapes' labelIds). Default
             "anomaly".
-        label_map: YAML file that says what other stored values, or colours, mean; see
-            :mod:`.label_map_file`. Instead of ``labels``.
-        mask_255: What 255 means in the anomaly masks: "ignore", or "anomaly" where a mask holds
-            nothing but 0 and 255 (nothing is ignored then). Tools refuse a set of masks without
-            any 1 where this is not given, see :mod:`.mask_convention`.
+        label_map: YAML file that defines other stored values, or colours; see
+            :mod:`.label_map_file`. Replaces ``labels``.
+        mask_255: Meaning of 255 in the anomaly masks: "ignore", or "anomaly" if masks hold only 0
+            and 255 (nothing is ignored then). Without it, tools refuse a set of masks without any
+            1, see :func:`.label_scan.check_mask_convention`.
 
     Raises:
         DatasetError: The folder or the label map has another shape; the message shows it.
-        ParameterError: An unknown kind of labels, or two options that say what they mean.
+        ParameterError: The kind of labels is unknown, or two options define it.
     """
 
     name = "folder"
@@ -116,12 +117,12 @@ def image_label_pairs(
     """Pairs the files of images/ and labels/ (or masks/) by their stems, sorted by name.
 
     Args:
-        dataset: Whose ``root`` is searched, and which words the errors.
+        dataset: Its ``root`` is searched, and it words the errors.
         split: Sub-folder of the root to use.
-        needs_labels: Whether images without a folder of labels are an error.
+        needs_labels: True makes images without a folder of labels an error.
 
     Yields:
-        The image and its label; None as label where there is no folder of labels.
+        The image and its label, None if there is no folder of labels.
 
     Raises:
         DatasetError: The folder has another shape, or an image has no label in a folder of labels.

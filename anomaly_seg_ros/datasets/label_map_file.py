@@ -1,17 +1,17 @@
-"""The label map of a folder of images: a YAML file that says what its stored values mean.
+"""Label maps: YAML files that define the stored label values of a folder of images.
 
 ::
 
-    taxonomy: cityscapes      # whose class names and trainIds, default cityscapes
-    labels:                   # stored value: what it means
+    taxonomy: cityscapes      # of the class names and trainIds, default cityscapes
+    labels:                   # stored value: meaning
       0: road                 # a class of the taxonomy, by name or trainId
       1: 13
       2: anomaly              # no class of the taxonomy
-      3: known                # in-distribution, but of no class in particular
+      3: known                # in-distribution, but no class in particular
       255: ignore
     others: error             # values not named: error (default), ignore, known or anomaly
 
-Colour-coded labels have quoted colours for keys, such as ``"#804080": road``.
+Colour-coded labels have quoted colours as keys, such as ``"#804080": road``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets.colour_code import MOST_COLOURS, ColourCode
+from anomaly_seg_ros.datasets.label_tables import MOST_COLOURS, ColourCode
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 from anomaly_seg_ros.labels import IGNORE_INDEX, INVALID_ID
@@ -38,15 +38,15 @@ _ERROR = (INVALID_ID, INVALID_ID)
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the stored values of a folder mean.
+    """The meaning of a folder's stored values.
 
     Attributes:
-        taxonomy_name: Whose trainIds ``labels_table`` holds.
-        has_labels: Whether some value is a class.
-        has_mask: Whether some value is "anomaly" or "known".
-        labels_table: (256,) uint8 stored value -> trainId; None if those are stored.
-        anomaly_mask_table: (256,) uint8 stored value -> 0 / 1 / 255; None if those are stored.
-        colour_code: How colours stand for stored values, None without colours.
+        taxonomy_name: Name of the taxonomy whose trainIds ``labels_table`` holds.
+        has_labels: True if some value is a class.
+        has_mask: True if some value is "anomaly" or "known".
+        labels_table: (256,) uint8 stored value -> trainId; None if the files store trainIds.
+        anomaly_mask_table: (256,) uint8 stored value -> 0 / 1 / 255; None if stored so.
+        colour_code: Colours that stand for stored values; None without colours.
     """
 
     taxonomy_name: str
@@ -61,7 +61,7 @@ def read_label_map(path: str | Path) -> LabelMap:
     """Reads a label map.
 
     Raises:
-        DatasetError: Unreadable, not YAML, or an entry is wrong; names the file and the entry.
+        DatasetError: The file is unreadable, not YAML, or has a wrong entry; names both.
         ResourceError: There is no such taxonomy.
     """
     path = Path(path)
@@ -122,7 +122,7 @@ def _stored_value(key: object, path: Path) -> int:
 
 
 def _colours(keys: list[object], path: Path) -> tuple[tuple[int, int, int], ...]:
-    """The keys as RGB if the first is a colour; nothing otherwise."""
+    """The keys as RGB if the first is a colour; otherwise empty."""
     if not (isinstance(keys[0], str) and _COLOUR.fullmatch(keys[0])):
         return ()
     colours = []
@@ -142,7 +142,7 @@ def _colours(keys: list[object], path: Path) -> tuple[tuple[int, int, int], ...]
 
 
 def _meaning(key: object, value: object, names: tuple[str, ...], path: Path) -> tuple[int, int]:
-    """What one entry means, as trainId and anomaly mask value."""
+    """The meaning of one entry, as trainId and anomaly mask value."""
     if isinstance(value, str) and value in names:
         return names.index(value), 0
     if isinstance(value, str) and value in _WORDS:

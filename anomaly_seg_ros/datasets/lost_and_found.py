@@ -13,19 +13,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from anomaly_seg_ros.datasets import cityscapes_tree
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, check_switch
-from anomaly_seg_ros.datasets.cityscapes_tree import TreeEntry
-from anomaly_seg_ros.datasets.label_maps import (
-    LOST_AND_FOUND_FREE_SPACE,
-    LOST_AND_FOUND_NON_HAZARDS,
-    LOST_AND_FOUND_OBSTACLES,
-    anomaly_table,
-)
-from anomaly_seg_ros.datasets.scan import stored_values
+from anomaly_seg_ros.datasets.cityscapes import TreeEntry, splits, tree_entries
+from anomaly_seg_ros.datasets.label_scan import stored_values
+from anomaly_seg_ros.datasets.label_tables import anomaly_table
+
+# Lost and Found labelIds (Pinggera et al., IROS 2016; laf_table.pdf of the data set). 0 is
+# everything unlabelled: background, ego vehicle, rectification border, out of the region.
+FREE_SPACE_ID = 1
+OBSTACLE_IDS = {
+    2: "crate (black)", 3: "crate (black, stacked)", 4: "crate (black, upright)",
+    5: "crate (gray)", 6: "crate (gray, stacked)", 7: "crate (gray, upright)", 8: "bumper",
+    9: "cardboard box 1", 10: "crate (blue)", 11: "crate (blue, small)", 12: "crate (green)",
+    13: "crate (green, small)", 14: "exhaust pipe", 15: "headlight", 16: "euro pallet",
+    17: "pylon", 18: "pylon (large)", 19: "pylon (white)", 20: "rearview mirror", 21: "tire",
+    22: "ball", 23: "bicycle", 24: "dog (black)", 25: "dog (white)", 26: "kid dummy",
+    27: "bobby car (gray)", 28: "bobby car (red)", 29: "bobby car (yellow)",
+    30: "cardboard box 2", 32: "plastic bag (bloated)", 35: "styrofoam", 40: "kid (walking)",
+    41: "kid (on a bobby car)", 42: "kid (on a small bobby car)", 43: "kid (crawling)",
+}  # fmt: skip
+# Objects that a car can drive over ("random non-hazards").
+NON_HAZARD_IDS = {
+    31: "marker pole (lying)", 33: "post (red, lying)", 34: "post stand", 36: "timber (small)",
+    37: "timber (squared)", 38: "wheel cap", 39: "wood (thin)",
+}  # fmt: skip
 
 NON_HAZARDS = ("anomaly", "ignore")
-# Recordings with children and bicycles, which Cityscapes knows.
+# Recordings with children and bicycles, which are Cityscapes classes.
 _WITH_KNOWN = (
     "15_Rechbergstr_Deckenpfronn",
     "01_Hanns_Klemm_Str_45_000006",
@@ -44,16 +58,16 @@ class LostAndFoundDataset(Dataset):
     Args:
         root: Folder that holds leftImg8bit/ and gtCoarse/.
         split: "train" or "test".
-        non_hazards: What becomes of the seven objects one can drive over (wheel cap, thin wood
+        non_hazards: Value of the seven objects that one can drive over (wheel cap, thin wood
             ...): "anomaly" as in SegmentMeIfYouCan, or "ignore" as in the data set's trainIds.
-        no_known: SegmentMeIfYouCan's LostAndFound-noKnown: without the recordings that show
-            children or bicycles, and without frames that have no label at all (1043 of the 1203
-            test frames). All label files are read when the data set is opened.
+        no_known: SegmentMeIfYouCan's LostAndFound-noKnown, without recordings that show children
+            or bicycles and without frames that have no label at all (1043 of the 1203 test
+            frames). All label files are read when the data set is opened.
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
         ImageError: A label file is missing or damaged (``no_known``).
-        ParameterError: An unknown value of an option.
+        ParameterError: An option has an unknown value.
     """
 
     name = "lost_and_found"
@@ -76,16 +90,16 @@ class LostAndFoundDataset(Dataset):
         self.root = Path(root)
         check_choice("non_hazards", non_hazards, NON_HAZARDS)
         check_switch("no_known", no_known)
-        split = self.check_split(split or "test", cityscapes_tree.splits(self.root))
+        split = self.check_split(split or "test", splits(self.root))
         table = anomaly_table(
-            known=(LOST_AND_FOUND_FREE_SPACE,),
+            known=(FREE_SPACE_ID,),
             unknown={
-                *LOST_AND_FOUND_OBSTACLES,
-                *(LOST_AND_FOUND_NON_HAZARDS if non_hazards == "anomaly" else ()),
+                *OBSTACLE_IDS,
+                *(NON_HAZARD_IDS if non_hazards == "anomaly" else ()),
             },
-            ignored={0, *(LOST_AND_FOUND_NON_HAZARDS if non_hazards == "ignore" else ())},
+            ignored={0, *(NON_HAZARD_IDS if non_hazards == "ignore" else ())},
         )
-        entries = cityscapes_tree.tree_entries(self.root, split, "gtCoarse")
+        entries = tree_entries(self.root, split, "gtCoarse")
         super().__init__(
             self.root,
             (

@@ -10,14 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files
-from anomaly_seg_ros.datasets.label_maps import ROAD_ANOMALY_MASK
+from anomaly_seg_ros.datasets.label_tables import anomaly_table
+
+# RoadAnomaly: 0 background, 1 road, 2 anomaly, 255 ignore.
+_MASK_TABLE = anomaly_table((0, 1), (2,), (255,))
 
 
 class RoadAnomalyDataset(Dataset):
     """Everything but the anomalies is in-distribution, far background included.
 
     Repackaged copies with images/ and labels_masks/, or original/ and labels/, of equal names are
-    the data set "folder" (with a label map where they still hold 2).
+    the data set "folder" (with a label map if they still store 2).
 
     Args:
         root: Folder that holds frames/.
@@ -41,7 +44,7 @@ class RoadAnomalyDataset(Dataset):
                     name=image.stem,
                     image_path=image,
                     anomaly_mask_path=_mask(image),
-                    anomaly_mask_table=ROAD_ANOMALY_MASK,
+                    anomaly_mask_table=_MASK_TABLE,
                 )
                 for image in image_files(self.root / "frames")
             ),

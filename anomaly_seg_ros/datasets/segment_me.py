@@ -17,7 +17,7 @@ from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_f
 
 SPLITS = ("labelled", "test", "all")
 _MASK_ENDING = "_labels_semantic.png"
-# Scenes (what stands before the first "_") outside "ObstacleTrack-test": snow and night.
+# Scenes (the name before the first "_") outside "ObstacleTrack-test": snow and night.
 _NOT_TEST = ("snowstorm1", "snowstorm2", "driveway")
 
 
@@ -32,7 +32,7 @@ class SegmentMeDataset(Dataset):
 
     Raises:
         DatasetError: The folder has another shape; the message shows the expected one.
-        ParameterError: An unknown split.
+        ParameterError: The split is unknown.
     """
 
     name = "segment_me_if_you_can"

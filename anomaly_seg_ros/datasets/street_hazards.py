@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, check_choice, image_files
-from anomaly_seg_ros.datasets.label_maps import (
-    STREET_HAZARDS_ANOMALY,
-    STREET_HAZARDS_IDS,
-    STREET_HAZARDS_OTHER,
-    STREET_HAZARDS_STORED,
-    anomaly_table,
-    lookup_table,
-)
+from anomaly_seg_ros.datasets.label_tables import anomaly_table, lookup_table
+
+# StreetHazards labels -> trainIds, in the order of its create_dataset.py: 1 unlabeled, 2 building,
+# 3 fence, 5 pedestrian, 6 pole, 7 road line, 8 road, 9 sidewalk, 10 vegetation, 11 car, 12 wall,
+# 13 traffic sign. "unlabeled" is anything without another label, and a class like the others
+# (Hendrycks' and DenseHybrid's code).
+IDS = {
+    1: 0, 2: 1, 3: 2, 5: 3, 6: 4, 7: 5, 8: 6, 9: 7, 10: 8, 11: 9, 12: 10, 13: 11,
+}  # fmt: skip
+_OTHER_ID = 4
+_ANOMALY_ID = 14
+_STORED = (*range(15), 255)
 
 # Split -> folder of the archive that holds it.
 SPLITS = {"training": "train", "validation": "train", "test": "test"}
@@ -36,12 +40,12 @@ class StreetHazardsDataset(Dataset):
         root: Folder that holds train/ and test/, or one of them.
         split: "training", "validation" or "test".
         fold: Only this town, such as "t5".
-        other: What the class "other" becomes in the anomaly mask: "ignore" (DenseHybrid), or
-            "known" (the data set's own evaluation). It is never a trainId.
+        other: Pixels of the class "other" in the anomaly mask: "ignore" (DenseHybrid), or "known"
+            (the data set's own evaluation). They never get a trainId.
 
     Raises:
-        DatasetError: The folder has another shape, or no such town.
-        ParameterError: An unknown split or value of ``other``.
+        DatasetError: The folder has another shape, or not the town.
+        ParameterError: The split or the value of ``other`` is unknown.
     """
 
     name = "street_hazards"
@@ -72,10 +76,8 @@ class StreetHazardsDataset(Dataset):
         towns = sorted(x.name for x in images.iterdir() if x.is_dir())
         if fold is not None and fold not in towns:
             raise self.wrong_tree(f"no town '{fold}' (found: {', '.join(towns) or 'none'})")
-        known_other = (STREET_HAZARDS_OTHER,) if other == "known" else ()
-        self._mask_table = anomaly_table(
-            (*STREET_HAZARDS_IDS, *known_other), (STREET_HAZARDS_ANOMALY,), STREET_HAZARDS_STORED
-        )
+        known_other = (_OTHER_ID,) if other == "known" else ()
+        self._mask_table = anomaly_table((*IDS, *known_other), (_ANOMALY_ID,), _STORED)
         chosen = towns if fold is None else [fold]
         super().__init__(self.root, self._find(images, labels, chosen, split == "test"))
 
@@ -89,7 +91,7 @@ class StreetHazardsDataset(Dataset):
     def _find(
         self, images: Path, labels: Path, towns: list[str], has_folds: bool
     ) -> Iterator[Sample]:
-        labels_table = lookup_table(STREET_HAZARDS_IDS, STREET_HAZARDS_STORED)
+        labels_table = lookup_table(IDS, _STORED)
         for town in towns:
             for image in image_files(images / town):
                 label = labels / town / f"{image.stem}.png"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.datasets import Dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
+from anomaly_seg_ros.datasets.label_scan import check_mask_convention
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, LOCK_STEP, RunOptions, evaluate_bag
 from anomaly_seg_ros.evaluation.frames import BagFrames, DatasetFrames, Frames

@@ -25,8 +25,8 @@ from anomaly_seg_ros.bags.evaluation_input import (
 )
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.bags.recording import is_bag_folder
-from anomaly_seg_ros.datasets import Camera, Dataset, LoadedSample, open_dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
+from anomaly_seg_ros.datasets import CameraIntrinsics, Dataset, LoadedSample, open_dataset
+from anomaly_seg_ros.datasets.label_scan import check_mask_convention
 from anomaly_seg_ros.errors import BagError, DatasetError
 from anomaly_seg_ros.evaluation.plan import AUTO, BAG, DataSpec
 from anomaly_seg_ros.io.bit_depth import BitDepth
@@ -321,7 +321,9 @@ def _sample(frame: Frame, index: int, depth: BitDepth) -> LoadedSample:
     info, camera = frame.camera_info, None
     if info is not None:
         k = info.k
-        camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]), frame.baseline_m)
+        camera = CameraIntrinsics(
+            float(k[0]), float(k[4]), float(k[2]), float(k[5]), frame.baseline_m
+        )
     name = frame.name or f"{index:06d}_{frame.stamp_ns}"
     image = frame.to_rgb(depth)
     for what, array in (

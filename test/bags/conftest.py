@@ -8,9 +8,9 @@ from foreign_bag import ForeignBag
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores
 
-from anomaly_seg_ros.datasets import Camera, LoadedSample
+from anomaly_seg_ros.datasets import CameraIntrinsics, LoadedSample
 
-CAMERA = Camera(fx=500.0, fy=501.0, cx=16.5, cy=12.5, baseline_m=0.25)
+CAMERA = CameraIntrinsics(fx=500.0, fy=501.0, cx=16.5, cy=12.5, baseline_m=0.25)
 
 
 @pytest.fixture

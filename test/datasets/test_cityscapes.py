@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import Camera, CityscapesDataset
+from anomaly_seg_ros.datasets import CameraIntrinsics, CityscapesDataset
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 # Ids 0 to 23 in one label image, so that every id's fate is seen.
@@ -67,7 +67,7 @@ def test_disparity_and_camera_are_used_where_present(put_frame, tmp_path):
     put_frame("gtFine", "val", "a", "a_2", IDS)
     with_stereo, without = CityscapesDataset(tmp_path)
     loaded = with_stereo.load()
-    assert loaded.camera == Camera(2262.5, 2265.25, 1096.0, 513.5, 0.21)
+    assert loaded.camera == CameraIntrinsics(2262.5, 2265.25, 1096.0, 513.5, 0.21)
     assert loaded.disparity.dtype == np.uint16
     assert (loaded.disparity == 2559).all()
     assert without.load().disparity is None

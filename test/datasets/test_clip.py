@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import Camera, ClipDataset
+from anomaly_seg_ros.datasets import CameraIntrinsics, ClipDataset
 from anomaly_seg_ros.errors import DatasetError
 
 CAMERA = {
@@ -31,7 +31,7 @@ def test_all_ground_truth_is_read(put, picture, tmp_path, disparity):
     loaded = clip[1].load()
     assert (loaded.labels == 7).all()
     assert (loaded.anomaly_mask == 1).all()
-    assert loaded.camera == Camera(500, 501.5, 320, 180, 0.3)
+    assert loaded.camera == CameraIntrinsics(500, 501.5, 320, 180, 0.3)
     assert (loaded.disparity == 512).all() if disparity else loaded.disparity is None
 
 

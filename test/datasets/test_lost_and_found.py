@@ -3,11 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import Camera, LostAndFoundDataset
-from anomaly_seg_ros.datasets.label_maps import (
-    LOST_AND_FOUND_NON_HAZARDS,
-    LOST_AND_FOUND_OBSTACLES,
-)
+from anomaly_seg_ros.datasets import CameraIntrinsics, LostAndFoundDataset
+from anomaly_seg_ros.datasets.lost_and_found import NON_HAZARD_IDS, OBSTACLE_IDS
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 NAME = "04_Maurener_Weg_8_000000_000030"
@@ -16,8 +13,8 @@ IDS = np.array([0, 1, 2, 17, 31, 38, 43] + [0] * 17, np.uint8).reshape(4, 6)
 
 
 def test_table_covers_each_id_once():
-    assert set(LOST_AND_FOUND_OBSTACLES) | set(LOST_AND_FOUND_NON_HAZARDS) == set(range(2, 44))
-    assert not set(LOST_AND_FOUND_OBSTACLES) & set(LOST_AND_FOUND_NON_HAZARDS)
+    assert set(OBSTACLE_IDS) | set(NON_HAZARD_IDS) == set(range(2, 44))
+    assert not set(OBSTACLE_IDS) & set(NON_HAZARD_IDS)
 
 
 @pytest.mark.parametrize(("non_hazards", "value"), [("anomaly", 1), ("ignore", 255)])
@@ -29,7 +26,7 @@ def test_original_tree(put_frame, tmp_path, non_hazards, value):
     assert loaded.anomaly_mask.ravel()[:7].tolist() == [255, 0, 1, 1, value, value, 1]
     assert loaded.labels is None
     assert (loaded.disparity == 2560).all()
-    assert loaded.camera == Camera(2262.5, 2265.25, 1096.0, 513.5, 0.21)
+    assert loaded.camera == CameraIntrinsics(2262.5, 2265.25, 1096.0, 513.5, 0.21)
 
 
 def test_no_known(put_frame, tmp_path):

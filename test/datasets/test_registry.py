@@ -6,12 +6,12 @@ import pytest
 from anomaly_seg_ros.datasets import (
     DATASETS,
     CityscapesDataset,
+    bdd_anomaly,
     detect_dataset,
     open_dataset,
+    street_hazards,
 )
-from anomaly_seg_ros.datasets.bdd_anomaly import BddAnomalyDataset
-from anomaly_seg_ros.datasets.label_maps import BDD_CLASSES, CITYSCAPES_IDS, STREET_HAZARDS_IDS
-from anomaly_seg_ros.datasets.street_hazards import StreetHazardsDataset
+from anomaly_seg_ros.datasets.cityscapes import CITYSCAPES_IDS
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -82,8 +82,8 @@ def test_every_adapter_describes_itself():
     ("adapter", "ids"),
     [
         (CityscapesDataset, CITYSCAPES_IDS.values()),
-        (StreetHazardsDataset, STREET_HAZARDS_IDS.values()),
-        (BddAnomalyDataset, [i for i in BDD_CLASSES if i is not None]),
+        (street_hazards.StreetHazardsDataset, street_hazards.IDS.values()),
+        (bdd_anomaly.BddAnomalyDataset, [i for i in bdd_anomaly.CLASSES if i is not None]),
     ],
 )
 def test_train_ids_fill_the_taxonomy(adapter, ids):

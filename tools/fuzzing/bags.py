@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 from anomaly_seg_ros.bags import topics
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.bags.writer import BagWriter
-from anomaly_seg_ros.datasets import Camera, LoadedSample
+from anomaly_seg_ros.datasets import CameraIntrinsics, LoadedSample
 from tools.fuzzing.target import Target
 
 _STAMP = 10**18
@@ -43,7 +43,7 @@ def _sample(name: str) -> LoadedSample:
         anomaly_mask=rng.integers(0, 2, (6, 8), np.uint8),
         labels=rng.integers(0, 19, (6, 8), np.uint8),
         disparity=rng.integers(0, 9, (6, 8), np.uint16),
-        camera=Camera(5.0, 5.0, 4.0, 3.0, 0.2),
+        camera=CameraIntrinsics(5.0, 5.0, 4.0, 3.0, 0.2),
         fold="t5",
     )
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_seg_ros.datasets.base import add_overlay
 from anomaly_seg_ros.datasets.camvid import CamVidDataset
-from anomaly_seg_ros.datasets.cityscapes_tree import read_camera
+from anomaly_seg_ros.datasets.cityscapes import read_camera
 from anomaly_seg_ros.datasets.clip import ClipDataset
 from anomaly_seg_ros.datasets.label_map_file import read_label_map
-from anomaly_seg_ros.datasets.overlay import add_overlay
 from anomaly_seg_ros.evaluation.accumulate import read_progress
 from anomaly_seg_ros.evaluation.dumps import read_dump, write_dump
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts

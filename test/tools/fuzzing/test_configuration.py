@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets.base import number
+from anomaly_seg_ros.datasets.base import add_overlay, number
 from anomaly_seg_ros.datasets.label_map_file import read_label_map
-from anomaly_seg_ros.datasets.overlay import add_overlay
 from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, ParameterError
 from anomaly_seg_ros.evaluation.dumps import read_dump
 from anomaly_seg_ros.evaluation.plan import parse_data, parse_named

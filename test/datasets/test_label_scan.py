@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import mask_convention, open_dataset
-from anomaly_seg_ros.datasets.mask_convention import check_mask_convention
+from anomaly_seg_ros.datasets import label_scan, open_dataset
+from anomaly_seg_ros.datasets.label_scan import check_mask_convention, stored_values
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 
 SHAPE = (4, 6)
@@ -62,14 +62,14 @@ def test_sets_that_say_what_they_mean(put_masks, tmp_path, values):
 
 def test_reading_stops_at_the_first_1(put_masks, tmp_path, monkeypatch):
     read = []
-    decode = mask_convention.read_label
+    decode = label_scan.read_label
 
     def count(path):
         read.append(path)
         return decode(path)
 
-    monkeypatch.setattr(mask_convention, "read_label", count)
-    monkeypatch.setattr(mask_convention.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(label_scan, "read_label", count)
+    monkeypatch.setattr(label_scan.os, "cpu_count", lambda: 2)
     check_mask_convention(put_masks(*[mask_of(0, 1)] * 100), tmp_path)
     assert len(read) == 4
     read.clear()
@@ -138,3 +138,19 @@ def test_the_reported_set(shared_cases):
     (sample,) = open_dataset("auto", folder, mask_255="anomaly")
     stored = cv2.imread(str(folder / "labels" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(sample.load().anomaly_mask, stored // 255)
+
+
+def test_values_of_files_in_order(put):
+    rng = np.random.default_rng(1)
+    images = [rng.choice([0, 1, 18, 254, 255], (9, 7)).astype(np.uint8) for _ in range(20)]
+    images.append(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    paths = [put(f"{i}.png", image) for i, image in enumerate(images)]
+    assert stored_values(paths) == [frozenset(image.ravel().tolist()) for image in images]
+    assert stored_values([]) == []
+
+
+def test_a_damaged_file_is_named(put):
+    good, bad = put("a.png", np.zeros((4, 6), np.uint8)), put("b.png", np.zeros((4, 6), np.uint8))
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"b\.png: truncated PNG"):
+        stored_values([good, bad])

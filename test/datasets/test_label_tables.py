@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets.colour_code import ColourCode
+from anomaly_seg_ros.datasets.label_tables import ColourCode
 from anomaly_seg_ros.errors import ImageError
 
 
