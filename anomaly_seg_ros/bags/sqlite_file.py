@@ -74,7 +74,7 @@ class SqliteFile(Storage):
             "WHERE topic_id IN (SELECT value FROM json_each(?)) ORDER BY id"
         )
         with damage(self.path):
-            for row, channel, recorded in self._connection.execute(
+            for row, channel, recorded in self._open_file.execute(
                 query, (json.dumps(sorted(channels)),)
             ):
                 yield Place(channel, recorded, row), self._data(row, size)
@@ -84,10 +84,16 @@ class SqliteFile(Storage):
         with damage(self.path):
             return self._data(place.key, None)
 
+    @property
+    def _open_file(self) -> apsw.Connection:
+        if self._connection is None:
+            raise BagError(f"{self.path}: read after it was closed")
+        return self._connection
+
     def _data(self, row: int, size: int | None) -> bytes:
         """The first bytes of a message; a SQL query would read all of it."""
         if self._blob is None:
-            self._blob = self._connection.blob_open("main", "messages", "data", row, False)
+            self._blob = self._open_file.blob_open("main", "messages", "data", row, False)
         else:
             self._blob.reopen(row)
         return self._blob.read(self._blob.length() if size is None else size)
@@ -127,13 +133,16 @@ def _check_size(path: Path) -> None:
 
 def _check_schema(connection: apsw.Connection, path: Path) -> None:
     """Refuses SQLite files with anything but plain tables and indices."""
-    entries = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    entries = [
+        (str(kind), str(name), str(sql or ""))
+        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master")
+    ]
     for kind, name, sql in entries:
         if kind not in ("table", "index"):
             raise BagError(
                 f"damaged bag ({path.name} has a {kind} '{name}'; a bag has tables only)"
             )
-        if kind == "table" and (sql or "").upper().startswith("CREATE VIRTUAL"):
+        if kind == "table" and sql.upper().startswith("CREATE VIRTUAL"):
             raise BagError(f"damaged bag ({path.name} has a virtual table '{name}')")
         if kind == "table" and _has_computed_columns(connection, name):
             raise BagError(f"damaged bag ({path.name} has computed columns in '{name}')")

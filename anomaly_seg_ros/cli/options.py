@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
 from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
@@ -24,7 +25,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_options(arguments: argparse.Namespace, **more: object) -> RunOptions:
+def run_options(arguments: argparse.Namespace, **more: Any) -> RunOptions:
     """Collects parsed arguments."""
     return RunOptions(
         model=arguments.model,

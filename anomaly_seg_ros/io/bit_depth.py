@@ -74,8 +74,8 @@ class BitDepth:
             self.clipped = int(np.count_nonzero(values >> bits)) if over else 0
             if over:
                 np.minimum(values, (1 << bits) - 1, out=values)
-            values = values >> (bits - 8) if bits >= 8 else values << (8 - bits)
-            result = values.astype(np.uint8)
+            scaled = values >> (bits - 8) if bits >= 8 else values << (8 - bits)
+            result = scaled.astype(np.uint8)
         self.used = max(self.used, self.needed)
         self.frames += 1
         return result

@@ -25,19 +25,27 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 class RawImageFields(Protocol):
     """The fields of sensor_msgs/Image without its header."""
 
-    height: int
-    width: int
-    encoding: str
-    is_bigendian: bool
-    step: int
-    data: Any
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def is_bigendian(self) -> bool: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def data(self) -> Any: ...
 
 
 class CompressedImageFields(Protocol):
     """The fields of sensor_msgs/CompressedImage without its header."""
 
-    format: str
-    data: Any
+    @property
+    def format(self) -> str: ...
+    @property
+    def data(self) -> Any: ...
 
 
 # Encoding -> channels, and the cvtColor code to RGB (None: it is RGB). A conversion is one
@@ -66,7 +74,10 @@ _COLOUR_16BIT = {
     "16UC4": "bgra8", "mono16": "mono8", "16UC1": "mono8",
     **{f"bayer_{name}16": f"bayer_{name}8" for name in _BAYER},
 }  # fmt: skip
-_WITHOUT_ALPHA = {cv2.COLOR_RGBA2RGB: None, cv2.COLOR_BGRA2RGB: cv2.COLOR_BGR2RGB}
+_WITHOUT_ALPHA: dict[int | None, int | None] = {
+    cv2.COLOR_RGBA2RGB: None,
+    cv2.COLOR_BGRA2RGB: cv2.COLOR_BGR2RGB,
+}
 # Packed 4:2:2, two bytes a pixel.
 _YUV422 = {
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,

@@ -63,5 +63,6 @@ def cpu_threads(wanted: int = 0) -> int:
     """
     if wanted > 0:
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    affinity = getattr(os, "sched_getaffinity", None)  # absent outside Linux
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return cores - 1 if cores > 4 else cores

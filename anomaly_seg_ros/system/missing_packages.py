@@ -119,7 +119,7 @@ def _requirements(distribution: str) -> Iterable[str]:
     for line in lines:
         if parse is None:
             if ";" not in line:  # nothing here can say whether a marker holds
-                yield re.match(r"[\w.-]+", line.strip()).group()
+                yield re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]
             continue
         requirement = parse(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):

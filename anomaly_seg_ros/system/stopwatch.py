@@ -30,8 +30,7 @@ class Stopwatch:
         """Name -> time of its laps."""
         total: dict[str, float] = {}
         for (_, began), (name, ended) in zip(self._marks, self._marks[1:], strict=False):
-            passed = began.elapsed_time(ended) if self._on_gpu else 1e3 * (ended - began)
-            total[name] = total.get(name, 0.0) + passed
+            total[name] = total.get(name, 0.0) + _milliseconds(began, ended)
         return total
 
     def _now(self) -> float | torch.cuda.Event:
@@ -41,3 +40,9 @@ class Stopwatch:
         # Without a stream it would be recorded on the current device, which may be another one.
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+def _milliseconds(began: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
+    if isinstance(began, float) and isinstance(ended, float):
+        return 1e3 * (ended - began)
+    return began.elapsed_time(ended)  # type: ignore[union-attr,arg-type]
