@@ -26,26 +26,40 @@ class RawImageFields(Protocol):
     """The fields of sensor_msgs/Image without its header."""
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Rows."""
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Columns."""
+
     @property
-    def encoding(self) -> str: ...
+    def encoding(self) -> str:
+        """As in sensor_msgs/image_encodings."""
+
     @property
-    def is_bigendian(self) -> bool: ...
+    def is_bigendian(self) -> bool:
+        """Byte order of samples wider than 8 bits."""
+
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Bytes from one row to the next."""
+
     @property
-    def data(self) -> Any: ...
+    def data(self) -> Any:
+        """Bytes."""
 
 
 class CompressedImageFields(Protocol):
     """The fields of sensor_msgs/CompressedImage without its header."""
 
     @property
-    def format(self) -> str: ...
+    def format(self) -> str:
+        """As image_transport writes it."""
+
     @property
-    def data(self) -> Any: ...
+    def data(self) -> Any:
+        """Bytes."""
 
 
 # Encoding -> channels, and the cvtColor code to RGB (None: it is RGB). A conversion is one
