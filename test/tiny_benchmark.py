@@ -23,9 +23,9 @@ from anomaly_seg_ros.evaluation.results import (
     Run,
     ScoreFigures,
     Segmentation,
-    percent,
     write_benchmark,
 )
+from anomaly_seg_ros.evaluation.summary import percent
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
 SCORES = ("msp", "max_logit")

@@ -123,7 +123,7 @@ class FramePass(ABC):
         arrays = self.write(folder)
         try:
             with (folder / _COUNTS).open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type] # allow_pickle
             progress = {"done": sorted(self.done.items()), "seconds": self.seconds}
             (folder / _PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
         except OSError as error:
@@ -196,6 +196,7 @@ class PixelPass(FramePass):
                 if distance is not None:
                     self._distance(score).update(raw, mask, distance, name)
         if self.confusion is not None and sample.labels is not None:
+            assert prediction.labels is not None  # noqa: S101 - this pass asks for them
             self.confusion.update(sample.labels, prediction.labels, name)
         self.done[index] = name
 
@@ -217,7 +218,7 @@ class PixelPass(FramePass):
                 fold[score].merge(pixels)
         for score, distances in other.distance.items():
             self._distance(score).merge(distances)
-        if self.confusion is not None:
+        if self.confusion is not None and other.confusion is not None:
             self.confusion.merge(other.confusion)
         self.images.merge(other.images)
         self.without_mask += other.without_mask
@@ -283,13 +284,15 @@ class AlarmPass(FramePass):
     def __init__(self, decisions: Decisions, num_classes: int | None) -> None:
         super().__init__()
         self._decisions, self._num_classes = decisions, num_classes
+        # Without sizes there are no component thresholds, without classes no open-set ones.
+        sizes, classes = decisions.sizes or (0, 0), num_classes or 0
         self.components = {
-            score: ComponentScores(threshold, MinimumSizes(*decisions.sizes))
+            score: ComponentScores(threshold, MinimumSizes(*sizes))
             for score, threshold in decisions.components.items()
         }
         self.open_set = {
             score: {
-                fold: OpenSetConfusion(num_classes, threshold)
+                fold: OpenSetConfusion(classes, threshold)
                 for fold, threshold in thresholds.items()
             }
             for score, thresholds in decisions.open_set.items()
@@ -309,6 +312,7 @@ class AlarmPass(FramePass):
                 for score, folds in self.open_set.items():
                     raw = prediction.scores[score]
                     fold = folds.get(sample.fold, folds.get(""))
+                    assert prediction.labels is not None  # noqa: S101 - this pass asks for them
                     if fold is not None:  # without other folds it has no threshold
                         fold.update(labels, mask, prediction.labels, raw, name)
         self.done[index] = name

@@ -171,6 +171,7 @@ def _one_by_one(
         in_process = segmenter.predict(image, segmenter.available_scores, confidence=False)
         if answer is None:
             labels, unit = in_process.labels, calibration.to_unit(in_process.scores[score])
+            assert labels is not None  # noqa: S101 - predicted by default
         else:
             labels, unit = answer.labels, answer.unit_score
         _add(collector, frame, image, labels, unit, in_process)
@@ -185,10 +186,12 @@ def _real_time(
     depth: BitDepth,
 ) -> None:
     """Plays at the recorded pace, then reads the bag again and scores what was answered."""
+    replayer = link.replayer
+    assert replayer is not None  # noqa: S101 - this mode needs a node
     with AnswerFile(out) as answers:
 
         def collect(seconds: float) -> None:
-            for stamp, answer in link.replayer.collect(seconds).items():
+            for stamp, answer in replayer.collect(seconds).items():
                 collector.latencies.append(answer.latency_ms)
                 answers.put(stamp, answer)
 
@@ -196,7 +199,7 @@ def _real_time(
         for frame in tqdm(reader.frames(), "playing", len(reader), unit="frame", file=sys.stderr):
             collect(max(0.0, started + frame.play_ns / 1e9 - time.monotonic()))
             collector.sent += 1
-            link.replayer.send(frame)
+            replayer.send(frame)
             link.check()
         collect(5.0 + 2.0 / frame_rate)
         collector.lost = collector.sent - len(answers)
@@ -256,9 +259,8 @@ def _detector(reader: BagReader, out: Path, score: str, options: RunOptions) -> 
         rclpy.init()
         if process is not None:
             process.start()
-        replayer = Replayer(
-            process.name if process else options.node, topic, compressed=compressed
-        )
+        name = process.name if process else str(options.node)
+        replayer = Replayer(name, topic, compressed=compressed)
         is_active = None if process is None else process.is_active
         replayer.wait_for_detector(options.start_timeout, check, is_active)
         yield _Link(replayer, process.check_alive) if process else _Link(replayer)

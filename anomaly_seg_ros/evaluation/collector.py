@@ -120,15 +120,17 @@ class Collector:
         self._labels_left_out |= target is not None and not self._classes_fit
         self._worst.consider(name, image, labels, unit_score, mask)
         if self._video_path is not None:
-            self._add_to_video(image, labels, unit_score)
+            self._add_to_video(self._video_path, image, labels, unit_score)
 
-    def _add_to_video(self, image: np.ndarray, labels: np.ndarray, score: np.ndarray) -> None:
+    def _add_to_video(
+        self, path: Path, image: np.ndarray, labels: np.ndarray, score: np.ndarray
+    ) -> None:
         unknown = score >= self._threshold
         overlay = drawing.overlay(image, labels, self._metadata.palette, self._alpha, unknown)
         picture = compose_frame(image, overlay, drawing.heat_map(score))
         if self._video is None:
             self._video_size = picture.shape[:2]
-            video = OverlayVideo(self._video_path, self._video_size, self._frame_rate)
+            video = OverlayVideo(path, self._video_size, self._frame_rate)
             self._video = video.__enter__()
         # A film has one size; frames of another get bars.
         self._video.write(letterbox(picture, self._video_size))

@@ -325,21 +325,20 @@ def _image_counts(
     comparison: Comparison, sides: tuple[_Side, _Side], a: Run, b: Run, where: str
 ) -> tuple[ImageCounts, ImageCounts] | None:
     """Both sides' counts, or None and a note where there are none or too few images."""
-    counts = sides[0].images(a), sides[1].images(b)
-    for side, run, found in zip(sides, (a, b), counts, strict=True):
+    mine, theirs = sides[0].images(a), sides[1].images(b)
+    for side, run, found in zip(sides, (a, b), (mine, theirs), strict=True):
         if found is None:
             why = f"{image_counts_path(side.path.parent, run)} is missing"
             if run.via == NODE:
                 why = "images are not counted in runs through the node"
             comparison.notes.append(f"{where}: no interval, {why}")
-    if counts[0] is None or counts[1] is None:
+    if mine is None or theirs is None:
         return None
-    names = [set(side.names) for side in counts]
-    if names[0] != names[1] or len(counts[0].names) != len(counts[1].names):
-        odd = sorted(names[0] ^ names[1])
+    if sorted(mine.names) != sorted(theirs.names):
+        odd = sorted({*mine.names} ^ {*theirs.names})
         which = f"only one side has {odd[0]!r}" if odd else "names repeat"
         raise ParameterError(f"{where}: images differ: {which}")
-    images = len(counts[0].names)
+    images = len(mine.names)
     if images < 2:
         comparison.notes.append(f"{where}: no interval, {images} image")
         return None
@@ -347,7 +346,7 @@ def _image_counts(
         comparison.notes.append(
             f"{where}: {images} images are few; intervals from so few are too narrow"
         )
-    return counts[0], counts[1]
+    return mine, theirs
 
 
 def _add_intervals(

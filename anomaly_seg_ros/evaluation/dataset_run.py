@@ -91,9 +91,10 @@ def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, 
             result = evaluate_bag(bag, out, options)
     finally:
         shutil.rmtree(bag, ignore_errors=True)
-    replay, node = result.replay, result.replay and result.replay.node
+    replay = result.replay
     assert replay is not None  # noqa: S101 - of every bag
-    assert node is not None  # noqa: S101 - in lock-step
+    assert replay.node is not None  # noqa: S101 - in lock-step
+    node = replay.node
     difference = node.max_abs_difference_to_in_process
     notes = [
         *frames.notes,

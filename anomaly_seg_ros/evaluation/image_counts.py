@@ -150,12 +150,14 @@ class ImageCountsCollector:
             rows = {kind: [images[index][kind] for index in indices] for kind in _KINDS}
             bins = np.unique(np.concatenate([b for part in rows.values() for b, _ in part]))
             by_name = {frame.name: frame for frame in figures[score]}
+            positives, negatives = (
+                _Rows.stack((np.searchsorted(bins, b).astype(np.uint16), n) for b, n in part)
+                for part in rows.values()
+            )
             tables[score] = _Table(
                 bins,
-                *(
-                    _Rows.stack((np.searchsorted(bins, b).astype(np.uint16), n) for b, n in part)
-                    for part in rows.values()
-                ),
+                positives,
+                negatives,
                 {
                     figure: np.array([getattr(by_name[name], figure) for name in order])
                     for figure in ("AP", "AUROC")
@@ -216,7 +218,7 @@ class ImageCounts:
             arrays |= table.negatives.arrays(f"{score}.negatives")
             arrays |= {f"{score}.{name}": values for name, values in table.figures.items()}
         content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type] # allow_pickle
         write_atomically(path, content.getvalue())
 
     @classmethod

@@ -136,17 +136,17 @@ def _strip(
     else:  # red is the threshold, as on the unit scale
         reach = float(np.abs(raw - threshold).max()) or 1.0
         unit = ((raw - threshold) / (2 * reach) + 0.5).astype(np.float32)
+    mask = sample.anomaly_mask
+    assert mask is not None  # noqa: S101 - frames without one have no AP
     labels, palette = prediction.labels, scorer.palette
     if labels is None or palette is None:
         labels, palette = np.full(raw.shape, 255, np.uint8), np.zeros((1, 3), np.uint8)
-    scene = drawing.overlay(
-        sample.image, labels, palette, _ALPHA, (sample.anomaly_mask < 2) & (raw >= threshold)
-    )
+    scene = drawing.overlay(sample.image, labels, palette, _ALPHA, (mask < 2) & (raw >= threshold))
     panels = (
         sample.image,
         scene,
         drawing.heat_map(unit),
-        drawing.anomaly_mask(sample.anomaly_mask),
+        drawing.anomaly_mask(mask),
     )
     return drawing.beside(*(drawing.fit_width(panel, _PANEL_WIDTH) for panel in panels))
 

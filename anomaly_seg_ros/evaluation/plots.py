@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from markupsafe import Markup
@@ -24,6 +25,8 @@ COLOURS = 9
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 
 _CURVE = Markup('<path class="line series-{}{}" data-score="{}" d="{}"><title>{}</title></path>')
+
+_Numbers = TypeVar("_Numbers", float, np.ndarray)
 
 Curve = tuple[np.ndarray, np.ndarray]
 """(recall, precision): (N,) fractions, recall rising; empty without anomalous pixels."""
@@ -68,12 +71,12 @@ class Axes:
     width: int = 520
     height: int = 340
 
-    def across(self, x: np.ndarray | float) -> np.ndarray | float:
+    def across(self, x: _Numbers) -> _Numbers:
         """Data x -> SVG x, clipped to the plot area."""
         share = np.clip((x - self.x[0]) / (self.x[1] - self.x[0]), 0, 1)
         return _LEFT + share * (self.width - _LEFT - _RIGHT)
 
-    def down(self, y: np.ndarray | float) -> np.ndarray | float:
+    def down(self, y: _Numbers) -> _Numbers:
         """Data y -> SVG y, clipped to the plot area."""
         share = np.clip((y - self.y[0]) / (self.y[1] - self.y[0]), 0, 1)
         return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
@@ -370,7 +373,7 @@ def _marker(axes: Axes, marker: Marker) -> Markup:
         return _line("marker", at, bottom, at, top) + _text(
             f"note {side[0]}", at + side[1], top + 10, marker.label
         )
-    at = axes.down(marker.y)
+    at = axes.down(marker.y or 0.0)
     # Short of the right end, where the diagonal of a ROC chart passes.
     end = left + 0.85 * (right - left)
     return _line("marker", left, at, right, at) + _text("note end", end, at + 15, marker.label)

@@ -392,16 +392,6 @@ def metrics_json(run: Run) -> str:
     return json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
 
 
-def percent(fraction: float) -> float | None:
-    """A fraction in percent; None for NaN."""
-    return None if math.isnan(fraction) else 100 * float(fraction)
-
-
-def percents(names: Sequence[str], fractions: Sequence[float]) -> dict[str, float | None]:
-    """Fractions in percent by name."""
-    return {name: percent(value) for name, value in zip(names, fractions, strict=True)}
-
-
 def plain(value: Any) -> Any:
     """Turns NumPy values, paths and tuples into JSON types, and non-finite numbers into None."""
     if isinstance(value, dict):

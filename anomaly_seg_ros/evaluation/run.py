@@ -138,6 +138,7 @@ class Job:
         # Import ROS only when a node is requested.
         from anomaly_seg_ros.evaluation.dataset_run import run_node
 
+        assert isinstance(self.scorer, ModelScorer)  # noqa: S101 - only these run in-process
         self.benchmark.put(run_node(self.plan, model, self.scorer, self.frames, out))
         write_benchmark(self.benchmark, self.plan.out)
 

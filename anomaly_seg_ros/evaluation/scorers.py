@@ -77,7 +77,8 @@ class ModelScorer:
                 f"offers {', '.join(available)}"
             )
         self.default_score = metadata.default_score
-        self.classes, self.palette = metadata.classes, metadata.palette
+        self.classes: tuple[str, ...] | None = metadata.classes
+        self.palette: np.ndarray | None = metadata.palette
         self.calibration = metadata.calibration
         self.notes = [
             f"the model has no score {name}"
@@ -87,7 +88,7 @@ class ModelScorer:
         uncalibrated = [name for name in self.scores if name not in self.calibration]
         if uncalibrated:
             self.notes.append(f"not calibrated: {', '.join(uncalibrated)}")
-        self.configuration = {
+        self.configuration: dict[str, Any] = {
             "name": metadata.name,
             "architecture": metadata.architecture,
             "sha256": file_sha256(resolve_model(model.source)),
@@ -119,16 +120,20 @@ class DumpedScorer:
 
     via = DUMPED
     default_score = DUMPED_SCORE
-    classes = palette = None
+    classes: tuple[str, ...] | None = None
+    palette: np.ndarray | None = None
 
     def __init__(self, dumped: NamedPath) -> None:
         self._folder = Path(dumped.source)
         if not self._folder.is_dir():
             raise DatasetError(f"{self._folder}: no such folder of scores")
         self.name = dumped.name
-        self.scores = (DUMPED_SCORE,)
+        self.scores: tuple[str, ...] = (DUMPED_SCORE,)
         self.calibration: dict[str, ScoreCalibration] = {}
-        self.configuration = {"name": dumped.name, "folder": str(self._folder.resolve())}
+        self.configuration: dict[str, Any] = {
+            "name": dumped.name,
+            "folder": str(self._folder.resolve()),
+        }
         self.notes = ["scores from files: no labels and no calibration"]
 
     def __call__(self, data: str, sample: LoadedSample, labels: bool) -> Prediction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,6 @@ from anomaly_seg_ros.evaluation.results import (
     Run,
     ScoreFigures,
     Segmentation,
-    percent,
-    percents,
 )
 from anomaly_seg_ros.evaluation.scorers import Scorer
 from anomaly_seg_ros.metrics.by_distance import DistanceScores
@@ -30,7 +29,9 @@ from anomaly_seg_ros.metrics.calibration_error import calibration_bins, check_th
 from anomaly_seg_ros.metrics.components import COMPONENT_SIZES, ComponentScores
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.open_set_iou import (
+    CrossFoldMetrics,
     OpenSetConfusion,
+    OpenSetMetrics,
     combine_folds,
     held_out_thresholds,
 )
@@ -80,7 +81,7 @@ def decide(
                 thresholds[score] = {"": scorer.calibration[score].threshold}
         if missing := [s for s in with_anomalies if s not in thresholds]:
             notes.append(f"no threshold for open-set figures: {', '.join(missing)}")
-    smallest = None if sizes is None else tuple(COMPONENT_SIZES[sizes])
+    smallest = None if sizes is None else COMPONENT_SIZES[sizes]
     return Decisions(components, smallest, thresholds, threshold_from), notes
 
 
@@ -136,6 +137,16 @@ def summarise(
             for score, folds in alarms.open_set.items()
         }
     return run
+
+
+def percent(fraction: float) -> float | None:
+    """A fraction in percent; None for NaN."""
+    return None if math.isnan(fraction) else 100 * float(fraction)
+
+
+def percents(names: Sequence[str], fractions: Sequence[float]) -> dict[str, float | None]:
+    """Fractions in percent by name."""
+    return {name: percent(value) for name, value in zip(names, fractions, strict=True)}
 
 
 def pooled_figures(metrics: PixelMetrics) -> ScoreFigures:
@@ -233,13 +244,14 @@ def _open_set(
     folds: dict[str, OpenSetConfusion], threshold_from: str, classes: tuple[str, ...]
 ) -> OpenSet:
     """Figures of one threshold, or over folds weighted by their images."""
+    whole: OpenSetMetrics | CrossFoldMetrics
     if len(folds) == 1:
         (matrix,) = folds.values()
-        single = matrix.compute()
-        open_iou, parts, whole = single.open_iou, (single,), single
+        whole = matrix.compute()
+        parts: Sequence[OpenSetMetrics] = (whole,)
     else:
         whole = combine_folds(list(folds.values()))
-        open_iou, parts = whole.open_iou, whole.folds
+        parts = whole.folds
     weights = [part.frames for part in parts]
 
     def mean(figure: str) -> float | None:
@@ -255,5 +267,5 @@ def _open_set(
         mean("tpr"),
         mean("fpr"),
         threshold_from,
-        percents(classes, open_iou.tolist()),
+        percents(classes, whole.open_iou.tolist()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,8 @@ class Table:
 
     def shown_labels(self) -> list[tuple[str, ...]]:
         """Labels of each row; those that repeat the row above are empty."""
-        shown, above = [], ()
+        shown: list[tuple[str, ...]] = []
+        above: tuple[str, ...] = ()
         for row in self.rows:
             same = 0
             while same < len(above) - 1 and row.labels[same] == above[same]:
@@ -157,6 +158,17 @@ def heading(figure: Figure) -> str:
     return figure.title + arrow
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested dictionaries with their keys joined by dots."""
+    leaves = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves += flatten(value, f"{prefix}{key}.")
+        else:
+            leaves.append((f"{prefix}{key}", value))
+    return leaves
+
+
 def to_markdown(table: Table, level: int = 2) -> str:
     """The table under a heading of this level; the best figures are bold."""
     head = [*table.label_titles, *(_flat(column) for column in table.columns)]
@@ -177,7 +189,7 @@ def to_latex(table: Table) -> str:
     head = [_latex_row([*table.label_titles, *(column.title for column in table.columns)])]
     if table.has_groups:
         head = [*_latex_groups(table), *head]
-    body = []
+    body: list[str] = []
     for labels, row in zip(table.shown_labels(), table.rows, strict=True):
         if body and count > 1 and labels[0]:
             body.append(r"\addlinespace")

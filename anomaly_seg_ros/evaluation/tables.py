@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from anomaly_seg_ros.evaluation.table_formats import (
     Figure,
     Row,
     Table,
+    flatten,
     format_number,
     heading,
     latex_text,
@@ -127,10 +128,8 @@ CALIBRATION = (
 def entries_of(benchmark: Benchmark) -> list[Entry]:
     """Lists every score of every run, model by model.
 
-    A model that ran in several ways is named with its way.
-
-    A run without anomaly masks has an entry for each score that its model has elsewhere, so that
-    its mIoU is in the same rows.
+    A model that ran in several ways is named with its way. A run without anomaly masks has an
+    entry for each score that its model has elsewhere, so that its mIoU is in the same rows.
     """
     ways: dict[tuple[str, str], set[str]] = {}
     for run in benchmark.runs:
@@ -255,9 +254,10 @@ def format_csv(benchmark: Benchmark) -> str:
     A run without anomaly masks has no score, but a row of its own for its closed-set figures.
     Names of nested figures are joined with dots: ``per_image.AP``, ``distance.5-10m.AP``.
     """
-    rows = [
-        _flat_row(run, score) for run in benchmark.runs for score in (list(run.scores) or [None])
-    ]
+    rows = []
+    for run in benchmark.runs:
+        scores: list[str | None] = [*run.scores]
+        rows += [_flat_row(run, score) for score in scores or [None]]
     # A dictionary keeps the order in which the columns appear.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -271,7 +271,7 @@ def convention_lines(benchmark: Benchmark) -> list[tuple[str, str]]:
     """Names and texts of the conventions, nested ones joined with dots."""
     return [
         (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in _flatten(benchmark.conventions)
+        for name, value in flatten(benchmark.conventions)
     ]
 
 
@@ -433,24 +433,13 @@ def _flat_row(run: Run, score: str | None) -> dict[str, Any]:
     if score is not None:
         figures = dataclasses.asdict(run.scores[score])
         bins = figures.pop("distance") or []
-        row |= _flatten(figures)
+        row |= flatten(figures)
         for part in bins:
             name = f"distance.{part.pop('from_m'):g}-{part.pop('to_m'):g}m"
             row |= {f"{name}.{key}": value for key, value in part.items()}
         if run.open_set is not None and score in run.open_set:
-            row |= _flatten({"open_set": dataclasses.asdict(run.open_set[score])})
+            row |= flatten({"open_set": dataclasses.asdict(run.open_set[score])})
     if run.segmentation is not None:
-        row |= _flatten({"segmentation": dataclasses.asdict(run.segmentation)})
+        row |= flatten({"segmentation": dataclasses.asdict(run.segmentation)})
     row["seconds"] = run.seconds
     return row
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested dictionaries with their keys joined by dots."""
-    leaves = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            leaves += _flatten(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves

@@ -97,7 +97,7 @@ class OverlayVideo:
             np.ascontiguousarray(frame), 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE
         )
         try:
-            self._encoder.stdin.write(padded.data)
+            self._pipe.write(padded.data)
         except OSError as error:
             reason = self._stop()
             raise OutputError(f"cannot write {self._path}: {reason or error}") from error
@@ -137,13 +137,19 @@ class OverlayVideo:
             *("-movflags", "+faststart", "-f", "mp4", str(self._partial.absolute())),
         ]
 
+    @property
+    def _pipe(self) -> IO[bytes]:
+        assert self._encoder is not None  # noqa: S101 - callers look first
+        assert self._encoder.stdin is not None  # noqa: S101 - it was opened as a pipe
+        return self._encoder.stdin
+
     def _stop(self) -> str:
         """Ends the encoder, removes an unfinished file; returns what the encoder complained of."""
         if self._encoder is not None:
             self._encoder.kill()
             # What a dead encoder has not taken cannot be flushed into its pipe, and need not be.
             with contextlib.suppress(BrokenPipeError):
-                self._encoder.stdin.close()
+                self._pipe.close()
             self._encoder.wait()
             self._encoder = None
         message = self._complaint()

@@ -26,11 +26,10 @@ from anomaly_seg_ros.evaluation.results import (
     Segmentation,
     make_folder,
     metrics_json,
-    percent,
     read_benchmark,
     write_benchmark,
 )
-from anomaly_seg_ros.evaluation.summary import closed_set_figures, pooled_figures
+from anomaly_seg_ros.evaluation.summary import closed_set_figures, percent, pooled_figures
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
