@@ -1,7 +1,7 @@
 """Small charts as inline SVG, styled by the report's CSS so that they follow light and dark mode.
 
 Classes in use: ``axis``, ``tick``, ``label``, ``grid``, ``line``, ``area``, ``marker``, and
-``series-1`` to ``series-9`` for colours. Every chart has a title and a description for screen
+``series-1`` to ``series-12`` for colours. Every chart has a title and a description for screen
 readers. All text is escaped.
 """
 
@@ -18,8 +18,8 @@ from markupsafe import Markup
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 
-# One for each score, in report.css.
-COLOURS = 9
+# Colours in report.css: one for each score, and some for scores to come.
+COLOURS = 12
 
 # Margins around the plot area, for tick and axis labels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
@@ -39,7 +39,7 @@ class Series:
     Attributes:
         name: Shown on hover.
         x, y: (N,) points of a curve; for a histogram, ``x`` is its (N + 1,) edges.
-        colour: 1 to 9, the number of the CSS class ``series-<n>``.
+        colour: 1 to 12, the number of the CSS class ``series-<n>``.
         emphasis: Drawn thicker.
     """
 
