@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from anomaly_seg_ros.errors import ParameterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # float32 pixels that fit a processor's second-level cache together with as many temporaries.
 _BLOCK = 1 << 16

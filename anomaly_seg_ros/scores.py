@@ -13,13 +13,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.contract import NetworkOutput
+
+if TYPE_CHECKING:  # command lines list the scores, and do not wait for torch
+    from torch import Tensor
+
+    from anomaly_seg_ros.contract import NetworkOutput
 
 ScoreInput = Literal["logits", "ood_logits", "statistics"]
 
@@ -84,7 +85,7 @@ class Score:
 
 # By name, in the order of this file.
 SCORES: dict[str, Score] = {}
-_Formula = TypeVar("_Formula", bound=Callable[..., Tensor])
+_Formula = TypeVar("_Formula", bound=Callable[..., Any])
 
 
 def _score(
@@ -242,7 +243,6 @@ def missing_for(name: str, has_statistics: bool, has_outlier_head: bool) -> str 
     return None
 
 
-@torch.inference_mode()
 def compute(name: str, output: NetworkOutput, statistics: ClassStatistics | None = None) -> Tensor:
     """Computes a score by name.
 
@@ -266,4 +266,7 @@ def compute(name: str, output: NetworkOutput, statistics: ClassStatistics | None
         "statistics": statistics,
     }
     score = SCORES[name]
-    return score.formula(*(given[name] for name in score.inputs))
+    import torch  # see the top of the file
+
+    with torch.inference_mode():
+        return score.formula(*(given[name] for name in score.inputs))

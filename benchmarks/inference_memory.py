@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anomaly_seg_ros.inference.devices import PRECISIONS, select_device
 from anomaly_seg_ros.inference.options import FULL, INFERENCE_MODES, RESIZED, TILE_OVERLAP, TILED
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.memory import MIB, peak_memory, reset_peak
 from benchmarks.machine import resident_bytes
 

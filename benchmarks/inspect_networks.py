@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_seg_ros import scores
+from anomaly_seg_ros.inference.devices import select_device, select_precision
+from anomaly_seg_ros.inference.options import PRECISIONS
 from anomaly_seg_ros.models.for_inference import FoldedOutlierHead, fold_batchnorm
 from anomaly_seg_ros.models.outlier_head import OutlierHead
-from anomaly_seg_ros.system.devices import PRECISIONS, select_device, select_precision
 from anomaly_seg_ros.system.tool import run_tool
 from benchmarks.machine import cpu_and_flags
 from benchmarks.stopwatch import repeated

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
-from anomaly_seg_ros.system.devices import PRECISIONS
+from anomaly_seg_ros.inference.options import (
+    BACKENDS,
+    INFERENCE_MODES,
+    PRECISIONS,
+    SegmenterOptions,
+)
 
 BACKEND_HELP = (
     "what runs the network; the node's own default is auto, the fastest on this machine "

@@ -28,6 +28,7 @@ from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.errors import BagError, CheckpointError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
 from anomaly_seg_ros.evaluation.results import Run, make_folder
+from anomaly_seg_ros.inference.devices import select_device
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
@@ -36,7 +37,6 @@ from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import AnswerFile, Replayer
 from anomaly_seg_ros.ros.transport import use_profile
-from anomaly_seg_ros.system.devices import select_device
 from anomaly_seg_ros.system.memory import peak_memory, reset_peak
 
 LOCK_STEP, REAL_TIME, IN_PROCESS = "lock-step", "real-time", "in-process"

@@ -13,6 +13,7 @@ BACKENDS = (AUTO, TORCH, TORCH_COMPILE, OPENVINO, ONNXRUNTIME)
 
 RESIZED, FULL, TILED = "resized", "full", "tiled"
 INFERENCE_MODES = (RESIZED, FULL, TILED)
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # The crop that public Cityscapes networks are trained on: a smaller tile would show them less
 # context than they have learnt to use. config/detector.yaml has the same values.
 TILE_SIZE = (768, 768)

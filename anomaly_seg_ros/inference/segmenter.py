@@ -25,13 +25,13 @@ from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import DeviceError, DeviceMemoryError, ImageError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import as_batch
 from anomaly_seg_ros.inference.backends.selection import select_backend
+from anomaly_seg_ros.inference.devices import select_device, select_precision
 from anomaly_seg_ros.inference.options import FULL, RESIZED, TILED, SegmenterOptions
 from anomaly_seg_ros.inference.postprocessing import Geometry, Maps, Postprocessor
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.inference.preprocessing import Framing, size_of
 from anomaly_seg_ros.inference.tiling import band_height, run_in_tiles
 from anomaly_seg_ros.models.for_inference import fold_batchnorm
-from anomaly_seg_ros.system.devices import select_device, select_precision
 from anomaly_seg_ros.system.memory import out_of_memory_as_device_error
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 

@@ -12,6 +12,7 @@ import torch
 from rclpy.logging import RcutilsLogger
 
 from anomaly_seg_ros.errors import DeviceMemoryError
+from anomaly_seg_ros.inference.devices import cpu_threads, select_device
 from anomaly_seg_ros.inference.options import TILE_OVERLAP, TILED, TORCH
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction
 from anomaly_seg_ros.inference.preprocessing import Framing, Size
@@ -20,7 +21,6 @@ from anomaly_seg_ros.ros import parameters
 from anomaly_seg_ros.ros.device_loss import free_cache
 from anomaly_seg_ros.ros.parameters import TILE, Settings
 from anomaly_seg_ros.system import memory
-from anomaly_seg_ros.system.devices import cpu_threads, select_device
 
 # Pixels per side: a smaller tile shows too little of a street to be worth its time.
 SMALLEST_TILE = 128

@@ -17,11 +17,15 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.inference.options import BACKENDS, INFERENCE_MODES, SegmenterOptions
+from anomaly_seg_ros.inference.options import (
+    BACKENDS,
+    INFERENCE_MODES,
+    PRECISIONS,
+    SegmenterOptions,
+)
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 from anomaly_seg_ros.scores import SCORES
-from anomaly_seg_ros.system.devices import PRECISIONS
 from anomaly_seg_ros.system.resources import config_path
 
 ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"

@@ -28,10 +28,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import rclpy
 
 from anomaly_seg_ros.errors import AnomalySegError
-from anomaly_seg_ros.inference.options import AUTO, BACKENDS
+from anomaly_seg_ros.inference.devices import select_device
+from anomaly_seg_ros.inference.options import AUTO, BACKENDS, PRECISIONS
 from anomaly_seg_ros.ros.discovery import check_discovery
 from anomaly_seg_ros.ros.transport import use_profile
-from anomaly_seg_ros.system.devices import PRECISIONS, select_device
 from anomaly_seg_ros.system.tool import run_tool
 from benchmarks import machine
 from benchmarks.inspect_networks import DENSE_HYBRID_NETWORKS, time_head_and_score

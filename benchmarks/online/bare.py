@@ -13,9 +13,9 @@ import torch
 
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import AnomalySegError
+from anomaly_seg_ros.inference.devices import cpu_threads, select_device
 from anomaly_seg_ros.inference.prediction import UnknownRule
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.system.devices import cpu_threads, select_device
 from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from benchmarks.online.cases import Case
 from benchmarks.stopwatch import milliseconds

@@ -30,7 +30,7 @@ from sensor_msgs.msg import Image
 from anomaly_seg_ros import scores
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.contract import NetworkOutput
-from anomaly_seg_ros.system.devices import select_device
+from anomaly_seg_ros.inference.devices import select_device
 
 QUEUE = 10
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from anomaly_seg_ros.system.devices import select_device
+from anomaly_seg_ros.inference.devices import select_device
 from anomaly_seg_ros.system.process_group import leave_process_group
 
 # The other ranks wait this long while the main rank validates.

@@ -16,6 +16,7 @@ from anomaly_seg_ros.export.files import ONNX_PACKAGES
 from anomaly_seg_ros.inference.backends.contract import Backend
 from anomaly_seg_ros.inference.backends.torch_backend import TorchBackend
 from anomaly_seg_ros.inference.backends.torch_compile_backend import TorchCompileBackend
+from anomaly_seg_ros.inference.devices import cpu_threads
 from anomaly_seg_ros.inference.options import (
     AUTO,
     BACKENDS,
@@ -25,7 +26,6 @@ from anomaly_seg_ros.inference.options import (
     TORCH_COMPILE,
     SegmenterOptions,
 )
-from anomaly_seg_ros.system.devices import cpu_threads
 from anomaly_seg_ros.system.missing_packages import in_one_line
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 

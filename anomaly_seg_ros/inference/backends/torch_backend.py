@@ -15,8 +15,8 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.inference.backends.contract import ScaledNetwork, as_output
 from anomaly_seg_ros.inference.backends.cuda_graph import GraphedNetwork, Network
+from anomaly_seg_ros.inference.devices import select_precision
 from anomaly_seg_ros.models.for_inference import round_kernels
-from anomaly_seg_ros.system.devices import select_precision
 from anomaly_seg_ros.system.stopwatch import Stopwatch
 
 

@@ -7,8 +7,8 @@ import os
 import torch
 
 from anomaly_seg_ros.errors import DeviceError, ParameterError
+from anomaly_seg_ros.inference.options import PRECISIONS
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
