@@ -1,9 +1,9 @@
 """Losses for open-set fine-tuning, by name.
 
 A loss maps (:class:`~anomaly_seg_ros.contract.NetworkOutput`, labels, outlier mask) to
-:class:`LossTerms`. All evaluate in float32 (float64 for float64 logits) outside of autocast, give
-0 with a graph for an empty set of pixels, and are right under DistributedDataParallel with uneven
-counts.
+:class:`LossTerms`. All losses are evaluated in float32 (float64 for float64 logits) outside of
+autocast, are a differentiable 0 for an empty set of pixels, and are correct under
+DistributedDataParallel if processes have different numbers of pixels.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ LOSSES: dict[str, type[OpenSetLoss]] = {
 
 
 def build_loss(name: str, options: Mapping[str, Any] | None = None) -> OpenSetLoss:
-    """Makes a loss.
+    """Builds a loss by name.
 
     Args:
         name: Key of :data:`LOSSES`.
-        options: Constructor arguments; see the class.
+        options: Constructor arguments, see the class.
 
     Raises:
-        ParameterError: Unknown name or option, or a value out of range.
+        ParameterError: The name or an option is unknown, or a value is out of range.
     """
     if name not in LOSSES:
         raise ParameterError(f"unknown loss {name!r}, expected one of {', '.join(LOSSES)}")
@@ -63,7 +63,7 @@ def build_loss(name: str, options: Mapping[str, Any] | None = None) -> OpenSetLo
 
 
 def loss_options(name: str) -> dict[str, Any]:
-    """A loss's options with their defaults, its own first."""
+    """Returns the options of a loss with their defaults, its own first."""
     options: dict[str, Any] = {}
     for cls in LOSSES[name].__mro__:
         if not issubclass(cls, OpenSetLoss) or "__init__" not in vars(cls):

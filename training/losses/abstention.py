@@ -1,7 +1,7 @@
-"""PEBAL's abstention class: one more output of the last layer.
+"""PEBAL's abstention class: an additional output of the last layer.
 
-A model for the node has K classes, so :func:`training.networks.as_described` drops the channel
-after training; the scores are functions of the K class logits either way.
+Models for the node have K classes, so :func:`training.networks.as_described` removes the channel
+after training. The scores only use the K class logits in any case.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from anomaly_seg_ros.errors import ParameterError
 
 
 def add_abstention(network: nn.Module) -> nn.Module:
-    """Gives the network K + 1 logits, of which the last is the abstention class.
+    """Gives a network K + 1 logits, the last of which is the abstention class.
 
-    Its weights are those of the mean class, so that abstaining begins no more and no less likely
-    than the average class. Whatever the last layer computed beyond its K classes is dropped; but a
-    network that was trained with an abstention class (``network.abstention``) goes on with it.
+    Its initial weights are the mean over the classes, so that abstaining is as likely as an
+    average class. Other outputs of the last layer beyond the K classes are dropped, but a network
+    that was trained with an abstention class (``network.abstention``) keeps it.
 
     Args:
-        network: Declares ``trainable_parts`` with one convolution as ``last_layer``; changed in
-            place. The optimizer must be built afterwards.
+        network: Network that declares one convolution as ``last_layer`` in ``trainable_parts``;
+            changed in place. Build the optimizer afterwards.
 
     Returns:
         The same network.
@@ -41,7 +41,7 @@ def add_abstention(network: nn.Module) -> nn.Module:
 
 
 def _last_layer(network: nn.Module) -> tuple[nn.Conv2d | nn.ConvTranspose2d, int]:
-    """The last layer and the dimension of its weight that counts outputs."""
+    """Returns the last layer and the output dimension of its weight."""
     paths = network.trainable_parts["last_layer"]
     if len(paths) != 1:
         raise ParameterError(

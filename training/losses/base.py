@@ -1,4 +1,4 @@
-"""What every loss promises: outputs and ground truth in, a total and its terms out."""
+"""Base of the losses: network output and ground truth in, total and terms out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WeightedTerms = dict[str, tuple[float | Tensor, Tensor]]
 
 
 class LossTerms(NamedTuple):
-    """A loss and what it is made of.
+    """A loss and its terms.
 
     Attributes:
-        total: Scalar with a graph.
-        terms: Unweighted scalars without a graph, by name, for the log. Under several processes
-            their mean over the ranks is the figure of the whole batch.
+        total: Scalar to differentiate.
+        terms: Detached, unweighted scalars by name, for the log. With several processes, their
+            mean over the ranks is the value for the whole batch.
     """
 
     total: Tensor
@@ -31,23 +31,23 @@ class LossTerms(NamedTuple):
 
 
 class OpenSetLoss(nn.Module):
-    """Base of the losses: float32, outside of autocast, on a common grid.
+    """Base of the losses: evaluated in float32, outside of autocast, on a common grid.
 
     Args:
-        grid: Where the loss is evaluated: ``label`` upsamples the logits to the labels (and the
-            outlier mask), ``logits`` brings those down to the logits.
-        align_corners: Of the upsampling; None takes the network's own (see :meth:`follow`), and
-            False where no network is followed.
-        class_weights: K weights of the cross-entropy, None = all 1.
-        mask_to_grid: How the outlier mask comes to a coarser grid, ``nearest`` or ``area``; see
+        grid: Grid of the evaluation: ``label`` upsamples the logits to the labels and the outlier
+            mask; ``logits`` downsamples these to the logits.
+        align_corners: How to upsample; None uses the network's own setting (see :meth:`follow`),
+            or False if no network is followed.
+        class_weights: K weights of the cross-entropy; None = all 1.
+        mask_to_grid: How to downsample the outlier mask, ``nearest`` or ``area``; see
             :func:`~training.losses.grids.reduce_mask`.
-        min_coverage: For ``area``: the share from which on a cell counts as outlier.
+        min_coverage: For ``area``, the share from which on a cell counts as outlier.
 
     Raises:
-        ParameterError: An option out of range.
+        ParameterError: An option is out of range.
     """
 
-    # Whether the loss reads output.ood_logits; without it the head's parameters get no gradient.
+    # Whether the loss uses output.ood_logits; otherwise the head's parameters get no gradient.
     needs_outlier_head = False
     # Logits beyond the K classes that the network must have (PEBAL's abstention).
     extra_logits = 0
@@ -73,13 +73,13 @@ class OpenSetLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def follow(self, network: nn.Module) -> OpenSetLoss:
-        """Takes from a network what was left to it, and returns itself.
+        """Adopts the network's ``align_corners`` if it was not given; returns the loss itself.
 
-        With another upsampling than where the model is used, it would be trained for maps that
+        If training and inference upsampled differently, the model would be trained for maps that
         are shifted by up to half a cell at the borders.
 
         Args:
-            network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
+            network: The network, see :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         """
         if self.align_corners is None:
             self.align_corners = network.align_corners
@@ -89,15 +89,15 @@ class OpenSetLoss(nn.Module):
         """Evaluates the loss.
 
         Args:
-            output: Of a network, any float dtype.
+            output: Network output, of any float dtype.
             labels: (N, H, W) int64 trainIds, 255 = ignore.
             ood_mask: (N, H, W) uint8: 0 inlier, 1 outlier, 255 ignore.
 
         Raises:
-            ParameterError: The network lacks what the loss needs, or shapes do not fit.
+            ParameterError: The network lacks an output that the loss needs, or shapes do not fit.
         """
         self._check(output, labels, ood_mask)
-        # Half precision would lose the small terms, and autocast would bring it back.
+        # Half precision would lose small terms, so autocast has to be off too.
         with torch.autocast(output.logits.device.type, enabled=False):
             output = NetworkOutput(
                 output.pre_logits,
@@ -111,13 +111,13 @@ class OpenSetLoss(nn.Module):
     def weighted_terms(
         self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor
     ) -> WeightedTerms:
-        """The (weight, scalar) pairs whose products add up to the total, by name."""
+        """Returns (weight, scalar) pairs by name; the total is the sum of their products."""
         raise NotImplementedError
 
     def pixels(
         self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor, grid: str | None = None
     ) -> Pixels:
-        """Everything that the loss needs on ``grid``, by default the loss's own."""
+        """Brings output and ground truth to ``grid``, by default the loss's own."""
         if not self.needs_outlier_head:
             output = output._replace(ood_logits=None)
         return on_grid(
@@ -153,11 +153,11 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 class Objective:
-    """What the loop calls.
+    """Joins a loss to a network, for the training loop: scale, run the network, evaluate.
 
     Args:
         loss: Maps (output, labels, outlier mask) to a loss with terms.
-        scaling: Of the images.
+        scaling: Input scaling of the network.
     """
 
     def __init__(
@@ -170,8 +170,8 @@ class Objective:
         """Evaluates a batch.
 
         Args:
-            network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
-            batch: (N, 3, H, W) uint8 images, (N, H, W) int64 trainIds (255 = ignore), and, where
+            network: The network, see :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
+            batch: (N, 3, H, W) uint8 images, (N, H, W) int64 trainIds (255 = ignore), and, if
                 outliers are mixed in, their (N, H, W) uint8 mask; see
                 :class:`~training.data.mixing.mixed_views.MixedBatch`.
         """

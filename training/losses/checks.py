@@ -1,4 +1,4 @@
-"""Checks of loss options: one clear error each."""
+"""Checks of loss options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> str:
 def number(
     name: str, value: float, low: float = -math.inf, high: float = math.inf, open_low: bool = False
 ) -> float:
-    """Returns ``value`` as float if it is finite and within [low, high], or (low, high].
+    """Returns ``value`` as float if it is finite and in [low, high], or (low, high].
 
     Raises:
         ParameterError: It is not.

@@ -1,4 +1,4 @@
-"""The closed-set term of every loss, and the loss that has no other."""
+"""Cross-entropy: the closed-set term of most losses, and the loss with no other term."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def segmentation_term(pixels: Pixels, class_weights: Tensor | None) -> Tensor:
     r"""Mean cross-entropy of labelled pixels, :math:`-\ln P(y | x)`.
 
     Args:
-        pixels: On one grid.
-        class_weights: (K,) or None; the mean is weighted by them.
+        pixels: Output and ground truth on one grid.
+        class_weights: (K,) weights of the mean, or None.
 
     Returns:
         A scalar; 0 if no pixel is labelled.
@@ -31,7 +31,7 @@ def segmentation_term(pixels: Pixels, class_weights: Tensor | None) -> Tensor:
 
 
 class ClosedSetCrossEntropy(OpenSetLoss):
-    """Cross-entropy only: closed-set training, and the baseline that sees no negatives."""
+    """Cross-entropy only, for closed-set training and as the baseline without negatives."""
 
     def weighted_terms(
         self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor

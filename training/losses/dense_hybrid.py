@@ -34,10 +34,10 @@ class DenseHybridLoss(OpenSetLoss):
     Args:
         weighting: ``code`` or ``paper``.
         beta: 0.03 with real negatives, 0.01 with synthetic ones.
-        head_weight: Of the outlier head's part. None = 10 beta (``code``), or 1 for the inliers
-            and beta for the outliers (``paper``). A number takes the place of 10 beta, or
-            multiplies both of the paper's weights.
-        void_pixels: Whether void trains the head: ``ignored`` or ``inlier``.
+        head_weight: Weight of the outlier head's part. None = 10 beta (``code``), or 1 for inliers
+            and beta for outliers (``paper``). A number replaces 10 beta, or multiplies both of the
+            paper's weights.
+        void_pixels: Treatment of void pixels by the head: ``ignored`` or ``inlier``.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """
 

@@ -19,7 +19,7 @@ def margins(m_in: float, m_out: float) -> tuple[float, float]:
     """Checks a pair of energy margins.
 
     Raises:
-        ParameterError: Outliers would not have to lie above inliers.
+        ParameterError: The margin of inliers is above that of outliers.
     """
     m_in, m_out = number("m_in", m_in), number("m_out", m_out)
     if m_in > m_out:
@@ -28,17 +28,17 @@ def margins(m_in: float, m_out: float) -> tuple[float, float]:
 
 
 class EnergyMargin(OpenSetLoss):
-    r"""Squared hinges that push the energy of inliers below, of outliers above a margin.
+    r"""Squared hinges that push the energy of inliers below and of outliers above a margin.
 
     :math:`L = L_{id} + w\,(E_{in}[\max(0, E - m_{in})^2] + E_{out}[\max(0, m_{out} - E)^2])`,
     :math:`E = -\ln\sum_c\exp l_c`.
 
     Source: Liu et al., "Energy-based Out-of-distribution Detection" (NeurIPS 2020), section 3.3
-    (w = 0.1); margins that the synthetic-negatives paper found for dense prediction (Table 4).
+    (w = 0.1), with the margins of the synthetic-negatives paper for dense prediction (Table 4).
 
     Args:
         m_in, m_out: Margins in nats.
-        weight: w.
+        weight: Weight of the hinges, w.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """
 

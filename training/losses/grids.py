@@ -1,4 +1,4 @@
-"""Bringing logits, labels and outlier masks to one grid."""
+"""Bringing logits, labels and outlier masks to a common grid."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def on_grid(
     mask_to_grid: str = "nearest",
     min_coverage: float = 0.5,
 ) -> Pixels:
-    """Puts everything on the grid of the labels or of the logits.
+    """Brings output and ground truth to the grid of the labels or of the logits.
 
     Args:
-        output: Of a network.
+        output: Network output.
         labels: (N, H, W) int64.
         ood_mask: (N, H, W) uint8.
-        grid: ``label`` upsamples the logits (bilinear); ``logits`` brings labels (nearest
-            neighbour) and mask down to where the logits are before the last upsampling.
-        align_corners: Of the upsampling: the network's own, see
-            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`. DeepLabV3+ with
-            WideResNet38 or ResNet101 has True, as in the public codes, the others False.
+        grid: ``label`` upsamples the logits bilinearly; ``logits`` downsamples labels (nearest
+            neighbour) and mask to the logits before the last upsampling.
+        align_corners: How to upsample, as set by the network, see
+            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`. True for DeepLabV3+ with
+            WideResNet38 or ResNet101, as in the public codes, and False for the others.
         mask_to_grid: See :func:`reduce_mask`.
         min_coverage: See :func:`reduce_mask`.
     """
@@ -81,14 +81,14 @@ def on_grid(
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Bilinear resampling of (N, C, h, w) to (N, C, *size); the identity if the size fits."""
+    """Resamples (N, C, h, w) bilinearly to (N, C, *size), if the size differs."""
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def nearest(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest neighbour of (N, H, W), any dtype, at the cell centres of a (h, w) grid."""
+    """Samples (N, H, W) of any dtype at the cell centres of an (h, w) grid."""
     height, width = values.shape[-2:]
     if (height, width) == tuple(size):
         return values
@@ -102,17 +102,17 @@ def reduce_mask(
 ) -> Tensor:
     """Brings an outlier mask to a coarser grid.
 
-    ``nearest`` is what "the OoD mask at 1/4 resolution" is taken to mean in the first paper. It
-    samples: an object smaller than a cell is kept or lost by where it happens to lie. ``area``
-    decides by the share of each cell that is outlier, so with a low ``min_coverage`` no object
-    is lost, and with the default 0.5 only cells that are mostly outlier count.
+    ``nearest`` is our interpretation of "the OoD mask at 1/4 resolution" in the first paper. It
+    samples, so objects smaller than a cell may be lost, depending on their position. ``area``
+    uses the outlier share of each cell: with a low ``min_coverage`` no object is lost, and with
+    the default 0.5 only cells that are mostly outlier count.
 
     Args:
         ood_mask: (N, H, W) uint8: 0 inlier, 1 outlier, 255 ignore.
         size: (h, w).
         mode: ``nearest`` or ``area``.
-        min_coverage: For ``area``: a cell is outlier from this share on, (0, 1]. It is inlier if
-            it has less and at least half of it is inlier, and else ignored.
+        min_coverage: For ``area``, a cell is outlier from this share on, in (0, 1]. Otherwise it
+            is inlier if at least half of it is, and ignored if not.
 
     Returns:
         (N, h, w) uint8.
@@ -123,6 +123,6 @@ def reduce_mask(
     inlier = F.adaptive_avg_pool2d((ood_mask == 0).float(), size)
     reduced = torch.full_like(outlier, IGNORE_INDEX, dtype=torch.uint8)
     reduced[inlier >= 0.5] = 0
-    # The shares are sums of 1 / cell: a hair below the threshold is the threshold.
+    # Tolerance for rounding errors in the shares.
     reduced[outlier >= min_coverage - 1e-6] = 1
     return reduced

@@ -1,4 +1,4 @@
-"""The shipped model's loss: top-K one-vs-rest on the logits, and the outlier head."""
+"""Loss of the shipped model: top-K one-vs-rest on the logits, and the outlier head."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class HybridOneVsRest(TopKOneVsRest):
     r"""DenseHybrid with its unbounded likelihood term replaced by the top-K one-vs-rest loss.
 
     :math:`L = L_{id} + \gamma L_{topK} + w L_{th}`. Both papers lower the logits of outliers;
-    the one-vs-rest term stops where they are low enough, DenseHybrid's never does and, on a small
-    network, goes on at the cost of the known classes. The scores stay DenseHybrid's.
+    the one-vs-rest term stops when they are low enough. DenseHybrid's never does and, on a small
+    network, continues at the expense of the known classes. The scores are still DenseHybrid's.
 
     Source: this project; the terms are eq. 1 of the top-K one-vs-rest paper and the dataset
     posterior of the synthetic-negatives paper.
 
     Args:
-        head_weight: w, of the head's loss, one mean over inlier and outlier pixels together.
-        void_pixels: Whether void trains the head: ``ignored`` or ``inlier``. Void lies between
-            the classes, where false alarms are frequent; as inlier it teaches the head that edges
-            are none.
+        head_weight: Weight w of the head's loss, which is one mean over all inlier and outlier
+            pixels.
+        void_pixels: Treatment of void pixels by the head: ``ignored`` or ``inlier``. Void is
+            mostly between classes, where false alarms are frequent; as inlier it teaches the head
+            that edges are not outliers.
         **options: See :class:`~training.losses.logit_penalties.TopKOneVsRest`.
     """
 

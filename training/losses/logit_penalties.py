@@ -1,7 +1,7 @@
-"""Losses of one shape: closed-set cross-entropy plus a penalty on the logits of outlier pixels.
+"""Losses that add a penalty on the logits of outlier pixels to the closed-set cross-entropy.
 
 ``L = L_id + gamma * mean over outlier pixels of penalty(logits)``. These are the losses that the
-top-K one-vs-rest paper compares (Fig. 4), so they differ in nothing but the penalty.
+top-K one-vs-rest paper compares (Fig. 4); only the penalty differs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from training.losses.reduction import global_mean
 
 
 class LogitPenaltyLoss(OpenSetLoss):
-    """Base of this file's losses.
+    """Base of the losses with a logit penalty.
 
     Args:
         gamma: Weight of the penalty; 0.05 (WideResNet38) and 0.01 (ResNet101) in the paper.
-        ood_grid: Where the penalty is evaluated. The paper has it on the logits before the last
-            upsampling; the outlier mask is brought there as ``mask_to_grid`` says.
+        ood_grid: Grid of the penalty. In the paper, it is evaluated on the logits before the last
+            upsampling; ``mask_to_grid`` says how to downsample the outlier mask.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """
 
@@ -57,8 +57,8 @@ class TopKOneVsRest(LogitPenaltyLoss):
     Source: the top-K one-vs-rest paper (style-aligned OoD augmentation), eq. 1.
 
     Args:
-        k: How many logits of each pixel; None = all classes (the paper's "OvR").
-        slope: s.
+        k: Number of logits per pixel, K; None = all classes (the paper's "OvR").
+        slope: Factor s of the logits.
         gamma, **options: See :class:`LogitPenaltyLoss`.
     """
 
@@ -89,7 +89,7 @@ class TopKOneVsRest(LogitPenaltyLoss):
 class FreeEnergyMaximisation(LogitPenaltyLoss):
     r"""Raises the free energy of outliers: the penalty is :math:`\ln \sum_c \exp l_c`.
 
-    It has no lower bound; negative values are normal.
+    It has no lower bound, so negative values are normal.
 
     Source: "Energy" in Fig. 4 of the top-K one-vs-rest paper; the outlier term of DenseHybrid
     (eq. 14 of the synthetic-negatives paper).

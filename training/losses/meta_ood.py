@@ -20,11 +20,11 @@ class MetaOod(OpenSetLoss):
     Detection in Semantic Segmentation" (ICCV 2021), and their public code.
 
     Args:
-        alpha: Weight of the outliers; that of labelled pixels is 1 - alpha.
-        average: ``pooled`` divides the sum over all pixels by the number of labelled and outlier
-            pixels together, as the public code does (it counts void as well and divides by K
-            too: constants that Adam removes). ``separate`` takes a mean over each of the two
-            sets, which is the paper's equation.
+        alpha: Weight of the outliers; labelled pixels have 1 - alpha.
+        average: ``pooled`` divides the sum over all pixels by the total number of labelled and
+            outlier pixels, as in the public code (which also counts void and divides by K, but
+            Adam cancels these constants). ``separate`` uses a mean over each set, as in the
+            paper's equation.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """
 

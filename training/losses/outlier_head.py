@@ -1,4 +1,4 @@
-"""The dataset posterior: two-way cross-entropy of the outlier head."""
+"""Two-way cross-entropy of the outlier head, the dataset posterior."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VOID_MODES = ("ignored", "inlier")
 
 
 def head_values(pixels: Pixels, void_pixels: str) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Negative log posterior of what each pixel is, inlier or outlier.
+    r"""Computes the negative log posterior of the true kind of each pixel, inlier or outlier.
 
     Args:
-        pixels: With ``ood_logits``.
-        void_pixels: ``ignored``: only labelled pixels are inliers. ``inlier``: so is void. The
-            public DenseHybrid scripts do one or the other. Pixels whose outlier mask says ignore
+        pixels: Pixels with ``ood_logits``.
+        void_pixels: With ``ignored``, only labelled pixels are inliers; with ``inlier``, void is
+            too. The public DenseHybrid scripts use either. Pixels that the outlier mask ignores
             are neither.
 
     Returns:
-        (N, h, w) values, and (N, h, w) bool of the inliers and of the outliers.
+        (N, h, w) values, and (N, h, w) bool masks of inliers and outliers.
     """
     inlier = pixels.labelled if void_pixels == "ignored" else pixels.ood_mask == 0
     outlier = pixels.outlier
@@ -37,13 +37,13 @@ def head_values(pixels: Pixels, void_pixels: str) -> tuple[Tensor, Tensor, Tenso
 
 
 class OutlierHeadLoss(OpenSetLoss):
-    """Cross-entropy and the outlier head's, nothing on the logits of outliers: "OH".
+    """Cross-entropy of classes and of the outlier head, without a term on outlier logits: "OH".
 
     Source: Bevandic et al., "Dense open-set recognition based on training with noisy negative
     images" (IVC 2022), whose weight is 0.2; baseline of the synthetic-negatives paper's Table 4.
 
     Args:
-        weight: Of the head's loss, one mean over inlier and outlier pixels together.
+        weight: Weight of the head's loss, which is one mean over all inlier and outlier pixels.
         void_pixels: ``ignored`` or ``inlier``; see :func:`head_values`.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """

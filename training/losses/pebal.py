@@ -1,4 +1,4 @@
-"""Pixel-wise energy-biased abstention learning."""
+"""Pixel-wise energy-biased abstention learning (PEBAL)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from training.losses.grids import Pixels
 from training.losses.reduction import global_count, global_mean, global_sum
 from training.posthoc.base import gaussian_smooth
 
-# Keeps the logarithm of the reward finite where the free energy crosses 0.
+# Keeps the logarithm of the reward finite if the free energy crosses 0.
 _MIN_REWARD = 1e-6
-# The public code's floor under the first of its two logarithms.
+# Lower bound of the first logarithm in the public code.
 _CODE_FLOOR = 1e-7
 
 
 class Pebal(OpenSetLoss):
     r"""Gambler loss with an energy-dependent reward, and energy margins.
 
-    The network has K + 1 logits, and the last channel, index K, is the abstention class (see
-    :mod:`training.losses.abstention`). With p the softmax over
-    all K + 1, :math:`E = -\ln\sum_{c<K}\exp l_c` and the reward :math:`a` = Gaussian blur (7 x 7,
-    sigma 1) of :math:`E^2`:
+    The network has K + 1 logits; the last channel, index K, is the abstention class (see
+    :mod:`training.losses.abstention`). With p the softmax over all K + 1,
+    :math:`E = -\ln\sum_{c<K}\exp l_c` and the reward :math:`a` = Gaussian blur (7 x 7, sigma 1)
+    of :math:`E^2`:
 
     - gambler, labelled pixels: mean of :math:`-\ln(p_y + p_K / a)`;
     - gambler, outliers: mean over pixels and classes of :math:`-\ln(p_c + p_K / a)`, weight 0.1;
     - energy, total weight 0.1: half the sum of mean :math:`\max(0, E_{in} - m_{in})^2` and mean
-      :math:`\max(0, m_{out} - E_{out})^2` (without outliers the inliers count whole), plus
+      :math:`\max(0, m_{out} - E_{out})^2` (without outliers the inliers count fully), plus
       ``sparsity`` times mean :math:`|E_{out}|`, plus ``smoothness`` times half the sum of squared
       differences of E between neighbours, over the whole batch.
 
@@ -44,10 +44,10 @@ class Pebal(OpenSetLoss):
 
     Args:
         m_in, m_out: Energy margins in nats.
-        energy_weight: Of the energy part.
-        outlier_weight: Of the outliers' gambler loss.
-        outlier_log: ``single`` is the formula above. ``double`` is what the public code computes:
-            a second logarithm, of the first one clamped from below at 1e-7. It has no gradient
+        energy_weight: Weight of the energy part.
+        outlier_weight: Weight of the outliers' gambler loss.
+        outlier_log: ``single`` is the formula above. ``double`` reproduces the public code: a
+            second logarithm, of the first one clamped from below at 1e-7. It has no gradient
             wherever :math:`p_c + p_K / a \le 1`.
         sparsity, smoothness: Weights inside the energy part.
         **options: See :class:`~training.losses.base.OpenSetLoss`; ``class_weights`` do not apply.

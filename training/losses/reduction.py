@@ -1,12 +1,12 @@
-"""Means over pixels that are right when every process has another number of them.
+"""Means over pixels that are correct if processes have different numbers of pixels.
 
-DistributedDataParallel averages the gradients of W processes. A process that divides its sum by
-its own count weighs a rank with three outlier pixels as much as one with three thousand. Here the
-local sum is divided by the global count and multiplied by W, so the averaged gradient is that of
-one process with the whole batch, and so is the average of the values.
+DistributedDataParallel averages the gradients of W processes. If each process divided its sum by
+its own count, a rank with three outlier pixels would weigh as much as one with three thousand.
+Here, the local sum is divided by the global count and multiplied by W. The averaged gradient, and
+the average of the values, then equal those of a single process with the whole batch.
 
-Without gradients (validation, which runs on one rank) all figures are the process's own: waiting
-for the others would hang.
+Without gradients (in validation, which runs on one rank) nothing is exchanged, because waiting for
+the other processes would hang.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def global_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over the pixels of all processes.
 
     Args:
-        values: Float of any shape; a finite value of weight 0 has no effect.
-        weights: Bool or float >= 0 of the same shape.
+        values: Floats of any shape; finite values with weight 0 have no effect.
+        weights: Bool or float >= 0, of the same shape.
 
     Returns:
-        A scalar with a graph; 0 if all weights are 0.
+        A differentiable scalar; 0 if all weights are 0.
     """
     weights = weights.to(values.dtype)
     total = global_count(weights)
@@ -33,12 +33,12 @@ def global_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def global_sum(values: Tensor) -> Tensor:
-    """Sum over all processes, in the sense of :func:`global_mean`: the local sum times W."""
+    """Sum over all processes, as in :func:`global_mean`: the local sum times W."""
     return values.sum() * world_size()
 
 
 def global_count(weights: Tensor) -> Tensor:
-    """Sum of weights over all processes: a float64 scalar without a graph."""
+    """Sum of weights over all processes, a detached float64 scalar."""
     total = weights.detach().sum(dtype=torch.float64)
     if world_size() > 1:
         dist.all_reduce(total)

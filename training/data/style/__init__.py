@@ -1,7 +1,7 @@
-"""Style alignment: an object takes on the look of the frame before it is pasted there.
+"""Style alignment: an object takes on the look of the frame that it is pasted into.
 
-Otherwise the network learns the other camera (its white balance, contrast and noise) instead of
-the unknown object.
+Otherwise the network learns to recognise the other camera, by its white balance, contrast and
+noise, instead of the unknown object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
 
-# Module and callable; imported when built, because only the learned one needs torch and weights.
+# Module and callable, imported on demand: only the learned style needs torch and weights.
 _BUILDERS = {
     "lab_moments": ("training.data.style.lab", "LabMoments"),
     "lab_histogram": ("training.data.style.lab", "LabHistogram"),
@@ -27,7 +27,7 @@ STYLES = ("none", *_BUILDERS)
 
 
 class StyleAlignment(Protocol):
-    """Makes an object look like an exemplar; a pure function of its arguments."""
+    """Makes an object look like an exemplar, as a pure function of its arguments."""
 
     def __call__(
         self,
@@ -39,10 +39,10 @@ class StyleAlignment(Protocol):
         """Aligns one object.
 
         Args:
-            image: (h, w, 3) uint8 RGB crop of the object. The pixels around it are changed alike,
-                because resampling at its edge mixes them in.
+            image: (h, w, 3) uint8 RGB crop of the object. The pixels around it are changed in the
+                same way, because resampling at its edge mixes them in.
             mask: (h, w) bool, True on the object.
-            exemplar: (H, W, 3) uint8 RGB, the frame or the region of it where the object lands.
+            exemplar: (H, W, 3) uint8 RGB, the target frame or the region around the object.
             rng: Source of all randomness.
 
         Returns:
@@ -52,14 +52,14 @@ class StyleAlignment(Protocol):
 
 
 def build_style(name: str, options: Mapping[str, Any] | None = None) -> StyleAlignment | None:
-    """Builds a style alignment by its name.
+    """Builds a style alignment by name.
 
     Args:
         name: One of ``STYLES``; "none" gives None.
-        options: Arguments of its class; "learned" takes those of ``LearnedStyle.load``.
+        options: Arguments of its class, or of ``LearnedStyle.load`` for "learned".
 
     Raises:
-        ParameterError: An unknown name or option.
+        ParameterError: The name or an option is unknown.
         CheckpointError: The learned style's weights cannot be loaded.
     """
     if name not in STYLES:
@@ -79,10 +79,10 @@ def build_style(name: str, options: Mapping[str, Any] | None = None) -> StyleAli
 
 
 class RandomStyle:
-    """One of several styles for each object, drawn uniformly.
+    """Applies a uniformly drawn style to each object.
 
     Args:
-        styles: None leaves the object as it is.
+        styles: Styles to draw from; None leaves the object unchanged.
     """
 
     def __init__(self, styles: Sequence[StyleAlignment | None]) -> None:
@@ -107,7 +107,7 @@ def build_styles(names: str | Sequence[str]) -> StyleAlignment | None:
         names: One of ``STYLES``, or a list of them.
 
     Raises:
-        ParameterError: An unknown name, or an empty list.
+        ParameterError: A name is unknown, or the list is empty.
     """
     if isinstance(names, str):
         return build_style(names)
@@ -117,13 +117,13 @@ def build_styles(names: str | Sequence[str]) -> StyleAlignment | None:
 
 
 class Strength:
-    """A fixed share, or a range of which each object draws its own.
+    """Strength of an alignment: fixed, or drawn from a range for each object.
 
     Args:
-        value: 0 keeps the object, 1 takes the exemplar's statistics; or the smallest and largest.
+        value: 0 keeps the object, 1 adopts the exemplar's statistics; or a (lowest, highest) pair.
 
     Raises:
-        ParameterError: Not within 0 to 1, or no range.
+        ParameterError: It is not within 0 to 1, or not a range.
     """
 
     def __init__(self, value: float | Sequence[float]) -> None:
@@ -133,7 +133,7 @@ class Strength:
         self.low, self.high = bounds
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One value; a fixed strength draws nothing from the generator."""
+        """Draws a value; a fixed strength does not use the generator."""
         if self.low == self.high:
             return self.low
         return float(rng.uniform(self.low, self.high))

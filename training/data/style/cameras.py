@@ -1,13 +1,13 @@
-"""One road scene seen by two cameras: the training pairs of the learned style transfer.
+"""Training pairs of the learned style transfer: one road scene seen by two simulated cameras.
 
 A style is what a camera and its processing do to a scene: light, colours, sharpness, grain,
-compression. Rendering one crop by two simulated cameras gives a supervised pair: the content comes
-from the first, the style from a *neighbouring* crop seen by the second, the target is the first
-crop seen by the second camera. Only in-distribution frames are needed.
+compression. Rendering a crop with two simulated cameras gives a supervised pair: the content is
+the crop seen by the first camera, the style comes from a *neighbouring* crop seen by the second,
+and the target is the first crop seen by the second camera. Only in-distribution frames are needed.
 
-Colours are aligned beforehand, as they are when the transfer is applied: the Lab moments of the
-content become the target's. A crop of *another* frame with the moments of the exemplar stands for
-a foreign object, for which there is no target.
+Colours are aligned beforehand, as when the transfer is applied: the content gets the Lab moments
+of the target. A crop of *another* frame with the moments of the exemplar represents a foreign
+object, for which there is no target.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from training.data.corpora import Corpus
 from training.data.style.lab import LabMoments
 from training.data.views import ViewDataset, ViewOptions, random_view
 
-# Cut off after compression, so that the 8 x 8 blocks of JPEG lie anywhere.
+# Margin that is cropped after compression, so that JPEG's 8 x 8 blocks start anywhere.
 _BLOCK = 8
 
 
 @dataclass(frozen=True)
 class CameraRange:
-    """How far simulated cameras differ; each stage is skipped with probability ``skip``.
+    """Range of the simulated cameras.
 
     Attributes:
         photometric: Strength of gain, offset and white balance.
         saturation: Smallest and largest factor.
-        gamma: Exponent in [1 / gamma, gamma].
-        blur: Largest sigma, in pixels.
-        sharpen: Largest amount of unsharp masking.
-        shrink: Largest factor by which the image is shrunk and enlarged again, per axis.
-        grain: Largest deviation of the sensor noise, in grey levels.
-        quality: Lowest JPEG quality; the highest is 95.
-        skip: Probability with which each stage is left out.
+        gamma: Exponents are in [1 / gamma, gamma].
+        blur: Maximum sigma, in pixels.
+        sharpen: Maximum amount of unsharp masking.
+        shrink: Maximum factor, per axis, by which the image is shrunk and enlarged again.
+        grain: Maximum standard deviation of the sensor noise, in grey levels.
+        quality: Minimum JPEG quality; the maximum is 95.
+        skip: Probability that a stage is left out.
     """
 
     photometric: float
@@ -56,15 +56,15 @@ class CameraRange:
     skip: float
 
 
-# What road frames look like after the training's own augmentation ...
+# Road frames after the training's own augmentation.
 ROAD_CAMERAS = CameraRange(0.25, (0.6, 1.3), 1.15, 1.2, 0.3, 1.8, 4.0, 40, 0.6)
-# ... and what anyone's photographs look like: vivid, sharpened, of any light.
+# Arbitrary photographs: vivid, sharpened, in any light.
 ANY_CAMERAS = CameraRange(0.4, (0.5, 1.9), 1.4, 1.2, 1.5, 1.8, 6.0, 40, 0.5)
 
 
 @dataclass(frozen=True)
-class Camera:
-    """One draw; the identity by default.
+class SimulatedCamera:
+    """One simulated camera; the identity by default.
 
     Attributes:
         colour: (3, 4) float32, affine map of RGB.
@@ -72,9 +72,9 @@ class Camera:
         blur: Sigma, in pixels.
         sharpen: Amount of unsharp masking.
         shrink: Factors (vertical, horizontal).
-        grain: Deviation of the noise, in grey levels.
-        quality: Of JPEG; 0 = not compressed.
-        seed: Of the noise.
+        grain: Standard deviation of the noise, in grey levels.
+        quality: JPEG quality; 0 = not compressed.
+        seed: Seed of the noise.
     """
 
     colour: np.ndarray | None = None
@@ -87,14 +87,14 @@ class Camera:
     seed: int = 0
 
     @staticmethod
-    def draw(span: CameraRange, rng: np.random.Generator) -> Camera:
+    def draw(span: CameraRange, rng: np.random.Generator) -> SimulatedCamera:
         """Draws a camera."""
 
         def happens() -> bool:
             return rng.random() >= span.skip
 
         soft = happens()
-        return Camera(
+        return SimulatedCamera(
             colour=_draw_colour(span, rng) if happens() else None,
             gamma=span.gamma ** rng.uniform(-1, 1) if happens() else 1.0,
             blur=rng.uniform(0.3, span.blur) if soft else 0.0,
@@ -106,7 +106,7 @@ class Camera:
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the (h, w, 3) uint8 RGB image as this camera shows it."""
+        """Renders an (h, w, 3) uint8 RGB image as seen by this camera."""
         height, width = image.shape[:2]
         if self.colour is not None:
             image = cv2.transform(image, self.colour)
@@ -150,13 +150,13 @@ def _compress(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 class PairedCrops(NamedTuple):
-    """A sample, or a batch, of the training stream; all (..., 3, size, size) uint8 RGB.
+    """A sample or a batch of crops, all (..., 3, size, size) uint8 RGB.
 
     Attributes:
-        content: A place seen by the first camera, with the target's colour moments.
-        exemplar: The place next to it, seen by the second camera.
-        target: The first place seen by the second camera.
-        foreign: A place in another frame, by a third camera, with the exemplar's moments.
+        content: Crop seen by the first camera, with the target's colour moments.
+        exemplar: Neighbouring crop seen by the second camera.
+        target: The first crop seen by the second camera.
+        foreign: Crop of another frame seen by a third camera, with the exemplar's moments.
     """
 
     content: Tensor
@@ -166,14 +166,14 @@ class PairedCrops(NamedTuple):
 
 
 class CameraPairs(ViewDataset):
-    """Random :class:`PairedCrops`; sample ``i`` is a function of ``(seed, i)`` alone.
+    """Random :class:`PairedCrops`; sample ``i`` depends on ``(seed, i)`` alone.
 
     Args:
         corpora: In-distribution frames.
         size: Side of the crops, in pixels.
-        seed: Of the whole stream.
-        stored: Share of the views that are cut from the stored frame without resampling, as
-            objects are pasted into it; the others are scaled and unsqueezed.
+        seed: Seed of the whole stream.
+        stored: Share of the views that are cropped from the stored frame without resampling, into
+            which objects are pasted in use; the others are scaled and unsqueezed.
         same_camera: Share of the samples whose target is the content crop itself.
     """
 
@@ -198,15 +198,16 @@ class CameraPairs(ViewDataset):
     def __getitem__(self, index: int) -> PairedCrops:
         """Draws a sample."""
         rng = np.random.default_rng([self.seed, index])
-        # Half of the styles are the frame's own.
-        second = Camera() if rng.random() < 0.5 else Camera.draw(ROAD_CAMERAS, rng)
-        first = second if rng.random() < self.same_camera else Camera.draw(ANY_CAMERAS, rng)
+        # Half of the styles are the frame's own, unchanged.
+        draw = SimulatedCamera.draw
+        second = SimulatedCamera() if rng.random() < 0.5 else draw(ROAD_CAMERAS, rng)
+        first = second if rng.random() < self.same_camera else draw(ANY_CAMERAS, rng)
         seen, wanted = self._crops(self._view(rng), (first, second), rng)
         here, there = slice(0, self.size), slice(self.size, None)
         if rng.random() < 0.5:
             here, there = there, here
         exemplar, target = wanted[:, there], wanted[:, here]
-        (other,) = self._crops(self._view(rng), (Camera.draw(ANY_CAMERAS, rng),), rng)
+        (other,) = self._crops(self._view(rng), (draw(ANY_CAMERAS, rng),), rng)
         crops = (
             self._align(seen[:, here], target, rng),
             exemplar,
@@ -216,9 +217,9 @@ class CameraPairs(ViewDataset):
         return PairedCrops(*(torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in crops))
 
     def _crops(
-        self, view: np.ndarray, cameras: tuple[Camera, ...], rng: np.random.Generator
+        self, view: np.ndarray, cameras: tuple[SimulatedCamera, ...], rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """The same part of a view through each camera, (size, 2 * size, 3)."""
+        """Renders the same part of a view with each camera, (size, 2 * size, 3)."""
         top, left = rng.integers(_BLOCK + 1, size=2)
         place = slice(top, top + self.size), slice(left, left + 2 * self.size)
         return [camera(view)[place] for camera in cameras]

@@ -1,11 +1,11 @@
-"""Colour statistics of the exemplar, in CIE Lab.
+"""Matching of colour statistics in CIE Lab.
 
-Lightness and the two colour axes are nearly independent there, so each is matched alone: its mean
-and standard deviation (Reinhard et al. 2001, "Color Transfer between Images", there in the space
-l-alpha-beta), or its whole distribution (Gonzalez & Woods, "Histogram matching").
+Lightness and the two colour axes are nearly independent in Lab, so each is matched separately: by
+mean and standard deviation (Reinhard et al. 2001, "Color Transfer between Images", who use the
+space l-alpha-beta), or by the whole distribution (Gonzalez & Woods, "Histogram matching").
 
-Statistics come from the masked pixels of the object and from all pixels of the exemplar; large
-ones are sampled on a regular grid.
+Statistics are taken from the masked pixels of the object and from all pixels of the exemplar,
+sampled on a regular grid if there are many.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import numpy as np
 from anomaly_seg_ros.errors import ParameterError
 from training.data.style import Strength
 
-# Enough for moments and histograms, whatever the size of the frame.
+# Enough samples for moments and histograms of any frame.
 _MAX_SAMPLES = 64 * 64
-_BINS = 257  # odd: a bin has the middle of the range as its own
-# Steps of the look-up table between the ends of the object's values, finer than 8 bits show.
+_BINS = 257  # odd, so that the middle of the range is the centre of a bin
+# Steps of the look-up table over the object's values, finer than 8 bits.
 _LEVELS = 4096
 
 
 def to_lab(image: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 sRGB to (h, w, 3) float32 CIE Lab (D65): L in [0, 100].
+    """Converts (h, w, 3) uint8 sRGB to (h, w, 3) float32 CIE Lab (D65), with L in [0, 100].
 
-    OpenCV interpolates in tables: within 0.4 of the exact values.
+    OpenCV interpolates in tables; the result is within 0.4 of the exact values.
     """
     return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
 def to_rgb(lab: np.ndarray) -> np.ndarray:
-    """(h, w, 3) float32 CIE Lab to uint8 sRGB; colours beyond sRGB are clipped."""
+    """Converts (h, w, 3) float32 CIE Lab to uint8 sRGB; clips colours outside of sRGB."""
     lab = lab.astype(np.float32, copy=True)
     np.clip(lab[..., 0], 0, 100, out=lab[..., 0])
     rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
@@ -42,16 +42,16 @@ def to_rgb(lab: np.ndarray) -> np.ndarray:
 
 
 class _LabMatching:
-    """What both kinds share: sampling, limits of the contrast, blending.
+    """Base of both kinds of matching: sampling, contrast limits, blending.
 
     Args:
-        strength: 0 keeps the object, 1 matches fully, between them a blend in Lab; or a range.
-        gain: Smallest and largest factor that a channel's standard deviation may change by. A
-            plain stretch of road as exemplar would else wipe the object's texture out, and a
-            plain object would become amplified compression noise.
+        strength: 0 keeps the object, 1 matches fully, values between blend in Lab; or a range.
+        gain: Limits of the factor by which a channel's standard deviation changes. Otherwise, a
+            plain stretch of road as exemplar would erase the object's texture, and a plain object
+            would become amplified compression noise.
 
     Raises:
-        ParameterError: A value out of range.
+        ParameterError: A value is out of range.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class _LabMatching:
 
 
 class LabMoments(_LabMatching):
-    """Mean and standard deviation of each Lab channel become the exemplar's."""
+    """Matches mean and standard deviation of each Lab channel to the exemplar's."""
 
     def _match(self, values: np.ndarray, own: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         deviation = own.std(dtype=np.float64)
@@ -98,11 +98,11 @@ class LabMoments(_LabMatching):
 
 
 class LabHistogram(_LabMatching):
-    """The distribution of each Lab channel becomes the exemplar's.
+    """Matches the distribution of each Lab channel to the exemplar's.
 
-    A value goes to the exemplar's value of the same rank: y = F_exemplar^-1(F_object(x)), with
-    both F piecewise linear over 257 bins. The limits of the gain hold for the standard deviation
-    of the outcome.
+    A value is mapped to the exemplar's value of the same rank: y = F_exemplar^-1(F_object(x)),
+    with both F piecewise linear over 257 bins. The gain limits apply to the standard deviation of
+    the result.
     """
 
     def _match(self, values: np.ndarray, own: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -121,22 +121,22 @@ class LabHistogram(_LabMatching):
 
 
 def _look_up(values: np.ndarray, table: np.ndarray, low: float, scale: float) -> np.ndarray:
-    """Table entries of the values; those beyond its ends take the last entry there."""
-    # Rounds by truncation: clipped at 0 there is nothing negative.
+    """Looks up values in a table; values beyond its ends get the last entry."""
+    # Rounds by truncation, as nothing is negative after clipping.
     places = np.clip((values - np.float32(low)) * np.float32(scale) + 0.5, 0, len(table) - 1)
     return table.astype(np.float32)[places.astype(np.uint16)]
 
 
 def _distribution(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bin edges and the share of the values below each edge.
+    """Computes bin edges and the share of values below each edge.
 
-    The extreme values lie in the middle of their bins. So equal values share the middle of their
-    ranks; the only value of a flat picture has the rank of the median.
+    The extreme values are at the centres of their bins, so equal values get the middle of their
+    ranks. The only value of a flat image has the rank of the median.
     """
     low, high = float(values.min()), float(values.max())
     width = (high - low) / (_BINS - 1) or 1 / _BINS
     low -= width / 2 if high > low else 0.5
-    # numpy.histogram takes ten times as long for a few thousand values.
+    # Ten times faster than numpy.histogram for a few thousand values.
     places = ((values - np.float32(low)) * np.float32(1 / width)).astype(np.intp)
     counts = np.bincount(np.clip(places, 0, _BINS - 1), minlength=_BINS)
     edges = low + width * np.arange(_BINS + 1)
@@ -145,11 +145,11 @@ def _distribution(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thin_out(places: np.ndarray) -> np.ndarray:
-    """Every k-th of (n,) places, so that at most ``_MAX_SAMPLES`` stay."""
+    """Keeps every k-th of (n,) positions, at most ``_MAX_SAMPLES``."""
     return places[:: -(-len(places) // _MAX_SAMPLES)]
 
 
 def _thin_out_grid(image: np.ndarray) -> np.ndarray:
-    """Every k-th row and column."""
+    """Keeps every k-th row and column, about ``_MAX_SAMPLES`` pixels."""
     step = max(1, int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / _MAX_SAMPLES))))
     return np.ascontiguousarray(image[::step, ::step])

@@ -1,8 +1,8 @@
-"""Learned style alignment: an object rendered as the exemplar's camera would show it.
+"""Learned style alignment: renders an object as the exemplar's camera would show it.
 
-First the Lab moments of the object become the exemplar's; then the networks of
-``style.network`` render it in the exemplar's style: sharpness, local contrast, tone.
-Trained on road scenes only (``training/train_style.py``); objects are new to them.
+First the Lab moments of the object are matched to the exemplar's. Then the networks of
+``style.network`` render it in the exemplar's style: sharpness, local contrast, tone. They were
+trained on road scenes only (``training/train_style.py``), not on objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.data.style.lab import LabMoments
 from training.data.style.network import STRIDE, StyleTransfer, to_bytes, to_unit
 
 DEFAULT_WEIGHTS = Path(__file__).parents[2] / "weights" / "style_transfer.safetensors"
-# Repeated border pixels around a crop, so that its edge is rendered like its middle.
+# Margin of repeated border pixels, so that the edge of a crop is rendered like its middle.
 _MARGIN = 8
 
 
@@ -30,15 +30,15 @@ class LearnedStyle:
     """A :class:`~training.data.style.StyleAlignment` by a small encoder and generator.
 
     Args:
-        network: In eval mode, on the CPU.
-        strength: 0 keeps the object, 1 aligns it fully, between them a blend.
-        exemplar_side: The style is read from a random window of the exemplar that is at most this
-            high and wide. Not from a smaller copy: sharpness and grain are part of the style.
-        max_side: A larger object is rendered at this side and the change is enlarged, which bounds
-            the time. Its detail stays.
+        network: The network, in eval mode, on the CPU.
+        strength: 0 keeps the object, 1 aligns it fully, values between blend.
+        exemplar_side: Maximum height and width of the random window of the exemplar that gives the
+            style. The window is not resized, because sharpness and grain are part of the style.
+        max_side: Larger objects are rendered at this size, to limit the time, and the change is
+            enlarged. Their detail is kept.
 
     Raises:
-        ParameterError: A value out of range.
+        ParameterError: A value is out of range.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LearnedStyle:
         exemplar_side: int = 160,
         max_side: int = 256,
     ) -> LearnedStyle:
-        """Loads the weights that ``training/train_style.py`` wrote.
+        """Loads weights written by ``training/train_style.py``.
 
         Args:
             weights: A safetensors file.
@@ -78,7 +78,7 @@ class LearnedStyle:
             max_side: See the class.
 
         Raises:
-            CheckpointError: The file is missing, damaged or of another network.
+            CheckpointError: The file is missing, damaged or for another network.
             ParameterError: A value out of range.
         """
         return cls(load_network(Path(weights)), strength, exemplar_side, max_side)
@@ -129,7 +129,7 @@ def load_network(path: Path) -> StyleTransfer:
     """Loads encoder and generator in eval mode, in float32.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another network.
+        CheckpointError: The file is missing, damaged or for another network.
     """
     try:
         state_dict = load_file(path)
@@ -147,7 +147,7 @@ def load_network(path: Path) -> StyleTransfer:
 def spread_object(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fills the surroundings of an object with its nearest pixels.
 
-    Whatever lies there, a foreign scene or black, would else show in the object's rim.
+    Otherwise the background, a foreign scene or black, would show in the object's rim.
 
     Args:
         image: (h, w, 3) uint8.
@@ -158,7 +158,7 @@ def spread_object(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     if mask.all():
         return image.copy()
-    # Labels count the mask's pixels from 1, in the order in which np.nonzero lists them.
+    # Labels number the mask's pixels from 1, in the order of np.nonzero.
     _, nearest = cv2.distanceTransformWithLabels(
         np.where(mask, 0, 255).astype(np.uint8),
         cv2.DIST_L2,
@@ -169,7 +169,7 @@ def spread_object(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _pad(image: np.ndarray, coverage: np.ndarray) -> tuple[Tensor, Tensor, tuple[slice, slice]]:
-    """Returns the network's inputs (1, 3, H, W) and (1, 1, H, W), and where the image lies."""
+    """Returns the network's inputs (1, 3, H, W) and (1, 1, H, W), and slices of the image."""
     height, width = image.shape[:2]
     below, right = (_MARGIN + -side % STRIDE for side in (height, width))
     sides = _MARGIN, below, _MARGIN, right

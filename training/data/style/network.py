@@ -1,19 +1,18 @@
 """The networks of the learned style transfer: encoder, generator, discriminator.
 
-In the spirit of ISSA (Li et al., "Intra- & extra-source exemplar-based style synthesis", IJCV
-2023), whose StyleGAN2 generator and encoder weights were never released. What is kept: one feature
-pyramid gives a global style code w and a spatial map ("noise"), patches of the map are replaced by
-noise in training, and the generator takes w by modulated convolutions. What differs, because this
-one must be learned in an hour on a CPU and run in a data worker:
+Based on ISSA (Li et al., "Intra- & extra-source exemplar-based style synthesis", IJCV 2023), whose
+StyleGAN2 generator and encoder weights were never released. As in ISSA, one feature pyramid gives
+a global style code w and a spatial map ("noise"), patches of the map are replaced by noise in
+training, and the generator uses w in modulated convolutions. This version is trained in an hour
+on a CPU and runs in data workers, so it differs in four ways:
 
-* 0.2 M parameters and no pre-trained GAN: encoder and generator are learned together.
-* Colours are aligned beforehand (``LabMoments``); the networks learn what
-  is left of a camera: sharpness, local contrast, tone curve.
-* The generator does not synthesise detail, it filters it: frequency bands of the image are
-  amplified or damped as the style codes say, and the modulated convolutions add a smooth change
-  at half of the resolution. A first version synthesised every pixel from the map; as far as it
-  was trained, the look of its output was told from a scene's more easily than that of untouched
-  objects (``benchmarks/style_gap.py``).
+* 0.2 M parameters and no pre-trained GAN; encoder and generator are trained together.
+* Colours are aligned beforehand (``LabMoments``). The networks learn the remaining properties of a
+  camera: sharpness, local contrast, tone curve.
+* The generator filters detail instead of synthesising it. The style codes amplify or damp
+  frequency bands of the image, and the modulated convolutions add a smooth change at half the
+  resolution. A first version synthesised every pixel from the map; as far as it was trained, its
+  output was easier to tell from a scene than untouched objects (``benchmarks/style_gap.py``).
 * One w for all layers instead of w+.
 """
 
@@ -27,24 +26,24 @@ from torch import Tensor, nn
 
 STYLE_CHANNELS = 48
 CONTENT_CHANNELS = 12
-# Inputs are padded to multiples of this, the stride of the coarsest level.
+# Stride of the coarsest level; inputs are padded to multiples of it.
 STRIDE = 8
-# ISSA's masked noise: patches of 4 x 4 of the map, a quarter of them.
+# ISSA's masked noise: a quarter of the 4 x 4 patches of the map.
 MASK_PATCH = 4
 MASK_RATIO = 0.25
 
 _WIDTHS = (24, 48, 64)
-# Deviations of the Gaussians between the frequency bands, in pixels.
+# Sigmas of the Gaussians that separate the frequency bands, in pixels.
 _BAND_SIGMAS = (0.6, 1.1, 2.0)
 _SLOPE = 0.2
 
 
 class Encoding(NamedTuple):
-    """What an image is split into.
+    """Style and content of images.
 
     Attributes:
-        style: (N, STYLE_CHANNELS), the look of the whole image: "w".
-        content: (N, CONTENT_CHANNELS, H / 2, W / 2), what is where: "noise".
+        style: (N, STYLE_CHANNELS), the global look of the image, "w".
+        content: (N, CONTENT_CHANNELS, H / 2, W / 2), the spatial map, "noise".
     """
 
     style: Tensor
@@ -52,12 +51,12 @@ class Encoding(NamedTuple):
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 RGB to float32 in [-1, 1]."""
+    """Converts (N, 3, H, W) uint8 RGB to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """(N, 3, H, W) floating point to uint8 RGB; [-1, 1] is 0..255, values outside are clipped."""
+    """Converts (N, 3, H, W) floats in [-1, 1] to uint8 RGB; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -71,9 +70,9 @@ def _down(c_in: int, c_out: int, stride: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """A feature pyramid at 1/2, 1/4 and 1/8 of the resolution with two heads.
+    """Feature pyramid at 1/2, 1/4 and 1/8 of the resolution, with two heads.
 
-    No layer normalises: the statistics of the features are the style.
+    There is no normalisation, because the statistics of the features are the style.
     """
 
     def __init__(self) -> None:
@@ -91,18 +90,18 @@ class Encoder(nn.Module):
         self.content_head = nn.Conv2d(_WIDTHS[0], CONTENT_CHANNELS, 3, padding=1)
 
     def forward(self, images: Tensor, weights: Tensor | None = None) -> Encoding:
-        """Splits images.
+        """Encodes style and content.
 
         Args:
-            images: (N, 3, H, W) in [-1, 1]; H and W multiples of :data:`STRIDE`.
-            weights: (N, 1, H, W), how much each pixel counts for the style, such as an object's
-                mask; None counts all alike.
+            images: (N, 3, H, W) in [-1, 1]; H and W are multiples of :data:`STRIDE`.
+            weights: (N, 1, H, W) weight of each pixel for the style, such as an object's mask;
+                None weights all pixels equally.
         """
         features = self._pyramid(images)
         return Encoding(self._style(features, weights), self._content(features))
 
     def style(self, images: Tensor) -> Tensor:
-        """Only the style code; see :meth:`forward`."""
+        """Encodes only the style; see :meth:`forward`."""
         return self._style(self._pyramid(images), None)
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
@@ -112,7 +111,7 @@ class Encoder(nn.Module):
         return features[1:]
 
     def _style(self, features: list[Tensor], weights: Tensor | None) -> Tensor:
-        """Mean and deviation of every channel: colour, contrast, sharpness, grain."""
+        """Maps mean and deviation of every channel to the style code."""
         statistics = []
         for level, x in enumerate(features):
             x = x.float()
@@ -136,13 +135,13 @@ class Encoder(nn.Module):
 
 
 def mask_with_noise(content: Tensor, masked: Tensor) -> Tensor:
-    """Replaces patches of the content map by noise, so that w has to say what was there.
+    """Replaces patches of the content map by noise, so that w has to provide the information.
 
-    Draws from torch's global generator on the CPU, whatever the device.
+    Draws from torch's global CPU generator on any device.
 
     Args:
         content: (N, C, h, w).
-        masked: (N,) bool, the images to mask; the others stay whole.
+        masked: (N,) bool, True for the images to mask.
 
     Returns:
         A map of the same shape. The noise is Gaussian with each channel's mean and deviation.
@@ -161,8 +160,8 @@ def mask_with_noise(content: Tensor, masked: Tensor) -> Tensor:
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by the style (Karras et al. 2020, StyleGAN2).
 
-    Scaling the weights per sample, as StyleGAN2 writes it, equals scaling input and output
-    channels around one shared convolution; this form needs no grouped convolution.
+    StyleGAN2's scaling of the weights per sample is equivalent to scaling the input and output
+    channels of one shared convolution, which needs no grouped convolution.
 
     Args:
         c_in: Input channels.
@@ -190,8 +189,8 @@ class ModulatedConv(nn.Module):
 class BandGains(nn.Module):
     """Amplifies or damps the frequency bands of an image.
 
-    Each colour channel is split by Gaussians into three bands and the smooth rest. The gains, in
-    [0, 2], follow from both styles: how soft the image is and how soft it is to become.
+    Gaussians split each colour channel into three bands and a smooth remainder. The gains, in
+    [0, 2], depend on both styles: how soft the image is and how soft it should become.
     """
 
     def __init__(self) -> None:
@@ -209,8 +208,8 @@ class BandGains(nn.Module):
 
         Args:
             images: (N, 3, H, W).
-            own: (N, STYLE_CHANNELS), the images' style.
-            wanted: (N, STYLE_CHANNELS), the exemplars'.
+            own: (N, STYLE_CHANNELS), styles of the images.
+            wanted: (N, STYLE_CHANNELS), styles of the exemplars.
 
         Returns:
             (N, 3, H, W) float32.
@@ -226,7 +225,7 @@ class BandGains(nn.Module):
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blurs (N, C, H, W) float32 images; borders are mirrored."""
+    """Blurs (N, C, H, W) float32 images, with mirrored borders."""
     radius = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -238,7 +237,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
 
 class Generator(nn.Module):
-    """Renders an image, by its content map, in a style."""
+    """Renders an image in a given style, with the help of its content map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,11 +258,11 @@ class Generator(nn.Module):
 
         Args:
             images: (N, 3, H, W) in [-1, 1].
-            encoded: Of the images.
-            style: (N, STYLE_CHANNELS), the wanted one.
+            encoded: Encoding of the images.
+            style: (N, STYLE_CHANNELS), the target style.
 
         Returns:
-            (N, 3, H, W) float32, about [-1, 1].
+            (N, 3, H, W) float32, approximately in [-1, 1].
         """
         x = F.pixel_unshuffle(encoded.content, 2)
         for layer in self.coarse:
@@ -278,7 +277,7 @@ class Generator(nn.Module):
 
 
 class StyleTransfer(nn.Module):
-    """Encoder and generator; calling it renders one image in the style of another."""
+    """Encoder and generator; renders one image in the style of another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,13 +288,13 @@ class StyleTransfer(nn.Module):
         """Transfers styles.
 
         Args:
-            images: (N, 3, H, W) in [-1, 1]; H and W multiples of :data:`STRIDE`. Their colours
-                are aligned already.
-            exemplars: (N, 3, h, w) in [-1, 1]; h and w multiples of :data:`STRIDE`.
-            weights: Of the images' pixels, see :class:`Encoder`.
+            images: (N, 3, H, W) in [-1, 1] with aligned colours; H and W are multiples of
+                :data:`STRIDE`.
+            exemplars: (N, 3, h, w) in [-1, 1]; h and w are multiples of :data:`STRIDE`.
+            weights: Weights of the images' pixels, see :meth:`Encoder.forward`.
 
         Returns:
-            (N, 3, H, W) float32, about [-1, 1].
+            (N, 3, H, W) float32, approximately in [-1, 1].
         """
         encoded = self.encoder(images, weights)
         return self.generator(images, encoded, self.encoder.style(exemplars))
@@ -304,7 +303,7 @@ class StyleTransfer(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Tells real patches from generated ones (Isola et al. 2017), with spectral normalisation.
 
-    Its field of view is 30 pixels: it judges texture, not shapes.
+    Its receptive field of 30 pixels limits it to texture, not shapes.
     """
 
     def __init__(self) -> None:
@@ -320,7 +319,7 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns the features of every layer; the last one holds the scores (N, 1, h, w)."""
+        """Returns the features of all layers; the last are the scores (N, 1, h, w)."""
         features = []
         x = images
         for layer in self.layers[:-1]:

@@ -1,18 +1,19 @@
-"""What the learned style transfer is trained for.
+"""Loss of the learned style transfer, and the discriminator that is trained against it.
 
-The terms are ISSA's, with its weights (perceptual 10, adversarial .1, feature .2, noise .1, w .1)
-but for mse, 20 in place of 1: here the colours are nearly right from the start. Differences:
+The terms and their weights are ISSA's (perceptual 10, adversarial .1, feature .2, noise .1, w .1),
+except for mse with 20 instead of 1, because here the colours are nearly right from the start.
+Differences:
 
-* mse and perceptual compare with the target of a supervised pair
-  (``style.cameras``); where both cameras are the same this is ISSA's reconstruction.
-* The perceptual distance has LPIPS's form on the first stages of EfficientNet-Lite0, whose
-  ImageNet weights this project uses anyway; the published LPIPS weights are one more download.
-* "adversarial" judges crops of other frames, which stand for foreign objects.
+* "mse" and "perceptual" compare with the target of a supervised pair (``style.cameras``). If both
+  cameras are the same, this is ISSA's reconstruction.
+* The perceptual distance is LPIPS with the first stages of EfficientNet-Lite0, whose ImageNet
+  weights this project uses anyway; the published LPIPS weights would be another download.
+* "adversarial" judges crops of other frames, which represent foreign objects.
 * "feature" matches the discriminator's features of output and target (pix2pixHD, Wang 2018).
-* "noise" asks for the same content map of one crop under two cameras, relative to the map's
-  variance; "w" for the exemplar's style code from the output rendered in its style, likewise.
-* "feature", "noise", "w" and "adversarial" are evaluated every few steps only, as StyleGAN2 does
-  with its regularisers: they double the cost of a step.
+* "noise" compares the content maps of one crop under two cameras, relative to the map's variance;
+  "w" compares the style code of the output with the exemplar's, in the same way.
+* "feature", "noise", "w" and "adversarial" double the cost of a step, so they are evaluated every
+  few steps only, like StyleGAN2's regularisers.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ TERMS = ("mse", "perceptual", "adversarial", "feature", "noise", "w")
 class PerceptualDistance(nn.Module):
     """Distance of unit-length features, summed over channels (Zhang et al. 2018, LPIPS).
 
-    Without learned weights per channel; the layers (both of stride 2) count alike. Deeper ones
-    see what is shown, which does not change here.
+    Without learned weights per channel; the two layers, both of stride 2, are weighted equally.
+    Deeper layers represent the content, which does not change here.
 
     Args:
-        backbone: With ImageNet weights; it is frozen and stays in evaluation mode.
+        backbone: Backbone with ImageNet weights; it is frozen and kept in eval mode.
     """
 
     def __init__(self, backbone: EfficientNetLite) -> None:
@@ -52,10 +53,10 @@ class PerceptualDistance(nn.Module):
         """Returns the mean distance, a scalar.
 
         Args:
-            images: (N, 3, H, W) in [-1, 1], which is the backbone's input range.
-            targets: Likewise.
+            images: (N, 3, H, W) in [-1, 1], the backbone's input range.
+            targets: Images to compare with, in the same format.
         """
-        # In float32: the CPU's bfloat16 depthwise convolutions are slower (training/networks.py).
+        # In float32: bfloat16 depthwise convolutions are slower on the CPU (training/networks.py).
         with torch.autocast(images.device.type, enabled=False):
             x, y = images.float(), targets.float()
             total = torch.zeros((), device=images.device)
@@ -70,14 +71,14 @@ def _unit(features: Tensor) -> Tensor:
 
 
 class StyleObjective:
-    """The loss of encoder and generator.
+    """Loss of encoder and generator.
 
     Args:
-        weights: One per name in :data:`TERMS`.
+        weights: Weight of each term in :data:`TERMS`.
         perceptual: See :class:`PerceptualDistance`.
-        opponent: Judges the output, and says in which steps it does.
+        opponent: Judges the output, in the steps that it takes part in.
         mask_probability: Share of the crops whose content map is masked with noise. ISSA masks
-            all; here the others teach the detail that the transfer is to keep.
+            all; here the others teach the detail that the transfer should keep.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class StyleObjective:
         """Evaluates a batch; draws the masks from torch's global generator.
 
         Args:
-            network: Is trained.
-            batch: (N, 3, H, W) uint8 each.
+            network: The network to train.
+            batch: Crops of (N, 3, H, W) uint8 each.
         """
         content, exemplar, target, foreign = (to_unit(x) for x in batch)
         encoded = network.encoder(content)
@@ -118,7 +119,7 @@ class StyleObjective:
         return LossTerms(total, {name: term.detach() for name, term in terms.items()})
 
     def _judge(self, rendered: Tensor, mixed: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The discriminator's terms."""
+        """Computes the terms that need the discriminator."""
         judged = self.opponent.discriminator(torch.cat([rendered, mixed]))
         with torch.no_grad():
             wanted = self.opponent.discriminator(target)
@@ -132,19 +133,21 @@ class StyleObjective:
 
 
 def _relative(found: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error over the variance across the batch: no gain in shrinking the codes."""
+    """Squared error relative to the variance, so that shrinking the codes does not help."""
     found, wanted = found.float(), wanted.float()
     variance = wanted.var(dim=[i for i in range(wanted.ndim) if i != 1]).mean()
     return F.mse_loss(found, wanted) / (variance + 1e-6)
 
 
 class Opponent:
-    """Learns to tell target crops from crops of other frames rendered in the exemplars' style.
+    """Discriminator, as a :class:`~training.engine.steps.SecondPlayer` of the training loop.
+
+    It learns to tell target crops from crops of other frames rendered in the exemplars' style.
 
     Args:
-        lr: Its learning rate.
-        every: It judges and learns on every n-th step.
-        device: Where it lives.
+        lr: Learning rate.
+        every: It takes part in every n-th step.
+        device: Device of the discriminator.
     """
 
     def __init__(self, lr: float, every: int, device: torch.device) -> None:
@@ -156,22 +159,22 @@ class Opponent:
 
     @property
     def due(self) -> bool:
-        """Whether it takes part in the current step."""
+        """True if it takes part in the current step."""
         return self.steps % self.every == 0
 
     def prepare(self, batch: PairedCrops) -> PairedCrops:
-        """Leaves the batch as it is."""
+        """Returns the batch unchanged."""
         return batch
 
     def after_step(self, model: StyleTransfer, batch: PairedCrops) -> dict[str, Tensor]:
-        """Takes its own step where it is due.
+        """Runs its own step if it is due.
 
         Args:
-            model: After its step.
-            batch: (N, 3, H, W) uint8 each.
+            model: The model, after its step.
+            batch: Crops of (N, 3, H, W) uint8 each.
 
         Returns:
-            The hinge loss as "discriminator".
+            The hinge loss as "discriminator", if due.
         """
         due = self.due
         self.steps += 1
@@ -188,7 +191,7 @@ class Opponent:
         return {"discriminator": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
+        """Returns everything that a resumed run needs."""
         return {
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -203,6 +206,6 @@ class Opponent:
 
 
 def hinge_loss(discriminator: PatchDiscriminator, real: Tensor, generated: Tensor) -> Tensor:
-    """Hinge loss of the scores of as many real as generated images in [-1, 1], a scalar."""
+    """Scalar hinge loss for equally many real and generated images in [-1, 1]."""
     of_real, of_generated = discriminator(torch.cat([real, generated]))[-1].chunk(2)
     return F.relu(1 - of_real).mean() + F.relu(1 + of_generated).mean()

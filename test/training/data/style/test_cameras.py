@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.data.corpora import Corpus
-from training.data.style.cameras import ANY_CAMERAS, Camera, CameraPairs
+from training.data.style.cameras import ANY_CAMERAS, CameraPairs, SimulatedCamera
 from training.data.style.lab import to_lab
 
 
@@ -23,7 +23,7 @@ def image() -> np.ndarray:
 
 
 def test_the_default_camera_changes_nothing() -> None:
-    assert np.array_equal(Camera()(image()), image())
+    assert np.array_equal(SimulatedCamera()(image()), image())
 
 
 def sharpness(x: np.ndarray) -> float:
@@ -33,24 +33,24 @@ def sharpness(x: np.ndarray) -> float:
 def test_each_stage_does_its_job() -> None:
     original = image()
     tint = np.array([[0.5, 0, 0, 10], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
-    tinted = Camera(colour=tint)(original)
+    tinted = SimulatedCamera(colour=tint)(original)
     assert np.abs(tinted[..., 0] - (0.5 * original[..., 0] + 10)).max() <= 0.5
     assert np.array_equal(tinted[..., 1:], original[..., 1:])
-    brightened = Camera(gamma=0.5)(original)
+    brightened = SimulatedCamera(gamma=0.5)(original)
     assert np.abs(brightened - 255 * np.sqrt(original / 255)).max() <= 0.5
-    assert sharpness(Camera(blur=1.0)(original)) < 0.7 * sharpness(original)
-    assert sharpness(Camera(shrink=(1.0, 2.0))(original)) < 0.95 * sharpness(original)
-    blurred = Camera(blur=1.0)(original)
-    assert sharpness(Camera(sharpen=1.0)(blurred)) > 1.1 * sharpness(blurred)
+    assert sharpness(SimulatedCamera(blur=1.0)(original)) < 0.7 * sharpness(original)
+    assert sharpness(SimulatedCamera(shrink=(1.0, 2.0))(original)) < 0.95 * sharpness(original)
+    blurred = SimulatedCamera(blur=1.0)(original)
+    assert sharpness(SimulatedCamera(sharpen=1.0)(blurred)) > 1.1 * sharpness(blurred)
     flat = np.full((64, 64, 3), 128, np.uint8)
-    assert Camera(grain=5.0)(flat).std() == pytest.approx(5.0, rel=0.1)
-    coded = Camera(quality=40)(original)
+    assert SimulatedCamera(grain=5.0)(flat).std() == pytest.approx(5.0, rel=0.1)
+    coded = SimulatedCamera(quality=40)(original)
     assert 0 < np.abs(coded.astype(int) - original).mean() < 20
 
 
 def test_a_camera_is_repeatable_and_draws_differ() -> None:
     rng = np.random.default_rng(0)
-    cameras = [Camera.draw(ANY_CAMERAS, rng) for _ in range(8)]
+    cameras = [SimulatedCamera.draw(ANY_CAMERAS, rng) for _ in range(8)]
     first = [c(image()) for c in cameras]
     assert all(np.array_equal(a, c(image())) for a, c in zip(first, cameras, strict=True))
     assert len({x.tobytes() for x in first}) > 4

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from training.data.corpora import cityscapes256_val
 from training.data.style import build_style
-from training.data.style.cameras import Camera
+from training.data.style.cameras import SimulatedCamera
 from training.data.style.lab import LabMoments
 from training.data.style.learned import LearnedStyle, spread_object
 from training.data.style.network import StyleTransfer
@@ -151,7 +151,7 @@ def test_held_out_crops_take_on_the_exemplars_camera(shared_data: Path) -> None:
     """Nearer to the same crop under the exemplar's camera than colour moments alone bring it."""
     style, moments = build_style("learned"), LabMoments()
     mask = np.ones((64, 64), bool)
-    cameras = {"blurred": Camera(blur=1.2), "coarse": Camera(shrink=(1.8, 1.8))}
+    cameras = {"blurred": SimulatedCamera(blur=1.2), "coarse": SimulatedCamera(shrink=(1.8, 1.8))}
     for name, camera in cameras.items():
         errors = []
         for i, frame in enumerate(cityscapes256_val(shared_data, every=25).images):
