@@ -111,13 +111,13 @@ def write_measured(
     """Measures scores as `evaluate` does and writes ``benchmark.json`` with the images' counts.
 
     Args:
-        folder: For the benchmark.
-        model: Name.
+        folder: Folder of the benchmark.
+        model: Name of the model.
         masks: (n, H, W) uint8 ground truth.
         scores: (n, H, W) float32 by name.
-        names: Of the images.
+        names: Names of the images.
         data: Name of the data.
-        miou: Percent.
+        miou: mIoU in percent.
     """
     names = names or tuple(f"image_{index}" for index in range(len(masks)))
     kinds = {"anomaly": int((masks == 1).sum()), "in_distribution": int((masks == 0).sum())}

@@ -4,9 +4,9 @@
     compare before after --markdown
     compare out/benchmark.json out/benchmark.json --model-a erfnet --model-b default
 
-Figures with the same model, data set and score are paired, or those of two named models. Images
-are resampled, the same ones for both sides, so the images' counts that `evaluate` writes must
-lie beside each file (images/*.npz). Other images, labels or conventions are refused.
+Figures of the same model (or of two named models), data set and score are paired. The same images
+are resampled on both sides, so the image counts that `evaluate` writes must be beside each file
+(images/*.npz). Benchmarks of other images, labels or conventions are refused.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         prog=TOOL, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", metavar="A", help="benchmark.json, or the folder that has it")
-    parser.add_argument("b", metavar="B", help="likewise; differences are B - A")
-    parser.add_argument("--model-a", metavar="NAME", help="of A, to be paired with --model-b")
-    parser.add_argument("--model-b", metavar="NAME", help="of B, to be paired with --model-a")
+    parser.add_argument("b", metavar="B", help="the other one; differences are B - A")
+    parser.add_argument("--model-a", metavar="NAME", help="model of A to pair with --model-b")
+    parser.add_argument("--model-b", metavar="NAME", help="model of B to pair with --model-a")
     parser.add_argument(
         "--bootstrap",
         type=int,
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=default.confidence,
         metavar="PERCENT",
-        help="of the intervals (default: %(default)g)",
+        help="confidence of the intervals (default: %(default)g)",
     )
     parser.set_defaults(form="text")
     forms = parser.add_mutually_exclusive_group()

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[NAME=]FOLDER",
         help="scores from files: FOLDER[/LABEL]/FRAME.npy, .hdf5 or .h5",
     )
-    what.add_argument("--name", help="of the model whose scores --dumped holds")
+    what.add_argument("--name", help="name of the model whose scores --dumped holds")
     what.add_argument("--scores", nargs="+", default=[ALL], help="names, or all (default)")
     what.add_argument("--limit", type=int, help="use only the first LIMIT frames of each data set")
     how = parser.add_argument_group("how")
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--threads",
         type=int,
-        help="of each process on the CPU (default: all cores); the last digits depend on it",
+        help="CPU threads of each process (default: all cores); the last digits depend on it",
     )
     return parser
 

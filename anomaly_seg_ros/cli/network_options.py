@@ -43,14 +43,14 @@ def add_segmenter_options(
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         default=default.tile_size,
-        help="of tiles (default: %(default)s; 0 0: the model's inference size)",
+        help="size of a tile (default: %(default)s; 0 0: the model's inference size)",
     )
     parser.add_argument(
         "--tile-overlap",
         type=int,
         metavar="PIXELS",
         default=default.tile_overlap,
-        help="that neighbouring tiles share at least (default: %(default)s)",
+        help="minimum overlap of neighbouring tiles (default: %(default)s)",
     )
     parser.add_argument(
         "--num-threads",

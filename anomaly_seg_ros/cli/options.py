@@ -26,7 +26,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(arguments: argparse.Namespace, **more: Any) -> RunOptions:
-    """Collects parsed arguments."""
+    """Builds the options from parsed arguments."""
     return RunOptions(
         model=arguments.model,
         segmenter=segmenter_options(arguments),

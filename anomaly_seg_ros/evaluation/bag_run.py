@@ -57,7 +57,7 @@ class RunOptions:
         bag: How the bag is read; a detector listens to its image topic.
         timeout: Seconds to wait for one frame.
         start_timeout: Seconds to wait for the node to become active.
-        video: Whether to write ``overlay.mp4``.
+        video: Also write ``overlay.mp4``.
     """
 
     model: str = "default"

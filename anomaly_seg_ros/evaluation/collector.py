@@ -148,7 +148,7 @@ class Collector:
         Args:
             dataset: Name of the bag's data set, for people.
             configuration: Everything needed to run the same again.
-            with_node: Whether the collected labels and unit scores are a node's.
+            with_node: The collected labels and unit scores are a node's.
         """
         metrics = {name: pixels.compute() for name, pixels in self._pooled().items()}
         first = next(iter(metrics.values()))

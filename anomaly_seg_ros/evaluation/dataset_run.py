@@ -57,7 +57,7 @@ def evaluate_dataset(
 
 
 def run_node(plan: Plan, model: NamedPath, scorer: ModelScorer, frames: Frames, out: Path) -> Run:
-    """Sends every frame to a node of its own and scores the answers.
+    """Starts a node, sends it every frame and scores the answers.
 
     Args:
         plan: The plan that the run belongs to.

@@ -46,8 +46,8 @@ class Frames(ABC):
         adapter: Name of the data set's adapter, or ``bag``.
         label: Name in tables.
         classes: Names of the labels' classes, in trainId order.
-        has_masks: Whether any frame has an anomaly mask.
-        has_labels: Whether any frame has class labels.
+        has_masks: At least one frame has an anomaly mask.
+        has_labels: At least one frame has class labels.
         own_sizes: The data set's ``component_sizes``; None for bags and plain folders.
         configuration: JSON-like; identifies these frames.
         input: JSON-like; what was found in them, for ``benchmark.json``.

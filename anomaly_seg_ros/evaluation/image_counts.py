@@ -2,7 +2,7 @@
 
 An image's scores are counted by the upper 16 bits of their keys (:mod:`metrics.exact_counts`), a
 bfloat16: neighbouring bins differ by 0.8 %. An image fills a few hundred to a few thousand of the
-65,536 bins, so only those are kept. Beside the counts stand the image's own exact figures.
+65,536 bins, so only those are kept, together with the image's exact figures.
 
 Resampling says how far a pooled figure would move on other images of the same kind. Pixels of one
 image are anything but independent, so whole images are drawn, with replacement (Efron & Tibshirani

@@ -161,7 +161,7 @@ class FramePictures:
         overlay: Class colours and unknown regions over the input.
         heat_map: The anomaly score.
         mask: Ground truth as drawn by :func:`drawing.anomaly_mask`; None without ground truth.
-        reason: Heading under which the row stands, such as :data:`FALSE_ALARMS`.
+        reason: Heading of the row, such as :data:`FALSE_ALARMS`.
         figure: What is wrong and how much, as a phrase.
     """
 

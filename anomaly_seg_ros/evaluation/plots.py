@@ -186,7 +186,7 @@ def pr_chart(
     headline: str | None = None,
     height: int = Axes.height,
 ) -> Markup:
-    """Precision over recall, one curve a score.
+    """Precision over recall, one curve per score.
 
     Args:
         title: Title for screen readers.
@@ -207,7 +207,7 @@ def pr_chart(
 def roc_chart(
     curves: Mapping[str, ScoreCurves], colours: Mapping[str, int], headline: str | None
 ) -> Markup:
-    """True-positive over false-positive rate, one curve a score; see :func:`pr_chart`."""
+    """True-positive over false-positive rate, one curve per score; see :func:`pr_chart`."""
     axes = Axes((0, 1), (0, 1), "false-positive rate", "true-positive rate", percent=(True, True))
     series = [
         Series(

@@ -105,7 +105,7 @@ class Components:
 
 @dataclass
 class DistanceBin:
-    """Figures of the pixels whose distance lies in [from_m, to_m), percent."""
+    """Figures of the pixels at distances in [from_m, to_m), percent."""
 
     from_m: float
     to_m: float
@@ -421,7 +421,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _run(raw: dict[str, Any]) -> Run:
-    run = _restore(Run, raw)
+    run = _restore(Run, {**raw, "replay": None})
     run.segmentation = _optional(Segmentation, run.segmentation)
     if run.open_set is not None:
         run.open_set = {name: _restore(OpenSet, value) for name, value in run.open_set.items()}

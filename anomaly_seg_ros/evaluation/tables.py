@@ -251,7 +251,7 @@ def format_text(benchmark: Benchmark) -> str:
 def format_csv(benchmark: Benchmark) -> str:
     """One flat row per model, data set and score (RFC 4180); what is not defined stays empty.
 
-    A run without anomaly masks has no score, but a row of its own for its closed-set figures.
+    A run without anomaly masks has no score, but one row for its closed-set figures.
     Names of nested figures are joined with dots: ``per_image.AP``, ``distance.5-10m.AP``.
     """
     rows = []
@@ -323,7 +323,7 @@ def _listed(
 
 
 def _by_distance(entries: Sequence[Entry]) -> list[Table]:
-    """DenseHybrid's Table 6, one a run: rows ranges, columns score x (AP, FPR95)."""
+    """DenseHybrid's Table 6, one per run: rows ranges, columns score x (AP, FPR95)."""
     runs: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         if entry.figures.distance:

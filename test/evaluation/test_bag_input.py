@@ -32,10 +32,10 @@ def recorded(
     """The data set as another recorder would have it.
 
     Args:
-        path: Of the bag.
+        path: Where to write the bag.
         obstacles: The data set.
-        offset: Of every second mask's stamp, in nanoseconds.
-        topics: On which the images are.
+        offset: Offset of every second mask's stamp, in nanoseconds.
+        topics: Topics of the images.
         anomaly: Value of anomalous pixels; if it is not 1 nothing is ignored.
         last: Record all masks behind all frames.
     """

@@ -30,10 +30,10 @@ def recorded(
     """Frames that differ, recorded every 200 ms, and a mask right behind each.
 
     Args:
-        path: Of the bag.
-        stamps: Of the frames.
+        path: Where to write the bag.
+        stamps: Stamps of the frames.
         masks: Stamps of the masks; those of the frames by default.
-        topic: Of the frames.
+        topic: Topic of the frames.
     """
     bag = ForeignBag(path)
     for number, stamp in enumerate(stamps):
