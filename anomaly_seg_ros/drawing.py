@@ -1,7 +1,7 @@
-"""Pictures for people: class colours, overlay, heat map, masks, legends, grids.
+"""Draws pictures for people: class colours, overlay, heat map, masks, grids.
 
-Pictures are ``(H, W, 3)`` uint8 RGB in C order; inputs may have any strides. OpenCV and NumPy
-only, fast enough for a live node.
+Pictures are ``(H, W, 3)`` uint8 RGB in C order; inputs may have any strides. Uses only OpenCV and
+NumPy, fast enough for a live node.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
 
-# Farther from every Cityscapes colour than those are from each other, and rare on streets.
+# Farther from every Cityscapes colour than those are from each other, and rare on roads.
 UNKNOWN_COLOUR = (0, 255, 255)
 _OUTLINE_COLOUR = (255, 255, 255)
 _UNKNOWN_OPACITY = 0.65
-# What each image value becomes inside an unknown region, 256 x 1 x RGB.
+# Tinted image values inside unknown regions, 256 x 1 x RGB.
 _UNKNOWN_TINT = (
     np.arange(256)[:, None, None] * (1 - _UNKNOWN_OPACITY)
     + np.array(UNKNOWN_COLOUR) * _UNKNOWN_OPACITY
@@ -47,7 +47,7 @@ def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: The arrays have not these shapes and types.
+        ImageError: An array has another shape or type.
     """
     labels = _plane(labels, "labels", np.uint8)
     palette = np.asarray(palette)
@@ -65,20 +65,20 @@ def overlay(
     alpha: float,
     unknown: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Lays class colours over the image, and unknown regions in cyan with a white outline on top.
+    """Blends class colours into the image; unknown regions are cyan with a white outline.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8 trainIds.
         palette: (K, 3) uint8 RGB.
         alpha: Opacity of the class colours in [0, 1]; unknown regions do not depend on it.
-        unknown: (H, W) bool or uint8, non-zero where the score passes the threshold.
+        unknown: (H, W) bool or uint8, non-zero where the score reaches the threshold.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: Shapes or types that do not fit.
+        ImageError: Shapes or types do not match.
     """
     image = _picture(image, "image")
     colours = colourise(labels, palette)
@@ -102,7 +102,7 @@ def heat_map(unit_score: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: Not a plane of floating-point numbers.
+        ImageError: The score is not (H, W) floating point.
     """
     score = np.asarray(unit_score)
     if not np.issubdtype(score.dtype, np.floating):
@@ -123,7 +123,7 @@ def anomaly_mask(mask: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: Not a plane of uint8.
+        ImageError: The mask is not (H, W) uint8.
     """
     mask = _plane(mask, "mask", np.uint8)
     palette = np.full((256, 3), _IGNORED_GREY, np.uint8)
@@ -135,39 +135,12 @@ def beside(*pictures: np.ndarray) -> np.ndarray:
     """Puts pictures of the same size side by side.
 
     Raises:
-        ImageError: Not pictures, or their sizes differ.
+        ImageError: The sizes differ, or an array is no picture.
     """
     checked = [_picture(picture, "picture") for picture in pictures]
     for picture in checked[1:]:
         _same_size(checked[0], picture, "the first picture", "another")
     return np.hstack(checked)
-
-
-def legend(names: Sequence[str], palette: np.ndarray, width: int = 960) -> np.ndarray:
-    """Draws colour swatches with class names, and "unknown" last, in as many rows as needed.
-
-    Args:
-        names: K class names.
-        palette: (K, 3) uint8 RGB.
-        width: Width of the picture in pixels.
-
-    Returns:
-        (H, width, 3) uint8 RGB.
-    """
-    entries = [*zip(names, np.asarray(palette).tolist(), strict=True), ("unknown", UNKNOWN_COLOUR)]
-    swatch, row_height, scale = 16, 26, 0.45
-    text_widths = [cv2.getTextSize(name, _FONT, scale, 1)[0][0] for name, _ in entries]
-    cell = swatch + 8 + max(text_widths) + 16
-    columns = max(1, (width - 8) // cell)
-    canvas = np.full((row_height * -(-len(entries) // columns) + 8, width, 3), _PAPER, np.uint8)
-    for index, (name, colour) in enumerate(entries):
-        row, column = divmod(index, columns)
-        x, y = 8 + column * cell, 8 + row * row_height
-        cv2.rectangle(canvas, (x, y), (x + swatch, y + swatch), tuple(colour), cv2.FILLED)
-        cv2.rectangle(canvas, (x, y), (x + swatch, y + swatch), _INK, 1)
-        at = (x + swatch + 8, y + swatch - 3)
-        cv2.putText(canvas, name, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
-    return canvas
 
 
 def grid(
@@ -181,7 +154,7 @@ def grid(
     Args:
         rows: Rows of pictures, (H, W, 3) uint8 RGB of any size. Each is scaled to the cell's
             width; a row is as tall as its tallest picture. Short rows stay empty at the end.
-        titles: Column titles; none leaves no room for them.
+        titles: Column titles; without any, no room is left for them.
         cell_width: Width of a column in pixels.
         gap: Space between cells and around them in pixels.
 
@@ -229,7 +202,7 @@ def fit_width(picture: np.ndarray, width: int) -> np.ndarray:
         (H', width, 3) uint8 RGB, H' at least 1.
 
     Raises:
-        ImageError: Not a picture.
+        ImageError: The array is no picture.
     """
     picture = _picture(picture, "picture")
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
@@ -242,7 +215,7 @@ def _mark_unknown(canvas: np.ndarray, image: np.ndarray, unknown: np.ndarray) ->
     """Draws unknown regions into ``canvas``: tinted image inside, an outline around them.
 
     The outline is a dilation, not a contour search: its cost does not grow with the number of
-    regions, and it lies outside, so that an object of a few pixels stays visible in it.
+    regions, and it lies outside them, so that an object of a few pixels stays visible.
     """
     inside = (np.asarray(unknown) != 0).view(np.uint8)
     inside = _plane(inside, "unknown mask", np.uint8)
@@ -258,7 +231,7 @@ def _mark_unknown(canvas: np.ndarray, image: np.ndarray, unknown: np.ndarray) ->
 
 
 def _grown_box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """The rows and columns that hold the mask's non-zero pixels, and a margin around them."""
+    """Rows and columns of the mask's non-zero pixels, with a margin around them."""
     left, top, width, height = cv2.boundingRect(mask)
     rows = slice(max(0, top - margin), top + height + margin)
     return rows, slice(max(0, left - margin), left + width + margin)

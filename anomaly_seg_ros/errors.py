@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class AnomalySegError(Exception):
-    """Base of all errors that a user can cause and understand; tools print it and exit 1."""
+    """Base of all errors that a user can cause and understand; tools print them and exit 1."""
 
 
 class CheckpointError(AnomalySegError):
-    """Weights that are missing, unreadable, unsafe or do not fit the network."""
+    """Weights that are missing, unreadable, unsafe or of another network."""
 
 
 class DeviceError(AnomalySegError):
@@ -16,15 +16,15 @@ class DeviceError(AnomalySegError):
 
 
 class DeviceMemoryError(DeviceError):
-    """The memory of a compute device does not suffice."""
+    """A compute device without enough memory."""
 
 
 class ImageError(AnomalySegError):
-    """An image, mask or message that cannot be read, or that does not fit its partner."""
+    """An image, mask or message that is unreadable or does not match its counterpart."""
 
 
 class DatasetError(AnomalySegError):
-    """A data set folder that has not the expected shape."""
+    """A data set folder without the expected tree."""
 
 
 class BagError(AnomalySegError):
@@ -40,7 +40,7 @@ class OutputError(AnomalySegError):
 
 
 class DiscoveryError(AnomalySegError):
-    """Surroundings in which ROS nodes cannot find each other."""
+    """An environment in which ROS nodes cannot find each other."""
 
 
 class TrainingError(AnomalySegError):
@@ -48,9 +48,9 @@ class TrainingError(AnomalySegError):
 
 
 class ExportError(AnomalySegError):
-    """A network that cannot be exported, or an exported one that gives other outputs."""
+    """A network that cannot be exported, or whose export gives other outputs."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message, for errors of libraries that go on with whole graphs."""
+    """The first line of an error's message; some libraries append whole graphs."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Which values anomaly masks and class labels may hold: one check for every way in."""
+"""Values of anomaly masks and class labels, and the one check of them for all inputs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ParameterError
 
 # Values of anomaly masks.
 IN_DISTRIBUTION, ANOMALY = 0, 1
-# No label, in label maps and anomaly masks: neither scored nor trained on.
+# No label, in label images and anomaly masks: neither scored nor trained on.
 IGNORE_INDEX = 255
-# In lookup tables from stored values: a value that the data set does not define.
+# In lookup tables, a stored value that the data set does not define.
 INVALID_ID = 254
-# While training pastes objects, free in every taxonomy of at most 253 classes: a pasted pixel, and
-# one that trains nothing because it belongs to no known class (an animal, a traffic cone, the rim
-# of a pasted object). Closed-set views turn the latter into the ignore index.
+# While training pastes objects: a pasted pixel, and one that trains nothing because it belongs to
+# no known class (an animal, a traffic cone, the rim of a pasted object). Both are free in every
+# taxonomy of at most 253 classes. Closed-set views turn the latter into the ignore index.
 OUTLIER_ID = 254
 UNKNOWN_ID = 253
 
-# What 255 may mean in an anomaly mask: the values of --mask-255 and mask_255.
+# Meanings of 255 in an anomaly mask: the values of --mask-255 and mask_255.
 MASK_255_IGNORE, MASK_255_ANOMALY = MASK_255 = ("ignore", "anomaly")
 
 _MASK_MEANING = "0 in-distribution, 1 anomaly, 255 ignore"
@@ -31,13 +31,13 @@ _SHOWN = 5
 def check_anomaly_mask(
     mask: np.ndarray, where: str, error: type[AnomalySegError] = DatasetError, hint: str = ""
 ) -> None:
-    """Refuses a mask with other values than 0, 1 and 255.
+    """Refuses a mask with values other than 0, 1 and 255.
 
     Args:
         mask: (H, W) uint8.
         where: The file, or the topic and stamp, that the message names.
-        error: What to raise.
-        hint: What to do about it, put at the end of the message.
+        error: Type of the exception to raise.
+        hint: Advice for the end of the message.
     """
     if found := _others(mask, (0, 1, 255)):
         raise error(
@@ -59,8 +59,8 @@ def check_labels(
         labels: (H, W) uint8.
         num_classes: K; the classes are 0 to K - 1.
         where: The file, or the topic and stamp, that the message names.
-        error: What to raise.
-        hint: What to do about it, put at the end of the message.
+        error: Type of the exception to raise.
+        hint: Advice for the end of the message.
     """
     if found := _others(labels, (*range(num_classes), 255)):
         raise error(
@@ -77,7 +77,7 @@ def anomalies_from_255(
     Args:
         mask: (H, W) uint8 of 0 and 255.
         where: The file, or the topic and stamp, that the message names.
-        error: What to raise for any other value.
+        error: Type of the exception to raise for any other value.
 
     Returns:
         (H, W) uint8: 0 in-distribution, 1 anomaly.
@@ -91,10 +91,10 @@ def anomalies_from_255(
 
 
 def check_mask_255(value: str | None) -> str | None:
-    """Returns the value of the option ``mask_255``; None where it is not given.
+    """Returns the value of the option ``mask_255``; None if it is not given.
 
     Raises:
-        ParameterError: Another value.
+        ParameterError: The value is unknown.
     """
     if value is not None and value not in MASK_255:
         raise ParameterError(f"mask_255: expected one of {', '.join(MASK_255)}, got {value}")
@@ -104,9 +104,8 @@ def check_mask_255(value: str | None) -> str | None:
 class MaskConvention:
     """Finds sets of masks whose 255 could mean either "ignore" or "anomaly".
 
-    Masks of 0 and 255 are common as "normal" and "anomaly", but here 255 is "ignore". A single
-    mask without a 1 says nothing: that its frame has no anomaly is as likely. A whole set of them
-    does.
+    Masks of 0 and 255 often mean "normal" and "anomaly", but here 255 means "ignore". A single
+    mask without a 1 proves nothing, as its frame may have no anomaly; a whole set of them does.
     """
 
     def __init__(self) -> None:
@@ -114,19 +113,19 @@ class MaskConvention:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a 1 was seen: 255 then is "ignore", whatever else the set holds."""
+        """True once a 1 was seen: then 255 means "ignore", whatever else the set holds."""
         return bool(self._seen[1])
 
     def add(self, mask: np.ndarray) -> None:
-        """Takes note of the values of a (H, W) uint8 mask."""
+        """Records the values of a (H, W) uint8 mask."""
         self._seen[_present(mask)] = True
 
     def check(self, where: str, error: type[AnomalySegError] = DatasetError) -> None:
-        """Refuses a set that holds nothing but 0 and 255, and both.
+        """Refuses a set that holds both 0 and 255, and nothing else.
 
         Args:
             where: The data set, or the bag and its topic.
-            error: What to raise.
+            error: Type of the exception to raise.
         """
         if np.flatnonzero(self._seen).tolist() == [0, 255]:
             raise error(
@@ -137,7 +136,7 @@ class MaskConvention:
 
 
 def _present(values: np.ndarray) -> np.ndarray:
-    """The values of a uint8 array, rising; a millisecond for 2 megapixels."""
+    """The distinct values of a uint8 array, rising; takes a millisecond for 2 megapixels."""
     if not values.size:
         return np.empty(0, np.intp)
     counts = cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256])

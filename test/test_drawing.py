@@ -139,15 +139,6 @@ def test_grid_places_scaled_pictures_under_titles() -> None:
     assert picture[:28].min() < 100, "titles are drawn"
 
 
-def test_legend_shows_every_colour_and_unknown() -> None:
-    for width in (60, 400):
-        picture = drawing.legend(["road", "car", "person"], PALETTE, width)
-        assert is_picture(picture)
-        assert picture.shape[1] == width
-        for colour in (*PALETTE.tolist(), drawing.UNKNOWN_COLOUR):
-            assert (picture == np.array(colour)).all(2).sum() > 150
-
-
 def test_beside() -> None:
     left, right = street(), street()
     np.testing.assert_array_equal(drawing.beside(left, right), np.hstack([left, right]))

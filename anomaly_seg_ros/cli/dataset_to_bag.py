@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Writes the bag that the arguments ask for.
+    """Writes the bag described by the arguments.
 
     Raises:
-        AnomalySegError: Anything that the user can put right.
+        AnomalySegError: Any error that the user can correct.
     """
     dataset = open_dataset(arguments.dataset, arguments.root, **dataset_options(arguments))
     check_mask_convention(dataset, dataset.root)

@@ -1,6 +1,7 @@
-"""What ``ros2 run anomaly_seg_ros`` and the installed scripts start.
+"""Entry points of ``ros2 run anomaly_seg_ros`` and the installed scripts.
 
-Imports nothing that may be missing: an error while a tool is imported is reported like any other.
+Imports nothing that may be missing, so that an error while importing a tool is reported like any
+other.
 """
 
 from __future__ import annotations

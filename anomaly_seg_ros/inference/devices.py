@@ -1,4 +1,4 @@
-"""Choosing the compute device, the numeric precision and the number of CPU threads."""
+"""Chooses the compute device, the numeric precision and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def select_device(name: str = "auto") -> torch.device:
 def select_precision(name: str, device: torch.device) -> tuple[str, torch.dtype]:
     """Resolves ``auto``: fp16 on CUDA, fp32 on the CPU.
 
-    bf16 on the CPU pays where the CPU multiplies it in hardware (AMX, AVX512-BF16), and is several
-    times slower where it does not; so it is not chosen unasked.
+    bf16 pays on CPUs that multiply it in hardware (AMX, AVX512-BF16), and is several times slower
+    on others; so it is never the default.
 
     Raises:
-        ParameterError: Unknown name, or fp16 on the CPU.
+        ParameterError: The name is unknown, or is fp16 on the CPU.
     """
     if name not in PRECISIONS:
         raise ParameterError(f"precision {name!r}: expected one of {', '.join(PRECISIONS)}")
@@ -55,11 +55,11 @@ def select_precision(name: str, device: torch.device) -> tuple[str, torch.dtype]
 
 
 def cpu_threads(wanted: int = 0) -> int:
-    """Threads of a network on the CPU.
+    """Number of threads of a network on the CPU.
 
     Args:
-        wanted: 0 leaves one core to DDS and the executor where there are more than four: with
-            fewer, a core is worth more to the network.
+        wanted: Number of threads; 0 takes all cores, less one for DDS and the executor if there
+            are more than four. With fewer, a core is worth more to the network.
     """
     if wanted > 0:
         return wanted

@@ -1,7 +1,7 @@
-"""Arrays and archives in files that anyone may have written: nothing larger than expected.
+"""Reads arrays and archives of unknown origin, refusing any that are larger than expected.
 
-NumPy allocates what the header of an array asks for, and a compressed archive of some kilobytes
-may hold gigabytes.
+NumPy allocates whatever size the header of an array states, and a compressed archive of some
+kilobytes may hold gigabytes.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ DAMAGED = (
     *(MemoryError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 LARGEST = 1 << 32
-# Of a header in the .npy format, and room for alignment.
+# Bytes of a header in the .npy format, with alignment.
 _HEADER = 1 << 16
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, without allocating more than the file has.
+    """Reads the array of a ``.npy`` file, allocating no more than the file's size.
 
     Raises:
         One of :data:`DAMAGED`.
     """
-    # A map cannot be larger than its file; without objects there are no pickles.
+    # A memory map cannot be larger than its file; without objects there are no pickles.
     return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def read_npz(path: str | Path, largest: int = LARGEST) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file.
+    """Reads all arrays of an ``.npz`` file.
 
     Args:
         path: The file.
-        largest: Bytes that all of them may have together, unpacked.
+        largest: Most bytes of all arrays together, unpacked.
 
     Raises:
         One of :data:`DAMAGED`.
     """
     with zipfile.ZipFile(path) as archive:
-        # zipfile reads no more of a member than is stated.
+        # zipfile reads no more of a member than its stated size.
         if (size := sum(member.file_size for member in archive.infolist())) > largest + _HEADER:
             raise ValueError(f"its arrays have {size} bytes, more than {largest}")
         return {
@@ -61,11 +61,11 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def read_stream(file: IO[bytes], length: int) -> np.ndarray:
-    """The array in a stream in the ``.npy`` format.
+    """Reads the array of a stream in the ``.npy`` format.
 
     Args:
         file: The stream.
-        length: Of the stream in bytes; a header that asks for more is refused.
+        length: Length of the stream in bytes; a header that states more is refused.
 
     Raises:
         One of :data:`DAMAGED`.

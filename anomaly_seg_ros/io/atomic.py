@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and telling files apart by their content."""
+"""Atomic writes, and digests of files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which replaces ``path`` if the block ends well.
+    """Gives a file beside ``path`` to write to, which replaces ``path`` if the block succeeds.
 
-    The name keeps the suffix, by which some writers choose the format, and holds the process's id,
-    so that two processes do not share it. Nothing half-written stays; errors pass through.
+    Its name keeps the suffix, by which some writers choose the format, and has the process id, so
+    that two processes do not share it. No partial file stays behind; errors pass through.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -30,14 +30,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a whole file, or leaves what was there before.
+    """Writes a whole file, or leaves the old one untouched.
 
     Args:
-        path: Target; missing folders above it are made.
+        path: The file; missing parent folders are made.
         content: The file's bytes.
 
     Raises:
-        OutputError: The file cannot be written; nothing half-written is left.
+        OutputError: The file cannot be written; no partial file is left.
     """
     path = Path(path)
     try:

@@ -1,7 +1,7 @@
-"""How many bits the samples of 16-bit images really have.
+"""The number of bits that the samples of 16-bit images really use.
 
-A ``mono16`` or ``bayer_*16`` message does not say. Industrial cameras put 10 or 12 bits at the
-lower end of the 16, and what reads them as 16 gets a picture that is 16 to 64 times too dark.
+A ``mono16`` or ``bayer_*16`` message does not state it. Industrial cameras fill the lower 10 or 12
+of the 16 bits; read as 16 bits, such images are 16 to 64 times too dark.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import numpy as np
 from anomaly_seg_ros.errors import ParameterError
 
 FULL = 16
-# Depths of sensors, to name one that holds what was seen.
+# Usual sensor depths, for suggestions.
 _USUAL = (8, 10, 12, 14)
-# Frames to look at before saying anything: a camera that starts may be dark at first.
+# Frames before any suggestion: a camera may be dark when it starts.
 _FRAMES = 5
 
 
 class BitDepth:
-    """Scales 16-bit samples to 8 bits, and remembers how many bits they used.
+    """Scales 16-bit samples to 8 bits and records how many bits they use.
 
     One instance follows one camera. Its counters may be read from another thread.
 
     Args:
-        bits: As stated, 1 to 16; 0 where nobody states it: 16, until the samples look otherwise.
+        bits: Stated depth, 1 to 16; 0 if unknown, which reads as 16.
 
     Raises:
-        ParameterError: Another depth.
+        ParameterError: The depth is out of range.
 
     Attributes:
-        bits: The same; may be changed between two images.
-        frames: 16-bit images so far.
+        bits: Stated depth; may be changed between two images.
+        frames: Number of 16-bit images so far.
         used: Bits of the largest sample so far.
-        clipped: Samples of the newest image that were too large for ``bits``; shown as white.
+        clipped: Number of samples of the newest image too large for ``bits``; they become white.
         needed: Bits of the newest image's largest sample.
     """
 
@@ -47,7 +47,7 @@ class BitDepth:
     def to_8_bit(self, samples: np.ndarray) -> np.ndarray:
         """Keeps the upper eight of the bits in use, as a right shift does.
 
-        Samples whose bits lie at the upper end of the 16 (left-justified) are right with 16.
+        Left-justified samples, which fill the upper bits of the 16, need a depth of 16.
 
         Args:
             samples: (H, W, C) uint16 of either byte order, C without transparency; each pixel's
@@ -61,7 +61,7 @@ class BitDepth:
             high = 0 if samples.dtype.byteorder == ">" else 1
             pairs = samples.view(np.uint8).reshape(*samples.shape, 2)
             result = np.ascontiguousarray(pairs[..., high])
-            # Of bytes the maximum is found eight times as fast.
+            # The maximum of bytes takes an eighth of the time.
             if top := int(result.max()):
                 self.needed = 8 + top.bit_length()
             else:
@@ -82,13 +82,13 @@ class BitDepth:
 
     @property
     def looks_like(self) -> int:
-        """The depth that the samples look like, where none is stated; 0 for the full 16."""
+        """The depth that the samples suggest if none is stated; 0 for the full 16."""
         if self.bits or self.frames < _FRAMES or not self.used:
             return 0
         return next((bits for bits in _USUAL if self.used <= bits), 0)
 
     def remarks(self) -> dict[str, str]:
-        """What is doubtful about the depth, by kind, each with what to do; mostly nothing."""
+        """Doubts about the depth by kind, each with its remedy; usually empty."""
         found = {}
         if bits := self.looks_like:
             found["bit depth"] = (

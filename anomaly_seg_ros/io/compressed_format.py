@@ -1,10 +1,10 @@
-"""What the ``format`` of a ``sensor_msgs/CompressedImage`` says about its pixels.
+"""Reads the ``format`` of a ``sensor_msgs/CompressedImage``: colour order, mosaic and depth.
 
 image_transport writes ``<encoding>; <codec> compressed <target encoding>``, such as
-``rgb8; jpeg compressed bgr8``: the camera's encoding, and the one in which the pixels were handed
-to OpenCV's encoder. An empty target means that they were handed over as they came. OpenCV takes
-three channels for BGR whatever they are, so a picture of target ``rgb8`` has red and blue swapped
-for every other decoder. Drivers of their own mostly write the codec alone: an ordinary file.
+``rgb8; jpeg compressed bgr8``: the camera's encoding, and the encoding in which OpenCV's encoder
+got the pixels. An empty target means that they were not converted. OpenCV takes any three channels
+for BGR, so a picture of target ``rgb8`` has red and blue swapped for every other decoder. Other
+drivers mostly write only the codec: an ordinary file.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _ENCODING = re.compile(r"(?:rgba?|bgra?|mono|bayer_(rggb|bggr|gbrg|grbg))(?:8|16
 _RED_FIRST = re.compile(r"rgba?(?:8|16)$")
 _OPENCV_TYPE = re.compile(r"(?:8|16|32)[usf]c[1-4]$")
 _VIDEO = re.compile(r"\b(h\.?26[45]|hevc|avc|av1|vp[89]|mpeg-?[124])\b")
-# More than any format has: a cache must not keep what a stranger puts there.
+# Longer than any format: the cache must not keep arbitrary text of a publisher.
 _LONGEST = 100
 RGB, BGR = "rgb", "bgr"
 
 
 @dataclass(frozen=True)
 class CompressedFormat:
-    """How to read a picture once it is decoded.
+    """How to interpret a decoded picture.
 
     Attributes:
         order: ``bgr`` for an ordinary file, ``rgb`` for one whose red and blue are swapped.
-        bayer: Pattern of the mosaic that the picture is, such as ``rggb``; else empty.
-        high_bytes: Whether 8-bit samples are the upper half of the camera's 16.
-        refusal: Why it cannot be read, or empty.
-        remark: What the receiver should know of it, or empty; one of few texts.
+        bayer: Pattern of a Bayer mosaic, such as ``rggb``; empty for other pictures.
+        high_bytes: True if 8-bit samples are the upper half of the camera's 16 bits.
+        refusal: Why it cannot be read; empty if it can.
+        remark: Advice for the receiver, one of few texts; may be empty.
     """
 
     order: str = BGR
@@ -45,7 +45,7 @@ def read_format(text: str) -> CompressedFormat:
     """Reads a format string of any origin.
 
     Args:
-        text: Such as ``rgb8; jpeg compressed bgr8``, ``bayer_rggb8; png compressed ``, ``jpeg``.
+        text: Such as ``rgb8; jpeg compressed bgr8``, ``bayer_rggb8; png compressed `` or ``jpeg``.
     """
     return _read(text[:_LONGEST].lower())
 
@@ -61,7 +61,7 @@ def _read(text: str) -> CompressedFormat:
             refusal=f"{video[1]} is a video stream: decode it to sensor_msgs/Image before"
         )
     source, semicolon, rest = (part.strip() for part in text.partition(";"))
-    if not semicolon:  # an ordinary file, as far as the colours go
+    if not semicolon:  # an ordinary file in colour order
         return CompressedFormat(bayer=_bayer(source.split(" ")[0]))
     codec, _, target = (part.strip() for part in rest.partition("compressed"))
     if target and not (_ENCODING.match(target) or _OPENCV_TYPE.match(target)):

@@ -1,7 +1,7 @@
-"""What an encoded image says of itself, read before anything is decoded or allocated.
+"""Reads format and size of an encoded image, before anything is decoded or allocated.
 
-A decoder believes the header: a PNG of a few bytes makes OpenCV allocate gigabytes. And OpenCV
-knows more formats than cameras and data sets use, some of them by old libraries.
+A decoder trusts the header: a PNG of a few bytes makes OpenCV allocate gigabytes. And OpenCV knows
+more formats than cameras and data sets use, some of them by old libraries.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 import struct
 from dataclasses import dataclass
 
-# More than any camera has: 400 MB as RGB.
+# More than any camera's: 400 MB as RGB.
 MOST_PIXELS = 1 << 27
 # Pixels times passes over them; a progressive JPEG may ask for thousands of passes.
 MOST_WORK = 1 << 30
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-# One space at a time: \s+ in a repeated group would try every way to part them.
+# One space at a time: \s+ in a repeated group would backtrack exponentially.
 _PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,10})(?:\s|#[^\n]*\n)+(\d{1,10})\s")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # TIFF field type -> struct code: 16, 32 and 64 bits.
@@ -34,7 +34,7 @@ class ImageHeader:
         kind: JPEG, PNG, WebP, PNM, BMP or TIFF.
         width: Columns.
         height: Rows.
-        passes: How often the decoder goes over the pixels, at most.
+        passes: Most passes of the decoder over the pixels.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class ImageHeader:
 
     @property
     def fault(self) -> str | None:
-        """Why it is not decoded; None if nothing speaks against it."""
+        """Why it must not be decoded; None if it may."""
         size = f"{self.kind} of {self.width} x {self.height} pixels"
         pixels = self.width * self.height
         if pixels == 0:
@@ -63,7 +63,7 @@ def read_header(data: bytes) -> ImageHeader | None:
         data: A whole encoded image.
 
     Returns:
-        None for a format that is not one of the six, or a header that is cut or damaged.
+        None if the format is none of the six, or the header is truncated or damaged.
     """
     try:
         if data.startswith(JPEG_MAGIC):
@@ -94,7 +94,7 @@ def _jpeg(data: bytes) -> ImageHeader | None:
             position += 2
         elif marker in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", data, position + 5)
-            # Counts those of a thumbnail, too: a few more do no harm.
+            # Also counts the scans of a thumbnail; a few more do no harm.
             return ImageHeader("JPEG", width, height, max(1, data.count(b"\xff\xda", position)))
         else:
             position += 2 + struct.unpack_from(">H", data, position + 2)[0]

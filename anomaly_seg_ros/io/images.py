@@ -1,8 +1,7 @@
-"""Reading image, label and disparity files: complete, of the right kind, or a clear error.
+"""Reads image, label and disparity files; incomplete or unsuitable files raise a clear error.
 
-OpenCV decodes; what it would let pass silently is checked here first. It returns a half-grey
-picture for a truncated JPEG, spreads 1-bit masks to 0 / 255 and turns palette indices into
-colours.
+OpenCV decodes, after checks of what it would accept silently: it returns a half-grey picture for a
+truncated JPEG, spreads 1-bit masks to 0 / 255 and turns palette indices into colours.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LABEL_SUFFIXES = IMAGE_SUFFIXES - {".jpg", ".jpeg"}
 
 _PNG_PALETTE = 3
 _SUPPORTED = "JPEG, PNG, WebP, PNM, BMP or TIFF"
-# What else is found under the name of an image, by how it starts.
+# Other content found in image files, by its first bytes.
 _UNSUPPORTED = {
     "a GIF": re.compile(rb"GIF8"),
     "HEIC or AVIF": re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1|avi[fs])", re.DOTALL),
@@ -35,7 +34,7 @@ _UNSUPPORTED = {
     "a web page": re.compile(rb"\s*<(?:!doctype|html)", re.IGNORECASE),
     "a Git LFS pointer, not the file itself": re.compile(rb"version https://git-lfs"),
 }
-# The size stands in these but for a large thumbnail or colour profile.
+# These bytes hold the size, unless a large thumbnail or colour profile comes first.
 _HEADER_BYTES = 1 << 16
 _BINARY_PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s")
 
@@ -45,14 +44,14 @@ def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
 
     Args:
         path: JPEG, PNG, WebP, PNM, BMP or TIFF file.
-        upright: Apply the orientation that the camera noted in the EXIF data. False keeps the
-            stored pixels, except in a TIFF, which OpenCV always turns.
+        upright: True applies the orientation in the EXIF data; False keeps the stored pixels,
+            except in a TIFF, which OpenCV always turns.
 
     Returns:
         (H, W, 3) uint8 RGB in C order; grey images have three equal channels.
 
     Raises:
-        ImageError: Missing, empty, truncated, not an image, or not 8 bits a channel.
+        ImageError: The file is missing, empty, truncated, no image, or not 8 bits a channel.
     """
     path = Path(path)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
@@ -67,16 +66,16 @@ def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
 def read_annotated_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """Reads an image in the orientation that its annotation was made for.
 
-    Annotations are made for the stored pixels: the usual readers of data sets ignore EXIF. Only
-    where the stored image has not the size of the annotation, and the upright one has, was it the
-    upright one that somebody annotated.
+    Annotations are usually made for the stored pixels, as the usual readers of data sets ignore
+    EXIF. Only if the annotation's size is that of the upright image, and not of the stored one,
+    was the upright image annotated.
 
     Args:
         path: As for :func:`read_image`.
         size: (height, width) of the annotation.
 
     Returns:
-        (H, W, 3) uint8 RGB in C order, of the stored size where neither fits.
+        (H, W, 3) uint8 RGB in C order, of the stored size if neither fits.
 
     Raises:
         ImageError: As for :func:`read_image`.
@@ -90,7 +89,7 @@ def read_annotated_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_label(path: str | Path) -> np.ndarray:
-    """Reads a label image or mask; the stored values are returned unchanged.
+    """Reads a label image or mask, with its stored values unchanged.
 
     Args:
         path: A lossless image with one 8-bit channel, or with equal channels.
@@ -99,7 +98,7 @@ def read_label(path: str | Path) -> np.ndarray:
         (H, W) uint8 in C order.
 
     Raises:
-        ImageError: As for :func:`read_image`, or the file does not hold one 8-bit label a pixel.
+        ImageError: As for :func:`read_image`, or there is not one 8-bit label a pixel.
     """
     path = Path(path)
     data = _read_complete(path)
@@ -132,7 +131,7 @@ def read_disparity(path: str | Path) -> np.ndarray:
         (H, W) uint16.
 
     Raises:
-        ImageError: As for :func:`read_image`, or the file has not one 16-bit channel.
+        ImageError: As for :func:`read_image`, or there is not one 16-bit channel.
     """
     path = Path(path)
     array = _decode(_read_complete(path), cv2.IMREAD_UNCHANGED, path)
@@ -145,18 +144,18 @@ def read_disparity(path: str | Path) -> np.ndarray:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """The size that an image file's header states; nothing is decoded.
+    """Reads the size of an image file from its header, without decoding.
 
     Returns:
         (height, width) of the stored pixels.
 
     Raises:
-        ImageError: No such file, or none of the formats of :func:`read_image`.
+        ImageError: The file is missing or in no format of :func:`read_image`.
     """
     path = Path(path)
     with _file_errors(path), path.open("rb") as file:
         header = read_header(data := file.read(_HEADER_BYTES))
-        if header is None:  # it stands behind a thumbnail or a profile
+        if header is None:  # the size comes after a thumbnail or a profile
             header = read_header(data + file.read())
     if header is None or header.fault:
         raise ImageError(f"{path}: {header.fault if header else _no_image(data)}")
@@ -185,7 +184,7 @@ def _decode(data: bytes, flags: int, path: Path) -> np.ndarray:
 
 
 def _read_complete(path: Path) -> bytes:
-    """The bytes of an image file, after a check that nothing is missing at its end."""
+    """Reads the bytes of an image file and checks that they are complete."""
     with _file_errors(path):
         data = path.read_bytes()
     if not data:
@@ -198,7 +197,7 @@ def _read_complete(path: Path) -> bytes:
 
 @contextmanager
 def _file_errors(path: Path) -> Iterator[None]:
-    """Turns what reading a file raises into an ImageError that names it."""
+    """Turns the exceptions of reading a file into an ImageError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -210,11 +209,11 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 
 def image_fault(data: bytes) -> str | None:
-    """Says why an encoded image should not be decoded; None if nothing was found.
+    """Says why an encoded image should not be decoded; None if no fault was found.
 
-    Nothing is allocated for it: other formats than JPEG, PNG, WebP, PNM, BMP and TIFF and sizes
-    that no camera has are refused by the header. What is missing or damaged is found in JPEG, PNG
-    (with checksums), WebP and binary PNM; for the others the decoder is trusted.
+    Allocates nothing: the header shows formats other than JPEG, PNG, WebP, PNM, BMP and TIFF, and
+    sizes that no camera has. Truncation or damage is found in JPEG, PNG (by checksums), WebP and
+    binary PNM; for the others the decoder is trusted.
     """
     if (fault := _damage(data)) is not None:
         return fault
@@ -225,7 +224,7 @@ def image_fault(data: bytes) -> str | None:
 
 
 def _no_image(data: bytes) -> str:
-    """What the content is instead of an image, as far as its start tells."""
+    """Names the content if it is no image, judging by its first bytes."""
     found = next((what for what, start in _UNSUPPORTED.items() if start.match(data)), None)
     unsupported = f"it is {found}; " if found else ""
     return f"not a readable image ({unsupported}no {_SUPPORTED})"
@@ -248,7 +247,7 @@ def _damage(data: bytes) -> str | None:
 
 
 def _jpeg_fault(data: bytes) -> str | None:
-    """Looks for the end marker behind the first scan (an EXIF thumbnail has its own before)."""
+    """Looks for the end marker after the first scan; an EXIF thumbnail has its own before."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:

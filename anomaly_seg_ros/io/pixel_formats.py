@@ -1,11 +1,10 @@
-"""Pixel formats of image messages, decoded to RGB, with every fault of a message named.
+"""Decodes image messages of all pixel formats to RGB; errors name every fault of a message.
 
-Works on anything with the fields of ``sensor_msgs/Image`` or ``CompressedImage``: the messages
-themselves in the node, plain data out of a bag.
+Works on anything with the fields of ``sensor_msgs/Image`` or ``CompressedImage``: messages in the
+node, plain data from a bag.
 
-8-bit colour and grey, 16-bit, Bayer, YUV and float images are read with NumPy and OpenCV:
-cv_bridge adds nothing to them here, ignores row padding in its PyPI build, and breaks on NumPy 2
-in its older ones.
+NumPy and OpenCV read 8-bit colour and grey, 16-bit, Bayer, YUV and float images: cv_bridge would
+add nothing, ignores row padding in its PyPI build, and breaks on NumPy 2 in older ones.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class CompressedImageFields(Protocol):
 
 
 # Encoding -> channels, and the cvtColor code to RGB (None: it is RGB). A conversion is one
-# SIMD pass (0.4 ms for 2 MP), where a reversed view would cost the network a 9 ms copy.
+# SIMD pass (0.4 ms for 2 MP); a reversed view would cost the network a 9 ms copy.
 _COLOUR_8BIT: dict[str, tuple[int, int | None]] = {
     "rgb8": (3, None),
     "bgr8": (3, cv2.COLOR_BGR2RGB),
@@ -82,7 +81,7 @@ _BAYER = {
     "grbg": cv2.COLOR_BayerGB2RGB,
 }
 _COLOUR_8BIT.update({f"bayer_{name}8": (1, code) for name, code in _BAYER.items()})
-# 16-bit encoding -> the 8-bit one that it is scaled to.
+# 16-bit encoding -> the 8-bit encoding it is scaled to.
 _COLOUR_16BIT = {
     "rgb16": "rgb8", "bgr16": "bgr8", "16UC3": "bgr8", "rgba16": "rgba8", "bgra16": "bgra8",
     "16UC4": "bgra8", "mono16": "mono8", "16UC1": "mono8",
@@ -99,16 +98,16 @@ _YUV422 = {
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
 }
-# Planar 4:2:0: a plane of luma, below it half as many rows of interleaved chroma.
+# Planar 4:2:0: a luma plane, then half as many rows of interleaved chroma.
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 _FLOAT = {"32FC1": 1, "32FC3": 3}
-# Decodes a JPEG to RGB at once, 0.8 ms less at 2 MP; OpenCV before 4.11 has only BGR.
+# Decodes a JPEG directly to RGB, 0.8 ms less at 2 MP; OpenCV before 4.11 has only BGR.
 _READ_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)
 ENCODINGS = (*_COLOUR_8BIT, *_COLOUR_16BIT, *_YUV422, *_YUV420, *_FLOAT)
 
 
 class FrameError(ImageError):
-    """A message that holds no usable image; ``kind`` is the class of fault, to count it by."""
+    """A message without a usable image; ``kind`` is the class of fault, for counters."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -116,20 +115,20 @@ class FrameError(ImageError):
 
 
 def rgb_from_raw(image: RawImageFields, depth: BitDepth | None = None) -> np.ndarray:
-    """The pixels of an uncompressed image.
+    """Decodes an uncompressed image.
 
     Float images must lie in [0, 1].
 
     Args:
         image: The message.
-        depth: Scales 16-bit images, and is told what they use; None keeps their high byte.
+        depth: Scales 16-bit images and records the bits they use; None keeps their high byte.
 
     Returns:
         (H, W, 3) uint8 RGB; for ``rgb8`` a read-only view of the data, with the row padding as
         strides.
 
     Raises:
-        FrameError: Names the encoding and the sizes at fault.
+        FrameError: The message holds no usable image; names the encoding and the sizes.
     """
     try:
         return _rgb_from_raw(image, depth or BitDepth())
@@ -139,7 +138,7 @@ def rgb_from_raw(image: RawImageFields, depth: BitDepth | None = None) -> np.nda
 
 
 def rgb_from_compressed(image: CompressedImageFields, depth: BitDepth | None = None) -> np.ndarray:
-    """The pixels of a JPEG, PNG, WebP, PNM, BMP or TIFF.
+    """Decodes a JPEG, PNG, WebP, PNM, BMP or TIFF.
 
     The order of the colours and a Bayer pattern are those of ``format``; see
     :mod:`~anomaly_seg_ros.io.compressed_format`. An EXIF orientation is ignored.
@@ -152,8 +151,8 @@ def rgb_from_compressed(image: CompressedImageFields, depth: BitDepth | None = N
         (H, W, 3) uint8 RGB.
 
     Raises:
-        FrameError: Empty, truncated, larger than any camera's, or something else, or ``format``
-            says what cannot be honoured.
+        FrameError: The image is empty, truncated, too large or of another kind, or its ``format``
+            is unsupported.
     """
     try:
         return _decompress(image, depth or BitDepth())
@@ -176,7 +175,7 @@ def _rgb_from_raw(message: RawImageFields, depth: BitDepth) -> np.ndarray:
     if encoding in _COLOUR_16BIT:
         channels, code = _COLOUR_8BIT[_COLOUR_16BIT[encoding]]
         samples = _pixels(message, np.dtype(">u2" if message.is_bigendian else "<u2"), channels)
-        if channels == 4:  # transparency would pass for a bright sample
+        if channels == 4:  # transparency would count as a bright sample
             samples, code = samples[..., :3], _WITHOUT_ALPHA[code]
         return _converted(depth.to_8_bit(samples), code)
     if encoding in _YUV422:
@@ -211,7 +210,7 @@ def _pixels(
         raise FrameError(
             "short data", f"{size}: {len(message.data)} bytes of data, step needs {needed}"
         )
-    # With strides: padding needs no copy, and a step may be no multiple of the item size.
+    # Strides need no copy for padding, and allow any step.
     return np.ndarray(
         (rows, message.width, channels),
         dtype,
@@ -253,18 +252,18 @@ def _decompress(message: CompressedImageFields, depth: BitDepth) -> np.ndarray:
     stated = read_format(message.format)
     if stated.refusal:
         raise FrameError("unsupported format", f"{what}: {stated.refusal}")
-    # OpenCV fills what is missing of a cut file with grey and says nothing.
+    # OpenCV silently fills the missing part of a truncated file with grey.
     if (fault := image_fault(data)) is not None:
         for kind in ("truncated", "damaged"):
             if kind in fault:
                 raise FrameError(kind, f"{what}: {fault}")
         raise FrameError("undecodable", f"{what} cannot be decoded: {fault}")
-    # The picture must lie as camera_info says: an EXIF orientation must not turn it.
+    # The picture must match camera_info, so an EXIF orientation must not turn it.
     flags = cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
     if stated.bayer:
         flags = cv2.IMREAD_UNCHANGED  # ignores the orientation as well
     elif stated.order == RGB:
-        flags |= cv2.IMREAD_COLOR  # "BGR", and that is the wrong way round
+        flags |= cv2.IMREAD_COLOR  # decodes to "BGR", which here is RGB
     else:
         flags |= _READ_RGB or cv2.IMREAD_COLOR
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

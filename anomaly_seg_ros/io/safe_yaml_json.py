@@ -1,8 +1,8 @@
-"""YAML and JSON files that anyone may have written: plain values, or one clear error.
+"""Reads YAML and JSON files of unknown origin: plain values, or one clear error.
 
-Nothing is built or run (``yaml.safe_load``). The parsers let more escape than their own
-exceptions: PyYAML a ValueError for 2001-13-01, an AttributeError for a malformed ``!!timestamp``,
-both of them a RecursionError for a thousand brackets.
+No object is built and no code run (``yaml.safe_load``). The parsers raise more than their own
+exceptions: PyYAML a ValueError for 2001-13-01 and an AttributeError for a malformed
+``!!timestamp``, both parsers a RecursionError for a thousand brackets.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import yaml
 
 from anomaly_seg_ros.errors import AnomalySegError, first_line
 
-# No configuration or annotation that this package reads comes near it; PyYAML needs minutes.
+# Far above any configuration or annotation; PyYAML would need minutes for more.
 LARGEST_YAML = 8 << 20
-# Brackets in brackets. PyYAML's time grows with their square before it gives up.
+# Nesting of brackets. PyYAML's time grows with its square before it gives up.
 _DEEPEST = 100
 _BRACKET = re.compile(r"[\[\]{}]")
 # What the parsers raise on damaged text, found by fuzzing.
@@ -34,7 +34,7 @@ _MALFORMED = (
     RecursionError,
     MemoryError,
 )
-# Of a file, on usual file systems; endings are added to it.
+# Length of a file name on usual file systems, less room for suffixes.
 _LONGEST_NAME = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
@@ -42,20 +42,20 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def short_repr(value: Any) -> str:
-    """A value of a file as it may stand in an error message: like ``repr``, but short.
+    """Like ``repr``, but short: a value of a file for an error message.
 
-    A few aliases make a YAML value of some bytes whose text fills the memory.
+    With a few aliases, a YAML value of some bytes can have a ``repr`` that fills the memory.
     """
     return _SHORT.repr(value)
 
 
 def parse_yaml(text: str, source: str, error: type[AnomalySegError]) -> Any:
-    """The value of a YAML text.
+    """Parses a YAML text.
 
     Args:
         text: The text.
-        source: File or option, begins the message.
-        error: What to raise.
+        source: File or option that the message begins with.
+        error: Type of the exception to raise.
     """
     if len(text) > LARGEST_YAML:
         raise error(f"{source}: {len(text)} characters of YAML, more than {LARGEST_YAML}")
@@ -65,33 +65,33 @@ def parse_yaml(text: str, source: str, error: type[AnomalySegError]) -> Any:
 
 
 def parse_json(text: str | bytes, source: str, error: type[AnomalySegError]) -> Any:
-    """The value of a JSON text; see :func:`parse_yaml`."""
+    """Parses a JSON text; see :func:`parse_yaml`."""
     return _parsed(json.loads, text, source, "JSON", error)
 
 
 def read_yaml(path: Path, error: type[AnomalySegError]) -> Any:
-    """The value in a YAML file.
+    """Reads a YAML file.
 
     Raises:
-        error: Missing, not UTF-8 or not YAML; names the file.
+        error: The file is missing, not UTF-8 or not YAML; names the file.
     """
     return parse_yaml(_read_text(path, error), str(path), error)
 
 
 def read_json(path: Path, error: type[AnomalySegError]) -> Any:
-    """The value in a JSON file; see :func:`read_yaml`."""
+    """Reads a JSON file; see :func:`read_yaml`."""
     return parse_json(_read_text(path, error), str(path), error)
 
 
 def inside(folder: Path, name: Any) -> Path:
-    """The file of a folder that another file names.
+    """Returns the file in a folder that another file refers to by name.
 
     Args:
-        folder: Where it must lie.
-        name: As it stands in the file.
+        folder: Folder that the file must be in.
+        name: The name, as read from the other file.
 
     Raises:
-        ValueError: No plain file name: it has a folder, is "..", or something else altogether.
+        ValueError: The name is no plain file name: it has a folder, is "..", or no text at all.
     """
     if not is_file_name(name):
         raise ValueError(f"{short_repr(name)} is no name of a file in {folder}")
@@ -99,7 +99,7 @@ def inside(folder: Path, name: Any) -> Path:
 
 
 def is_file_name(name: Any) -> bool:
-    """Whether a value is a text that names a file in a folder, and nothing outside of it."""
+    """True if a value is a text that names a file in a folder, and nothing outside it."""
     return (
         isinstance(name, str)
         and 0 < len(name) <= _LONGEST_NAME
@@ -118,7 +118,7 @@ def _read_text(path: Path, error: type[AnomalySegError]) -> str:
 
 
 def _opened_brackets(text: str) -> int:
-    """Most brackets that are open at once, those in quotes and comments included."""
+    """Deepest nesting of brackets, including those in quotes and comments."""
     opened = most = 0
     for bracket in _BRACKET.finditer(text):
         opened = opened + 1 if bracket[0] in "[{" else max(0, opened - 1)
@@ -132,7 +132,7 @@ def _parsed(
     try:
         return load(text)
     except RecursionError:
-        # Without its cause: a traceback of a thousand frames helps nobody.
+        # Drops the cause, a traceback of a thousand frames.
         raise error(f"{source}: not valid {kind} (nested too deeply)") from None
     except _MALFORMED as fault:
         raise error(f"{source}: not valid {kind} ({_reason(fault)})") from fault

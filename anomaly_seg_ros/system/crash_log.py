@@ -1,6 +1,6 @@
-"""Errors that nobody foresaw: one line for the user, the traceback in a file.
+"""Reports unexpected errors: one line for the user, the traceback in a file.
 
-Standard library only, so that it also works where an installation is incomplete.
+Standard library only, so that it also works in an incomplete installation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from types import TracebackType
 
 
 def log_folder() -> Path:
-    """Where tracebacks go: ``$XDG_STATE_HOME/anomaly_seg_ros``, or below ``~/.local/state``."""
+    """Folder of tracebacks: ``$XDG_STATE_HOME/anomaly_seg_ros``, or below ``~/.local/state``."""
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111
     return Path(home) / "anomaly_seg_ros"
 
 
 def report_crash(tool: str, error: BaseException) -> None:
-    """Writes the traceback into a log file and one line, with that file's name, to stderr.
+    """Writes the traceback to a log file, and one line with that file's name to stderr.
 
     Args:
         tool: Name of the program, for the line and for the file.
-        error: With its traceback.
+        error: The error, with its traceback.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     line = f"{tool}: error: {in_words(error)}"
@@ -38,7 +38,7 @@ def report_crash(tool: str, error: BaseException) -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """What happened and, where that is known, what to do; one line."""
+    """Says in one line what happened and, if known, what to do."""
     from anomaly_seg_ros.system.missing_packages import broken_installation
 
     if words := broken_installation(error):
@@ -51,18 +51,18 @@ def in_words(error: BaseException) -> str:
 
 
 def guard_program() -> None:
-    """Gives :func:`report_crash` every uncaught error, if a module is being run as a program.
+    """Reports every uncaught error by :func:`report_crash` if a module runs as a program.
 
     ``python -m package.module`` imports the package first, with ``-m`` as ``sys.argv[0]``. Called
-    there, this covers even the module's own imports, and changes nothing for whoever merely
-    imports the package.
+    there, this covers even the module's own imports, and does nothing if the package is merely
+    imported.
     """
     if sys.argv[:1] == ["-m"]:
         install_hooks()
 
 
 def install_hooks() -> None:
-    """Lets uncaught errors of this process, in any thread, end in :func:`report_crash`."""
+    """Reports this process's uncaught errors, in any thread, by :func:`report_crash`."""
     sys.excepthook = _report_uncaught
     threading.excepthook = _report_uncaught_in_thread
 
@@ -82,7 +82,7 @@ def _report_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _program() -> str:
-    """``training.fine_tune``, ``detector``: what the user started, as far as it can be told."""
+    """Name of the program as the user started it: ``training.fine_tune`` or ``detector``."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None:
         name = spec.name.removesuffix(".__main__")

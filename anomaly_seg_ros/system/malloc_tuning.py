@@ -1,4 +1,4 @@
-"""Keeps the memory of freed frames for the next ones, instead of giving it back to the kernel."""
+"""Keeps the memory of freed frames for the next ones instead of returning it to the kernel."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LARGEST_OF_OLD_GLIBC = 32 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse large blocks; to be called once, by whoever owns the process.
+    """Lets this process reuse large freed blocks; the owner of the process calls it once.
 
     By default glibc maps every block of some megabytes anew and unmaps it when it is freed, and
-    the kernel clears each of its pages at the first touch. That costs three to four times what
-    copying an image does, for every copy of every frame. Afterwards up to 1 GiB of freed memory
+    the kernel clears each of its pages at the first touch. For every copy of every frame that
+    costs three to four times as much as copying the image. With this, up to 1 GiB of freed memory
     stays with the process; its peak does not grow.
 
     Returns:
-        False where malloc is not glibc's: nothing is changed.
+        False if malloc is not glibc's, and nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Peak memory, as measured, and running out of it, as a clear error."""
+"""Measures peak memory, and makes running out of it a clear error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from anomaly_seg_ros.errors import DeviceMemoryError, first_line
 
 MIB = 2**20
-# In errors without a type of their own: of torch's CPU allocator, the CUDA driver, cuBLAS, cuDNN,
-# OpenVINO, ONNX Runtime, the C++ library and the operating system. The last two: torch says the
-# one when no algorithm of cuDNN got its workspace, and cuBLAS the other when it got none.
+# Words of out-of-memory errors that have no type of their own: of torch's CPU allocator, the CUDA
+# driver, cuBLAS, cuDNN, OpenVINO, ONNX Runtime, the C++ library and the operating system. The last
+# two are raised when cuDNN's algorithms or cuBLAS got no workspace.
 _SIGNS = (
     "bad_alloc",
     "bad allocation",
@@ -33,11 +33,11 @@ _SIGNS = (
 
 
 class PeakMemory(NamedTuple):
-    """The most memory that was in use at once.
+    """The most memory in use at once.
 
     Attributes:
-        mib: In MiB (2^20 bytes).
-        what: What was measured, in words: the figures of CPU and GPU are different things.
+        mib: The peak in MiB (2^20 bytes).
+        what: The measured quantity in words, as CPU and GPU figures are not comparable.
     """
 
     mib: float
@@ -45,14 +45,14 @@ class PeakMemory(NamedTuple):
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begins a new measurement on a GPU; on the CPU the process began it when it started."""
-    # Before its first use torch refuses the call, and there is nothing to begin anew.
+    """Restarts the measurement on a GPU; on the CPU it always starts with the process."""
+    # torch refuses the call before its first use, when there is nothing to reset.
     if device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> PeakMemory:
-    """The peak so far: of tensors on a GPU, of the whole process on the CPU."""
+    """The peak so far, of tensors on a GPU or of the whole process on the CPU."""
     if device.type == "cuda":
         mib = torch.cuda.max_memory_allocated(device) / MIB
         return PeakMemory(mib, f"allocated by torch on {device} since the model was loaded")
@@ -60,7 +60,7 @@ def peak_memory(device: torch.device) -> PeakMemory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is what torch, a runtime or Python raises when the memory does not suffice."""
+    """True for an error that torch, a runtime or Python raises when memory runs out."""
     if isinstance(error, (MemoryError, DeviceMemoryError, torch.OutOfMemoryError)):
         return True
     words = str(error).lower()
@@ -72,10 +72,10 @@ def out_of_memory_as_device_error(situation: str) -> Iterator[None]:
     """Turns every kind of "out of memory" into a DeviceMemoryError; lets other errors pass.
 
     Args:
-        situation: What was being done and what would need less; ends the message.
+        situation: The activity and how it would need less memory; ends the message.
 
     Raises:
-        DeviceMemoryError: The device's memory did not suffice.
+        DeviceMemoryError: The device ran out of memory.
     """
     try:
         yield
@@ -87,10 +87,10 @@ def out_of_memory_as_device_error(situation: str) -> Iterator[None]:
 
 
 def resident_peak_mib(process: int | str = "self") -> float:
-    """The most memory that a process has had resident, in MiB.
+    """Peak resident memory of a process, in MiB.
 
     Args:
-        process: Its number; other processes than this one are known to Linux only.
+        process: Its id; processes other than this one work only on Linux.
 
     Raises:
         ValueError: There is no such process, or it has ended.

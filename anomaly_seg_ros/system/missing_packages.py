@@ -1,4 +1,4 @@
-"""Names the package behind an error, where the installation lacks one. Standard library only."""
+"""Names the missing package behind an error. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from importlib import import_module, metadata
 
 from anomaly_seg_ros.errors import AnomalySegError, first_line
 
-# Where the search for an absent requirement begins; an apt ROS has no metadata to search.
+# Start of the search for absent requirements; an apt ROS has no metadata to search.
 _ROOTS = (
     *("torch", "torchvision", "openvino", "onnxruntime", "opencv-python-headless", "rosbags"),
     *("ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-sensor-msgs"),
     *("ros-jazzy-diagnostic-msgs", "ros-jazzy-lifecycle-msgs", "ros-jazzy-rcl-interfaces"),
     *("ros-jazzy-std-msgs", "ros-jazzy-std-srvs", "cv-bridge"),
 )
-# Absent on purpose: it generates the code of messages, and the lock files leave it out.
+# Absent on purpose: it only generates message code, so the lock files omit it.
 _ONLY_FOR_BUILDS = {"empy"}
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
-# What rclpy makes of a failed import of a message's compiled part; its module needs ROS.
+# rclpy's error for a failed import of a message's compiled part; its module needs ROS.
 _OF_IMPORTS = {"UnsupportedTypeSupport"}
 _NO_LIBRARY = "cannot open shared object file"
-# Distributions whose name is not the one of the module that they bring.
+# Distributions that are not named like their module.
 _DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "google.protobuf": "protobuf",
@@ -39,7 +39,7 @@ _ROS_PREFIXES = ("rosidl_", "rpyutils", "rcl", "rmw_")
 
 
 def missing_module(name: str) -> str:
-    """One line about a Python module that cannot be found, with the way to get it."""
+    """Says in one line that a Python module is missing, and how to get it."""
     top = name.split(".")[0]
     if name != top and (spec := importlib.util.find_spec(top)) is not None:
         if spec.origin is not None:
@@ -56,13 +56,13 @@ def missing_module(name: str) -> str:
 
 
 def missing_package(error: BaseException) -> str | None:
-    """What to install, where an error or one that caused it is a failed import.
+    """Names the package to install if an error, or one of its causes, is a failed import.
 
     Args:
-        error: Anything.
+        error: Any error.
 
     Returns:
-        One line that names the package; None if no import failed for the lack of one.
+        One line that names the package; None if no import failed for lack of a package.
     """
     for cause in _causes(error):
         if isinstance(cause, ModuleNotFoundError) and (name := _module_name(cause)):
@@ -74,16 +74,16 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What happened: the message of an error of ours, the absent package, or type and message."""
+    """Returns the message of an own error, the missing package, or type and message."""
     if isinstance(error, AnomalySegError):
         return str(error)
     return missing_package(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def broken_installation(error: BaseException) -> str | None:
-    """Like :func:`missing_package`, and tells of absent requirements beside any other error.
+    """Like :func:`missing_package`, and adds absent requirements to any other error.
 
-    For errors that end the process: the absence need not be their reason, but is worth knowing.
+    For errors that end the process: the absence need not be the cause, but is worth knowing.
     """
     if known := missing_package(error):
         return known
@@ -92,7 +92,7 @@ def broken_installation(error: BaseException) -> str | None:
 
 
 def absent_requirements() -> dict[str, str]:
-    """Distributions that installed ones require and that are not installed, with who asks."""
+    """Missing distributions that installed ones require, with the one that requires them."""
     absent: dict[str, str] = {}
     todo = list(_ROOTS)
     seen = set(todo) | _ONLY_FOR_BUILDS
@@ -111,14 +111,14 @@ def absent_requirements() -> dict[str, str]:
 
 
 def _requirements(distribution: str) -> Iterable[str]:
-    """Names of what a distribution requires on this machine, without extras."""
+    """Yields the names of a distribution's requirements on this machine, without extras."""
     parse = _parser()
     lines: Iterable[str] = ()
     with contextlib.suppress(metadata.PackageNotFoundError):
         lines = metadata.requires(distribution) or ()
     for line in lines:
         if parse is None:
-            if ";" not in line:  # nothing here can say whether a marker holds
+            if ";" not in line:  # markers cannot be evaluated
                 yield re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]
             continue
         requirement = parse(line)
@@ -135,13 +135,13 @@ def _parser() -> type | None:
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
-    """An error, what it was raised from, and so on."""
+    """Yields an error, its cause, and so on."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
         yield current
-        # What was merely being handled may be an optional import, which is no reason.
+        # An error that was merely being handled may be an optional import, which is no cause.
         failed_import = isinstance(current, ImportError) or type(current).__name__ in _OF_IMPORTS
         current = current.__cause__ or (current.__context__ if failed_import else None)
 

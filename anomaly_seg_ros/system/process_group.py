@@ -1,4 +1,4 @@
-"""Leaving torch's process group without crashing on the way out."""
+"""Leaves torch's process group without a crash at exit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import distributed
 def leave_process_group() -> None:
     """Leaves the default process group and ends its threads.
 
-    Gloo's threads let go of an all-reduce's tensors a moment after the one who waited for it goes
-    on. A thread that does so while the interpreter is ending aborts the process ("terminate
-    called without an active exception"), after all its work was done. The threads end with the
-    group, and the group ends when nothing refers to it: DistributedDataParallel does, and such
-    models stand in reference cycles.
+    Gloo's threads release the tensors of an all-reduce a moment after the waiting thread goes on.
+    If that happens while the interpreter exits, the process aborts ("terminate called without an
+    active exception") although all its work is done. The threads end with the group, and the group
+    ends once nothing refers to it; DistributedDataParallel does, and such models are in reference
+    cycles.
     """
     gc.collect()
     distributed.destroy_process_group()

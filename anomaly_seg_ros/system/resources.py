@@ -1,9 +1,8 @@
 """Finds the package's own files: config/, assets/ and weights/, in a checkout or installed.
 
-Weights lie inside the package. config/ and assets/ lie beside it in a source checkout, and in
-``<prefix>/share/anomaly_seg_ros`` of an installed tree, whatever the depth of the folder that
-holds Python modules there (``lib/python3.12/site-packages``,
-``local/lib/python3.10/dist-packages``, ...).
+Weights are inside the package. config/ and assets/ are beside it in a source checkout, and in
+``<prefix>/share/anomaly_seg_ros`` of an installed tree, at whatever depth Python modules are there
+(``lib/python3.12/site-packages``, ``local/lib/python3.10/dist-packages``, ...).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ _PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 
 
 class ResourceError(AnomalySegError):
-    """A file of the package itself that is not where an installation puts it."""
+    """A file of the package itself that is missing from the installation."""
 
 
 def config_path(relative: str | Path) -> Path:
     """Path of a file or folder below config/, such as ``detector.yaml``.
 
     Raises:
-        ResourceError: It is in none of the places searched; the message lists them.
+        ResourceError: It is in none of the places searched, which the message lists.
     """
     return _find(Path("config") / relative)
 
@@ -37,7 +36,7 @@ def asset_path(relative: str | Path) -> Path:
     """Path of a file or folder below assets/, such as ``demo_clip``.
 
     Raises:
-        ResourceError: It is in none of the places searched; the message lists them.
+        ResourceError: It is in none of the places searched, which the message lists.
     """
     return _find(Path("assets") / relative)
 
@@ -55,13 +54,13 @@ def weights_dir() -> Path:
 
 
 def _find(relative: Path) -> Path:
-    # Names of taxonomies stand in files: such a name must not lead anywhere else.
+    # Taxonomy names come from files, and must not lead anywhere else.
     if relative.is_absolute() or ".." in relative.parts or "\0" in str(relative):
         raise ResourceError(f"{PACKAGE_NAME}: {str(relative)!r} leads out of its own files")
     roots = _roots(_PACKAGE_FOLDER)
     for root in roots:
         candidate = root / relative
-        # Not pathlib's, which raises an OSError for names that are too long for any file.
+        # pathlib's exists raises an OSError for names that are too long.
         if os.path.exists(candidate):  # noqa: PTH110
             return candidate
     places = ", ".join(str(root) for root in roots) or f"no share folder above {_PACKAGE_FOLDER}"
@@ -70,7 +69,7 @@ def _find(relative: Path) -> Path:
 
 @cache
 def _roots(package_folder: Path) -> tuple[Path, ...]:
-    """Folders that hold config/ and assets/, the one to prefer first."""
+    """Folders that hold config/ and assets/, the preferred one first."""
     checkout = package_folder.parent
     if (checkout / "package.xml").is_file() and (checkout / "setup.py").is_file():
         return (checkout,)
@@ -83,12 +82,12 @@ def _roots(package_folder: Path) -> tuple[Path, ...]:
 
 
 def _ament_share() -> Path | None:
-    """The share folder that a sourced ROS workspace knows, or None without one."""
+    """The share folder in a sourced ROS workspace, or None without one."""
     try:
         from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
     except ImportError:
         return None
-    # EnvironmentError (OSError): the library's answer when AMENT_PREFIX_PATH is not set.
+    # The library raises an OSError if AMENT_PREFIX_PATH is not set.
     try:
         return Path(get_package_share_directory(PACKAGE_NAME))
     except (PackageNotFoundError, OSError):

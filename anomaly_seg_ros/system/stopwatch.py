@@ -1,4 +1,4 @@
-"""How long each stage of a frame takes, on the CPU or, by events, on a GPU."""
+"""Measures the time of each stage of a frame, on the CPU or, by events, on a GPU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 class Stopwatch:
-    """Laps by name; a name may come several times, its laps add up.
+    """Times laps by name; laps of the same name add up.
 
-    On a GPU a lap ends when the device gets there, not when the host has queued the work, and
-    nothing waits for it: :meth:`milliseconds` must be called after the device has been waited for.
+    On a GPU a lap ends when the device reaches it, not when the host has queued the work. Nothing
+    here waits for the device: call :meth:`milliseconds` after it has been synchronised.
 
     Args:
-        device: Where the stages run.
+        device: Device that runs the stages.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,11 +23,11 @@ class Stopwatch:
         self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
 
     def lap(self, name: str) -> None:
-        """Ends a lap, which began where the one before ended."""
+        """Ends a lap, which began when the previous one ended."""
         self._marks.append((name, self._now()))
 
     def milliseconds(self) -> dict[str, float]:
-        """Name -> time of its laps."""
+        """Total time of the laps of each name, in milliseconds."""
         total: dict[str, float] = {}
         for (_, began), (name, ended) in zip(self._marks, self._marks[1:], strict=False):
             total[name] = total.get(name, 0.0) + _milliseconds(began, ended)
@@ -37,7 +37,7 @@ class Stopwatch:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        # Without a stream it would be recorded on the current device, which may be another one.
+        # Without a stream, the event is recorded on the current device, which may be another.
         event.record(torch.cuda.current_stream(self._device))
         return event
 

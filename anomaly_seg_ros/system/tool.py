@@ -1,4 +1,4 @@
-"""How every command-line tool ends: an exit code, and one line for an error."""
+"""Runs a command-line tool and ends it with an exit code and one line for an error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def run_tool(tool: str, body: Callable[[], None]) -> int:
 
     Args:
         tool: Name for the error line.
-        body: Does the work; cleans up after itself when an exception passes through.
+        body: Does the work, and cleans up after itself when an exception passes through.
 
     Returns:
-        0 done; 1 an error, printed as ``tool: error: ...`` (with the file that holds the
-        traceback where it is not a user's error); 130 interrupted by Ctrl-C.
+        0 if done; 1 for an error, printed as ``tool: error: ...`` (with the file of the traceback
+        unless it is a user's error); 130 if interrupted by Ctrl-C.
     """
     try:
         body()
@@ -28,7 +28,7 @@ def run_tool(tool: str, body: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{tool}: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - a tool ends here: nothing is hidden, all is told
+    except Exception as error:  # noqa: BLE001 - the tool ends here, and reports everything
         report_crash(tool, error)
         return 1
     return 0
