@@ -44,3 +44,20 @@ def test_the_import_brings_neither_torch_nor_numpy():
     code = f"import sys, anomaly_seg_ros; print(sorted({heavy}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+TORCH_FREE = (
+    *("compare", "dataset_to_bag", "demo", "evaluate", "evaluate_bag", "evaluate_folder"),
+    "export_model",
+)
+
+
+@pytest.mark.parametrize("tool", TORCH_FREE)
+def test_help_waits_for_no_torch(tool: str):
+    code = (
+        "import sys; from importlib import import_module\n"
+        f"try: import_module('anomaly_seg_ros.cli.{tool}').main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules, 'rclpy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False False"

@@ -10,8 +10,6 @@ from pathlib import Path
 from anomaly_seg_ros.cli.dataset_options import add_mask_255
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import open_dataset
-from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
-from anomaly_seg_ros.evaluation.tables import format_run
 from anomaly_seg_ros.inference.options import AUTO
 from anomaly_seg_ros.system.resources import asset_path
 from anomaly_seg_ros.system.tool import run_tool
@@ -31,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> None:
+        # Not above: --help waits for no torch.
+        from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
+        from anomaly_seg_ros.evaluation.tables import format_run
+
         folder = arguments.data or asset_path("demo_clip")
         dataset = open_dataset("auto", folder, mask_255=arguments.mask_255)
         options = run_options(arguments, video=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.dumps import KINDS, check_kind
-from anomaly_seg_ros.evaluation.pictures import read_pictures
 from anomaly_seg_ros.evaluation.plan import (
     ALL,
     AUTO,
@@ -28,11 +27,6 @@ from anomaly_seg_ros.evaluation.plan import (
     parse_data,
     parse_named,
 )
-from anomaly_seg_ros.evaluation.report import write_benchmark_report
-from anomaly_seg_ros.evaluation.results import FILE_NAME
-from anomaly_seg_ros.evaluation.run import run_plan
-from anomaly_seg_ros.evaluation.snapshots import torchrun_ranks
-from anomaly_seg_ros.evaluation.tables import format_text, write_tables
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.system.tool import run_tool
 
@@ -45,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
     def body() -> None:
+        # Not above: --help waits for no torch.
+        from anomaly_seg_ros.evaluation.pictures import read_pictures
+        from anomaly_seg_ros.evaluation.report import write_benchmark_report
+        from anomaly_seg_ros.evaluation.results import FILE_NAME
+        from anomaly_seg_ros.evaluation.run import run_plan
+        from anomaly_seg_ros.evaluation.snapshots import torchrun_ranks
+        from anomaly_seg_ros.evaluation.tables import format_text, write_tables
+
         plan = _plan(arguments)
         # A job that is terminated saves its state, as with Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

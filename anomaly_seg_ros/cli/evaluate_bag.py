@@ -9,8 +9,6 @@ from pathlib import Path
 
 from anomaly_seg_ros.cli.bag_options import add_bag_options, bag_options
 from anomaly_seg_ros.cli.options import add_run_options, run_options
-from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
-from anomaly_seg_ros.evaluation.tables import format_run
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate_bag"
@@ -28,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> None:
+        # Not above: --help waits for no torch.
+        from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
+        from anomaly_seg_ros.evaluation.tables import format_run
+
         options = run_options(
             arguments,
             node=arguments.node,

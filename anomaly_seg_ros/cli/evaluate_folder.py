@@ -11,8 +11,6 @@ from anomaly_seg_ros.cli.dataset_options import add_dataset_options, dataset_opt
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.datasets import DATASETS, open_dataset
 from anomaly_seg_ros.datasets.folder import LABEL_KINDS
-from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
-from anomaly_seg_ros.evaluation.tables import format_run
 from anomaly_seg_ros.system.tool import run_tool
 
 TOOL = "evaluate_folder"
@@ -33,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> None:
+        # Not above: --help waits for no torch.
+        from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
+        from anomaly_seg_ros.evaluation.tables import format_run
+
         given = dataset_options(arguments, labels=arguments.labels)
         dataset = open_dataset(arguments.dataset, arguments.data, **given)
         options = run_options(arguments, video=arguments.video)

@@ -12,16 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.export.comparison import TOLERANCE
-from anomaly_seg_ros.export.deployment import Deployment
-from anomaly_seg_ros.export.files import (
-    DEFAULT_OPSET,
-    export_onnx,
-    export_program,
-    require_onnx,
-)
+from anomaly_seg_ros.export import DEFAULT_OPSET
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.tool import run_tool
 
@@ -47,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def body() -> None:
+        # Not above: --help waits for no torch.
+        from anomaly_seg_ros.checkpoints.loading import load_model
+        from anomaly_seg_ros.export.comparison import TOLERANCE
+        from anomaly_seg_ros.export.deployment import Deployment
+        from anomaly_seg_ros.export.files import export_onnx, export_program
+
         _check(arguments)
         deployment = Deployment(*load_model(arguments.model), arguments.score)
         began = time.perf_counter()
@@ -74,6 +72,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != f".{arguments.to}":
         raise ParameterError(f"--out {arguments.out}: expected a name in .{arguments.to}")
     if arguments.to == "onnx":
+        from anomaly_seg_ros.export.files import require_onnx
+
         require_onnx()
     elif arguments.opset is not None:
         raise ParameterError("--opset is for --to onnx")

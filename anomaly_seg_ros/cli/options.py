@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from anomaly_seg_ros.cli.network_options import add_segmenter_options, segmenter_options
-from anomaly_seg_ros.evaluation.bag_run import MODES, RunOptions
+from anomaly_seg_ros.evaluation.plan import MODES, RunOptions
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.scores import SCORES
 

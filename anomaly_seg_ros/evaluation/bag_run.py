@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from anomaly_seg_ros.bags.evaluation_input import (
-    BagOptions,
     described,
     label_classes,
     notes_on,
@@ -27,6 +26,7 @@ from anomaly_seg_ros.bags.evaluation_input import (
 from anomaly_seg_ros.bags.reader import BagReader, Frame
 from anomaly_seg_ros.errors import BagError, CheckpointError, ParameterError
 from anomaly_seg_ros.evaluation.collector import Collector
+from anomaly_seg_ros.evaluation.plan import IN_PROCESS, MODES, REAL_TIME, RunOptions
 from anomaly_seg_ros.evaluation.results import Run, make_folder
 from anomaly_seg_ros.inference.devices import select_device
 from anomaly_seg_ros.inference.options import SegmenterOptions
@@ -38,37 +38,6 @@ from anomaly_seg_ros.ros.node_process import NodeProcess
 from anomaly_seg_ros.ros.replay import AnswerFile, Replayer
 from anomaly_seg_ros.ros.transport import use_profile
 from anomaly_seg_ros.system.memory import peak_memory, reset_peak
-
-LOCK_STEP, REAL_TIME, IN_PROCESS = "lock-step", "real-time", "in-process"
-MODES = (LOCK_STEP, REAL_TIME, IN_PROCESS)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to evaluate.
-
-    Attributes:
-        model: Name of a shipped model, or a weights file.
-        segmenter: How the model runs, in this process and in a node that is started.
-        score: The score that the node publishes; ``auto`` is the model's default.
-        mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
-            own rate, drops and latency; ``in-process``: without a node.
-        node: Fully qualified name of a running detector; None starts one.
-        bag: How the bag is read; a detector listens to its image topic.
-        timeout: Seconds to wait for one frame.
-        start_timeout: Seconds to wait for the node to become active.
-        video: Also write ``overlay.mp4``.
-    """
-
-    model: str = "default"
-    segmenter: SegmenterOptions = field(default_factory=SegmenterOptions)
-    score: str = "auto"
-    mode: str = LOCK_STEP
-    node: str | None = None
-    bag: BagOptions = field(default_factory=BagOptions)
-    timeout: float = 60.0
-    start_timeout: float = 180.0
-    video: bool = False
 
 
 @dataclass

@@ -15,9 +15,16 @@ from anomaly_seg_ros.bags.writer import BagWriter
 from anomaly_seg_ros.datasets import Dataset
 from anomaly_seg_ros.datasets.label_scan import check_mask_convention
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, LOCK_STEP, RunOptions, evaluate_bag
+from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
 from anomaly_seg_ros.evaluation.frames import BagFrames, DatasetFrames, Frames
-from anomaly_seg_ros.evaluation.plan import NODE, NamedPath, Plan
+from anomaly_seg_ros.evaluation.plan import (
+    IN_PROCESS,
+    LOCK_STEP,
+    NODE,
+    NamedPath,
+    Plan,
+    RunOptions,
+)
 from anomaly_seg_ros.evaluation.results import Run, ScoreFigures
 from anomaly_seg_ros.evaluation.scorers import ModelScorer
 from anomaly_seg_ros.evaluation.table_formats import format_number

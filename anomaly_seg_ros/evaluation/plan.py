@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anomaly_seg_ros.bags.evaluation_input import BagOptions
 from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.metrics.components import COMPONENT_SIZES
 from anomaly_seg_ros.scores import SCORES
 
+# How a bag is evaluated.
+LOCK_STEP, REAL_TIME = "lock-step", "real-time"
 IN_PROCESS, NODE, DUMPED = "in-process", "node", "dumped"
 VIAS = (IN_PROCESS, NODE)
+MODES = (LOCK_STEP, REAL_TIME, IN_PROCESS)
 BAG = "bag"
 AUTO, NONE, ALL = "auto", "none", "all"
 COMPONENTS = (AUTO, *COMPONENT_SIZES, NONE)
@@ -24,6 +28,34 @@ MEMORY_LIMIT = 2 << 30
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.-]+)=(?P<rest>.+)", re.DOTALL)
 # Names become names of files and folders.
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to evaluate one bag.
+
+    Attributes:
+        model: Name of a shipped model, or a weights file.
+        segmenter: How the model runs, in this process and in a node that is started.
+        score: The score that the node publishes; ``auto`` is the model's default.
+        mode: ``lock-step``: one frame at a time, each waited for; ``real-time``: at the bag's
+            own rate, drops and latency; ``in-process``: without a node.
+        node: Fully qualified name of a running detector; None starts one.
+        bag: How the bag is read; a detector listens to its image topic.
+        timeout: Seconds to wait for one frame.
+        start_timeout: Seconds to wait for the node to become active.
+        video: Also write ``overlay.mp4``.
+    """
+
+    model: str = "default"
+    segmenter: SegmenterOptions = field(default_factory=SegmenterOptions)
+    score: str = "auto"
+    mode: str = LOCK_STEP
+    node: str | None = None
+    bag: BagOptions = field(default_factory=BagOptions)
+    timeout: float = 60.0
+    start_timeout: float = 180.0
+    video: bool = False
 
 
 @dataclass(frozen=True)

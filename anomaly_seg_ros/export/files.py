@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from anomaly_seg_ros.errors import ExportError, OutputError, ParameterError, first_line
+from anomaly_seg_ros.export import DEFAULT_OPSET
 from anomaly_seg_ros.export.comparison import (
     TOLERANCE,
     Comparison,
@@ -31,8 +32,6 @@ from anomaly_seg_ros.export.comparison import (
 from anomaly_seg_ros.export.deployment import Deployment
 
 INPUT_NAME = "image"
-# The oldest opset that torch exports, which most runtimes read.
-DEFAULT_OPSET = 18
 # Packages for writing and running ONNX files.
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Bounds of height and width, in pixels.

@@ -59,11 +59,13 @@ class FoldedOutlierHead(nn.Module):
     def __init__(self, head: OutlierHead) -> None:
         super().__init__()
         dtype = head.conv.weight.dtype
-        values = {name: value.double() for name, value in head.state_dict().items()}
+        stored = head.state_dict()
+        values = {name: value.double() for name, value in stored.items()}
         scale = values["norm.weight"] / (values["norm.running_var"] + head.norm.eps).sqrt()
         shift = values["norm.bias"] - values["norm.running_mean"] * scale
-        weight = (values["conv.weight"][1] - values["conv.weight"][0]).flatten()
-        bias = values["conv.bias"][1] - values["conv.bias"][0]
+        # Subtracted in the stored precision, as published figures were.
+        weight = (stored["conv.weight"][1] - stored["conv.weight"][0]).double().flatten()
+        bias = (stored["conv.bias"][1] - stored["conv.bias"][0]).double()
         # A channel that BatchNorm switched off (s = 0) is the constant relu(t).
         off = scale == 0
         knee = -shift / torch.where(off, torch.ones_like(scale), scale)

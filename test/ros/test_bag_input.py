@@ -13,7 +13,8 @@ from foreign_bag import ForeignBag
 from anomaly_seg_ros.bags.evaluation_input import BagOptions, notes_on, open_bag
 from anomaly_seg_ros.bags.reader import BagReader
 from anomaly_seg_ros.cli import evaluate_bag as tool
-from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
+from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
+from anomaly_seg_ros.evaluation.plan import IN_PROCESS, REAL_TIME, RunOptions
 from anomaly_seg_ros.inference.options import SegmenterOptions
 
 pytestmark = pytest.mark.timeout(300)

@@ -23,7 +23,8 @@ from anomaly_seg_ros.cli import evaluate_bag as evaluate_bag_tool
 from anomaly_seg_ros.cli import evaluate_folder as evaluate_folder_tool
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError
-from anomaly_seg_ros.evaluation.bag_run import IN_PROCESS, REAL_TIME, RunOptions, evaluate_bag
+from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
+from anomaly_seg_ros.evaluation.plan import IN_PROCESS, REAL_TIME, RunOptions
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.messages import image_message

@@ -11,7 +11,8 @@ import yaml
 
 from anomaly_seg_ros.cli.options import add_run_options, run_options
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.bag_run import RunOptions, node_parameters
+from anomaly_seg_ros.evaluation.bag_run import node_parameters
+from anomaly_seg_ros.evaluation.plan import RunOptions
 from anomaly_seg_ros.inference.options import AUTO, TORCH, SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros.parameters import (
