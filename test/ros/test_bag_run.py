@@ -24,6 +24,7 @@ from anomaly_seg_ros.cli import evaluate_folder as evaluate_folder_tool
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError
 from anomaly_seg_ros.evaluation.bag_run import evaluate_bag
+from anomaly_seg_ros.evaluation.dataset_run import evaluate_dataset
 from anomaly_seg_ros.evaluation.plan import IN_PROCESS, REAL_TIME, RunOptions
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
@@ -254,7 +255,7 @@ def test_labels_of_other_classes_are_not_counted(tiny_model: Path, tmp_path: Pat
     cv2.imwrite(str(tmp_path / "data/test/annotations/test/t5/0.png"), labels)
     dataset = open_dataset("street_hazards", tmp_path / "data")
     options = RunOptions(model=str(tiny_model), segmenter=CPU, mode=IN_PROCESS)
-    result = evaluate_folder_tool.evaluate_dataset(dataset, tmp_path / "out", options)
+    result = evaluate_dataset(dataset, tmp_path / "out", options)
     assert result.segmentation is None
     assert result.notes == ["no mIoU: the labels' classes are not the model's"]
     assert result.scores["energy"].AP > 0
