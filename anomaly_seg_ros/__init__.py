@@ -9,8 +9,8 @@
 * :func:`open_dataset` opens a data set by name and folder.
 * :data:`SCORES` lists the anomaly scores, with formula, source and what each one needs.
 
-Everything else is reached by its module: ``docs/architecture.md`` draws the tree. Nothing here is
-imported before it is used, so that ``--help`` of a tool waits for no torch.
+Everything else is imported from its module; ``docs/architecture.md`` draws the tree. These names
+are imported at their first use, so that ``--help`` of a tool does not wait for torch.
 """
 
 from __future__ import annotations

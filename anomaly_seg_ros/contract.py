@@ -15,9 +15,9 @@ class NetworkOutput(NamedTuple):
     Attributes:
         pre_logits: (N, C, h', w'), the features that the classifier reads; (h', w') = (h, w)
             unless the classifier itself upsamples.
-        logits: (N, K, h, w), one channel a class; a softmax over K gives class probabilities.
-        ood_logits: (N, 2, h, w), outputs of the outlier head (channel 1 = outlier), or None
-            without one.
+        logits: (N, K, h, w), one channel per class; a softmax over K gives class probabilities.
+        ood_logits: (N, 2, h, w), outputs of the outlier head (channel 1 = outlier); None without
+            a head.
     """
 
     pre_logits: Tensor
@@ -28,14 +28,14 @@ class NetworkOutput(NamedTuple):
 class SegmentationNetwork(nn.Module):
     """Base of all networks: maps normalised images (N, 3, H, W) to a :class:`NetworkOutput`.
 
-    :func:`check_contract` holds a network to this once, where it is built, so that nothing else
-    needs to ask whether an attribute is there.
+    :func:`check_contract` checks a network once, when it is built, so that no other code needs to
+    ask whether an attribute is there.
 
     Attributes:
-        num_classes: K.
+        num_classes: K, the number of known classes.
         output_stride: Rows of the image for each row of the logits.
         size_multiple: H and W must be multiples of it; itself a multiple of every stride inside.
-        pre_logits_channels: C of the pre-logits.
+        pre_logits_channels: C, the channels of the pre-logits.
         outlier_head: Maps pre-logits to (N, 2, h', w') outlier logits; None without one.
         align_corners: Whether the logits' corners lie on the image's corner pixels (what the
             network was trained with), rather than on a grid of ``output_stride``.
@@ -44,7 +44,7 @@ class SegmentationNetwork(nn.Module):
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
             convolution), ``classification_head``, ``decoder``, ``upper``, and ``all`` where the
             network has parameters that the forward pass does not use.
-        trunk: Paths of the submodules that come pre-trained on images.
+        trunk: Paths of the submodules that start from pre-trained weights.
     """
 
     num_classes: int
@@ -70,11 +70,11 @@ class SegmentationNetwork(nn.Module):
 
 
 def check_contract(network: Any) -> SegmentationNetwork:
-    """Returns a network that keeps the contract.
+    """Returns the network if it keeps the contract.
 
     Raises:
-        TypeError: It is no :class:`SegmentationNetwork`, or names the attribute that is missing
-            or of the wrong type.
+        TypeError: It is not a :class:`SegmentationNetwork`, or an attribute is missing or wrong;
+            the message names it.
     """
     name = type(network).__name__
     if not isinstance(network, SegmentationNetwork):

@@ -3,7 +3,7 @@
 Every function takes logits (N, K, h, w) of any float dtype and returns (N, h, w) float32 on the
 same device. Scores are computed on the network's output grid and upsampled afterwards: one map
 instead of K. That is not the same as scoring upsampled logits (a maximum does not commute with
-interpolation), and it is this package's definition everywhere, in the node and in evaluation.
+interpolation); this package defines scores this way everywhere, in the node and in evaluation.
 
 To add a score, write its function here and register it with :func:`_score`; nothing else changes.
 """
@@ -43,11 +43,11 @@ class Score:
 
     Attributes:
         name: Key of :data:`SCORES`.
-        formula: Pure function of ``inputs``, in their order; returns (N, h, w) float32.
+        formula: Pure function of ``inputs``, in this order; returns (N, h, w) float32.
         inputs: What the formula reads.
-        provisional: Constants for models that were never calibrated, of the order of magnitude of
-            a Cityscapes model, without rates. The map to [0, 1] keeps the order of scores, so AP
-            and AUROC do not depend on them; a threshold means nothing until the model is
+        provisional: Constants for models that were never calibrated: of the order of magnitude of
+            a Cityscapes model's, and without rates. The map to [0, 1] keeps the order of scores,
+            so AP and AUROC do not depend on them; a threshold means nothing until the model is
             calibrated.
     """
 
@@ -68,17 +68,17 @@ class Score:
 
     @property
     def needs_logits_only(self) -> bool:
-        """Whether every model offers it."""
+        """Whether the logits are enough, so that every model offers it."""
         return self.inputs == ("logits",)
 
     @property
     def description(self) -> str:
-        """One line: the first of the formula's docstring."""
+        """The first line of the formula's docstring."""
         return (inspect.getdoc(self.formula) or "").partition("\n")[0]
 
     @property
     def source(self) -> str:
-        """The paper: the paragraph after ``Source:`` in the formula's docstring."""
+        """The paper: what follows ``Source:`` in the formula's docstring."""
         paragraph = (inspect.getdoc(self.formula) or "").partition("Source: ")[2]
         return " ".join(paragraph.partition("\n\n")[0].split())
 
@@ -233,7 +233,7 @@ def outlier_head_msp(logits: Tensor, ood_logits: Tensor) -> Tensor:
 
 
 def missing_for(name: str, has_statistics: bool, has_outlier_head: bool) -> str | None:
-    """Why a model cannot compute a score, or None if it can."""
+    """Says why a model cannot compute a score; None if it can."""
     if name not in SCORES:
         return f"unknown score {name!r}, expected one of {', '.join(SCORES)}"
     if SCORES[name].needs_statistics and not has_statistics:
@@ -249,13 +249,13 @@ def compute(name: str, output: NetworkOutput, statistics: ClassStatistics | None
     Args:
         name: Key of :data:`SCORES`.
         output: A network's outputs.
-        statistics: For scores that need them (``sml``).
+        statistics: Needed only by scores with ``needs_statistics`` (``sml``).
 
     Returns:
         (N, h, w) float32.
 
     Raises:
-        ValueError: The name is unknown or the model lacks what the score needs.
+        ValueError: The name is unknown, or what the score needs is missing.
     """
     reason = missing_for(name, statistics is not None, output.ood_logits is not None)
     if reason:

@@ -1,9 +1,9 @@
-"""Loading and saving models: strict, safe, and never half.
+"""Loading and saving models: strictly, safely, and all or nothing.
 
 A file is read once (:mod:`~anomaly_seg_ros.checkpoints.reading`), recognised once by its metadata
 or by its keys and shapes (:mod:`~anomaly_seg_ros.checkpoints.recognise`), and loaded into the one
-network that it was compared with. Nothing in it is executed, and everything that is left out or
-filled in is logged.
+network that it was compared with. Nothing in it is executed, and whatever is left out or filled in
+is logged.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ def resolve_model(model: str | Path) -> Path:
     """Finds the file behind a model name.
 
     Args:
-        model: ``default`` (the shipped weights), ``closed_set`` (the shipped weights that these
-            were fine-tuned from), ``erfnet_open_set`` (shipped as well), ``erfnet`` (the public
-            checkpoint, looked for in ``$ANOMALY_SEG_WEIGHTS`` and in ``../shared/weights`` beside
-            a source checkout), or a file.
+        model: A name or a file. ``default``, ``closed_set`` (which ``default`` was fine-tuned
+            from) and ``erfnet_open_set`` are shipped; ``erfnet`` is the public checkpoint, looked
+            for in ``$ANOMALY_SEG_WEIGHTS`` and in ``../shared/weights`` beside a source checkout.
 
     Raises:
         CheckpointError: There is no such file, or it cannot be opened.
@@ -69,14 +68,15 @@ def load_model(model: str | Path) -> tuple[SegmentationNetwork, ModelMetadata]:
     """Loads a network and its metadata.
 
     Args:
-        model: See :func:`resolve_model`.
+        model: ``default``, ``closed_set``, ``erfnet_open_set``, ``erfnet``, or a file; see
+            :func:`resolve_model`.
 
     Returns:
         The network in eval mode on the CPU, in float32, and its metadata.
 
     Raises:
-        CheckpointError: Missing, truncated, unsafe, of unknown layout, or with keys that do not
-            fit the network exactly.
+        CheckpointError: The file is missing, truncated, unsafe or of an unknown layout, or its
+            keys do not fit the network exactly.
     """
     path = resolve_model(model)
     found = recognise(read_checkpoint(path))
@@ -94,7 +94,7 @@ def load_model(model: str | Path) -> tuple[SegmentationNetwork, ModelMetadata]:
 def with_output_stride(
     metadata: ModelMetadata, network: SegmentationNetwork, source: str
 ) -> ModelMetadata:
-    """Takes the output stride from the network, which the metadata must not contradict.
+    """Returns the metadata with the network's output stride, which it must not contradict.
 
     Args:
         metadata: Lacks ``output_stride`` in old files.
@@ -114,7 +114,7 @@ def with_output_stride(
 
 
 def save_model(path: Path, network: SegmentationNetwork, metadata: ModelMetadata) -> None:
-    """Writes weights and metadata; an interrupted write leaves no file.
+    """Writes weights and metadata to one file; an interrupted write leaves none behind.
 
     Raises:
         CheckpointError: The metadata states another output stride than the network's.

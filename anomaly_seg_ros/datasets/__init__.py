@@ -1,4 +1,4 @@
-"""Data sets: one small adapter each, all yielding :class:`~.base.Sample`."""
+"""Data sets, by name: one small adapter each, which yields :class:`~.base.Sample` objects."""
 
 from __future__ import annotations
 
@@ -73,9 +73,12 @@ def open_dataset(name: str, root: str | Path, /, **options: object) -> Dataset:
         root: Folder of the data set.
         **options: Options of the adapter, such as ``split``; None means the adapter's default.
 
+    Returns:
+        A sequence of samples, whose files are read by :meth:`~.base.Sample.load`.
+
     Raises:
-        DatasetError: The folder is missing or has another tree.
-        ParameterError: The data set is unknown, or has no such option.
+        DatasetError: The folder is missing, or its tree is not the data set's.
+        ParameterError: The data set is unknown, or it has no such option.
     """
     if name != "auto" and name not in DATASETS:
         raise ParameterError(f"no data set '{name}'; expected auto, {', '.join(DATASETS)}")

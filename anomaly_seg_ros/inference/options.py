@@ -1,6 +1,6 @@
-"""How a model runs: every option of a :class:`~anomaly_seg_ros.inference.segmenter.Segmenter`.
+"""How a model runs: the options of a :class:`~anomaly_seg_ros.inference.segmenter.Segmenter`.
 
-No torch here: command lines read their choices and defaults from this module.
+No torch here, because command lines take their choices and defaults from this module.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ TILE_OVERLAP = 128
 
 @dataclass(frozen=True)
 class SegmenterOptions:
-    """The device, the arithmetic, and the way frames reach the network.
+    """Device, arithmetic, and how frames reach the network.
 
     Attributes:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        inference_size: (height, width) that frames are resized to. None: the model's own size in
-            mode ``resized``, the frame's size in the other modes.
+        device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: Of the network's arithmetic: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        inference_size: (height, width) that frames are resized to; not in mode ``full``. None or
+            zeros: the model's own size in mode ``resized`` (less for small frames), the frame's
+            own in mode ``tiled``.
         inference_mode: One of :data:`INFERENCE_MODES`; see
             :class:`~anomaly_seg_ros.inference.preprocessing.Framing`.
-        tile_size: (height, width) of a tile; None or zeros: the model's own size.
+        tile_size: (height, width) of a tile in mode ``tiled``; None or zeros: the model's own
+            size.
         tile_overlap: Minimum overlap of neighbouring tiles, in pixels.
         backend: One of :data:`BACKENDS`; see
             :func:`~anomaly_seg_ros.inference.backends.selection.select_backend`.
         num_threads: CPU threads of OpenVINO and ONNX Runtime; 0 picks a number that suits the
             machine. torch uses those of the process (``torch.set_num_threads``).
-        cuda_graphs: Replay the network on a GPU as one CUDA graph per input size.
+        cuda_graphs: Whether to replay the network on a GPU as one CUDA graph per input size.
     """
 
     device: str = "auto"

@@ -13,8 +13,9 @@ class UnknownRule:
 
     Attributes:
         score: Name of the anomaly score, put on the unit scale by the model's calibration.
-        threshold: On the unit scale; compared as float32, as subscribers would.
-        mask, open_set_labels: Make these maps; the unit score is always made.
+        threshold: On the unit scale, [0, 1]; a pixel that reaches it is unknown. Compared as
+            float32, as a subscriber of ``~/ood_score`` would.
+        mask, open_set_labels: Whether to make these maps; the unit score is always made.
     """
 
     score: str
@@ -29,8 +30,8 @@ class OutputRequest:
 
     Attributes:
         scores: Names of the anomaly scores to return in raw units.
-        labels, confidence: Make these maps.
-        unknown: How to tell unknown pixels; None makes none of the maps that depend on it.
+        labels, confidence: Whether to make these maps.
+        unknown: Which pixels count as unknown; None makes none of the maps that depend on it.
     """
 
     scores: tuple[str, ...] = ()
@@ -51,15 +52,15 @@ class Prediction:
     """The requested maps of one image, at the image's size (H, W).
 
     Attributes:
-        labels: (H, W) uint8 trainIds, or None if not requested.
-        confidence: (H, W) uint8, maximum softmax probability times 255, or None.
+        labels: (H, W) uint8 trainIds; None if not requested, as for the other maps.
+        confidence: (H, W) uint8, maximum softmax probability times 255.
         scores: Raw anomaly scores by name, (H, W) float32, higher = more anomalous.
-        unit_score: (H, W) float32, the rule's score on the unit scale, or None without a rule.
-        mask: (H, W) uint8, 255 where unknown, else 0, or None.
-        open_set_labels: (H, W) uint8, the labels with K where unknown, or None.
-        inference_ms: Time from the image in memory to the maps in memory.
-        stages_ms: Its parts: ``resize``, ``upload``, ``network``, ``score``, ``download``. Images
-            that ran in one batch share the times of the batch.
+        unit_score: (H, W) float32, the score of the :class:`UnknownRule` on the unit scale.
+        mask: (H, W) uint8, 255 where unknown, else 0.
+        open_set_labels: (H, W) uint8, the labels, with K (the number of classes) where unknown.
+        inference_ms: Milliseconds from the image in memory to the maps in memory.
+        stages_ms: Their parts: ``resize``, ``upload``, ``network``, ``score``, ``download``.
+            Images that ran in one batch share the times of the batch.
     """
 
     labels: np.ndarray | None = None

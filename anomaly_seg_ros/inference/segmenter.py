@@ -1,7 +1,9 @@
 """From an RGB image to labels, anomaly scores, confidence and unknown pixels.
 
-segmenter = Segmenter.load("default", device="auto")
-prediction = segmenter.predict(image, scores=("max_logit", "energy"))
+For example::
+
+    segmenter = Segmenter.load("default", device="auto")
+    prediction = segmenter.predict(image, scores=("max_logit", "energy"))
 """
 
 from __future__ import annotations
@@ -48,14 +50,14 @@ _LESS_MEMORY = {
 class Segmenter:
     """A network with its metadata on a device, ready for images of any size.
 
-    Threads may share one; their calls take turns.
+    Threads may share a Segmenter; their calls take turns.
 
     Args:
-        network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; taken over and
-            changed (BatchNorm is folded).
+        network: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; the Segmenter takes it
+            over and changes it (BatchNorm is folded).
         metadata: The network's metadata.
         options: How to run it; None takes the defaults.
-        changes: Fields of :class:`~anomaly_seg_ros.inference.options.SegmenterOptions` that
+        **changes: Fields of :class:`~anomaly_seg_ros.inference.options.SegmenterOptions` that
             replace those of ``options``.
 
     Attributes:
@@ -108,12 +110,16 @@ class Segmenter:
         options: SegmenterOptions | None = None,
         **changes: Any,
     ) -> Segmenter:
-        """Loads a model by name or file; see ``checkpoints.loading.load_model``.
+        """Loads a model by name or from a file.
 
-        Options are those of the class.
+        Args:
+            model: See :func:`~anomaly_seg_ros.checkpoints.loading.load_model`.
+            options: How to run it; None takes the defaults.
+            **changes: As for the class, such as ``device="cpu"``.
 
         Raises:
-            CheckpointError, DeviceError, ExportError, ParameterError: See there and the class.
+            CheckpointError: The file cannot be found, read or recognised.
+            DeviceError, ExportError, ParameterError: See the class.
         """
         options = replace(options or SegmenterOptions(), **changes)
         # Refuse a wrong device or precision before the slow part.
@@ -122,7 +128,7 @@ class Segmenter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about the backend for the user; some appear only after the first frame."""
+        """Remarks about the backend for the user; some appear only after the first frame."""
         return (*self._notes, *self._runner.notes)
 
     @property
@@ -143,9 +149,12 @@ class Segmenter:
         Args:
             image: (H, W, 3) uint8 RGB, any strides.
             scores: Names of the anomaly scores to compute, in raw units.
-            labels: Compute labels.
-            confidence: Compute class confidence.
-            unknown: How to find unknown pixels; None does not look for them.
+            labels: Whether to compute labels.
+            confidence: Whether to compute the maximum class probability.
+            unknown: Which pixels count as unknown; None makes no maps of them.
+
+        Returns:
+            The requested maps at the image's size; those not requested are None.
 
         Raises:
             ImageError: The image has another shape or dtype.
@@ -164,11 +173,11 @@ class Segmenter:
         confidence: bool = True,
         unknown: UnknownRule | None = None,
     ) -> list[Prediction]:
-        """Segments several images; see :meth:`predict` for arguments, and :meth:`segment`."""
+        """Segments several images; arguments as in :meth:`predict`, see also :meth:`segment`."""
         return self.segment(images, OutputRequest(tuple(scores), labels, confidence, unknown))
 
     def segment(self, images: Sequence[np.ndarray], request: OutputRequest) -> list[Prediction]:
-        """Makes the requested maps of each image; no images give no predictions.
+        """Makes the requested maps of each image, in order.
 
         Images that reach the network at the same size share one pass. Errors are those of
         :meth:`predict`.
@@ -196,10 +205,10 @@ class Segmenter:
         return predictions
 
     def run_network(self, frames: np.ndarray) -> NetworkOutput:
-        """Runs the network alone, with its input scaling, on frames that have its size already.
+        """Runs the network alone, with its input scaling, on frames that already fit it.
 
         Args:
-            frames: (N, H, W, 3) uint8 RGB.
+            frames: (N, H, W, 3) uint8 RGB; H and W are multiples of its ``size_multiple``.
 
         Returns:
             Logits and outlier logits on the device, valid until the next call.

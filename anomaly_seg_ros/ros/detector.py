@@ -50,7 +50,7 @@ SIGNAL_POLL_S = 0.2
 
 
 class Detector(LifecycleNode):
-    """Loads the model in ``configure``, listens in ``activate``; see README for the interface.
+    """Loads the model in ``configure``, listens in ``activate``; docs/node.md has the interface.
 
     Raises:
         ParameterError: An initial parameter is not accepted.
