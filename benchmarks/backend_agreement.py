@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
         return cls(backend, precision or "auto")
 
 
-class Row:
+class Agreement:
     """The figures of one candidate on one data set, collected frame by frame."""
 
     def __init__(self, name: str) -> None:
@@ -60,13 +60,13 @@ class Row:
 
 def compare(
     model: str, candidates: Sequence[Candidate], data: Dataset, limit: int | None
-) -> tuple[Row, list[Row]]:
+) -> tuple[Agreement, list[Agreement]]:
     """The reference's row and one for each candidate."""
     segmenters = [Segmenter.load(model, precision="fp32", backend=TORCH)]
     segmenters += [
         Segmenter.load(model, precision=c.precision, backend=c.backend) for c in candidates
     ]
-    rows = [Row(f"{s.backend} {s.precision}") for s in segmenters]
+    rows = [Agreement(f"{s.backend} {s.precision}") for s in segmenters]
     score = segmenters[0].metadata.default_score
     samples = [data[index] for index in range(len(data))][:limit]
     for sample in tqdm(samples, f"{model} on {data.name}", unit="frame"):
@@ -80,7 +80,9 @@ def compare(
     return rows[0], rows[1:]
 
 
-def table_rows(model: str, data: str, reference: Row, others: Sequence[Row]) -> list[str]:
+def table_rows(
+    model: str, data: str, reference: Agreement, others: Sequence[Agreement]
+) -> list[str]:
     """Markdown rows, the reference first."""
     base = reference.scores.compute()
     lines = []
