@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def check(name: str, folder: Path) -> None:
         pytest.skip(str(error))
     told = first_difference(expected, found, 0.0 if golden.of_machine else TOLERANCE)
     assert not told, f"{name}.json: {told} (meant? python test/golden/write.py {name})"
+
+
+@pytest.fixture(autouse=True)
+def no_chosen_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may have chosen one, which the node tells."""
+    for name in [name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_"))]:
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("name", ["surfaces", "options", "errors"])
