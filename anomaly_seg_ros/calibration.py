@@ -114,17 +114,6 @@ class ScoreCalibration:
         z = (raw - self.threshold) / self.scale
         return 0.5 * (1 + z / (1 + abs(z)))
 
-    def from_unit(self, unit: float) -> float:
-        """The raw score of a value on the unit scale.
-
-        Raises:
-            ParameterError: ``unit`` is not inside (0, 1).
-        """
-        if not 0 < unit < 1:
-            raise ParameterError(f"threshold {unit:g} is outside (0, 1)")
-        y = 2 * unit - 1
-        return self.threshold + self.scale * y / (1 - abs(y))
-
     def threshold_for_tpr(self, rate: float) -> float:
         """Unit threshold that flags this share of the held-out unknown pixels.
 
@@ -137,7 +126,3 @@ class ScoreCalibration:
                 "lacks; set threshold instead"
             )
         return self.to_unit_scalar(self.outlier_rates.threshold_for(rate))
-
-    def threshold_for_fpr(self, rate: float) -> float:
-        """Unit threshold that flags this share of in-distribution pixels."""
-        return self.to_unit_scalar(self.inlier_rates.threshold_for(rate))

@@ -67,12 +67,6 @@ def test_far_tails_do_not_saturate(calibration: ScoreCalibration) -> None:
     assert (np.diff(calibration.to_unit(raw)) > 0).all()
 
 
-@given(st.floats(0.001, 0.999))
-def test_from_unit_inverts(unit: float) -> None:
-    calibration = ScoreCalibration(threshold=1.5, scale=0.3, inlier_rates=TABLE)
-    assert calibration.to_unit_scalar(calibration.from_unit(unit)) == pytest.approx(unit)
-
-
 def test_average_precision_is_kept(calibration: ScoreCalibration) -> None:
     rng = np.random.default_rng(0)
     labels = rng.random(200_000) < 0.01
