@@ -373,23 +373,20 @@ def _table(
 
 
 def _per_image_note(entries: Iterable[Entry]) -> str:
-    images = {
-        entry.run.data: entry.figures.per_image.images
-        for entry in entries
-        if entry.figures.per_image is not None
-    }
-    counted = ", ".join(f"{data} {count}" for data, count in images.items())
+    counted = _by_data(entries, lambda figures: figures.per_image and figures.per_image.images)
     return f"Percent; means over the images that have both kinds of pixels: {counted}."
 
 
 def _sizes_note(entries: Iterable[Entry]) -> str:
-    sizes = {
-        entry.run.data: entry.figures.components.sizes
-        for entry in entries
-        if entry.figures.components is not None
-    }
-    used = ", ".join(f"{data} {name}" for data, name in sizes.items())
+    used = _by_data(entries, lambda figures: figures.components and figures.components.sizes)
     return f"Percent, at the threshold of the best pixel F1; smallest components: {used}."
+
+
+def _by_data(entries: Iterable[Entry], read: Callable[[ScoreFigures], object]) -> str:
+    """Lists each data set with a value, leaving out those without one."""
+    found = ((entry.run.data, read(entry.figures)) for entry in entries)
+    values = {data: value for data, value in found if value is not None}
+    return ", ".join(f"{data} {value}" for data, value in values.items())
 
 
 def _notes(benchmark: Benchmark) -> list[str]:
