@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import pytest
@@ -13,6 +14,12 @@ def _tf32_as_before() -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32
     yield
     torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes are neither written into the user's home nor found there."""
+    monkeypatch.setenv("ANOMALY_SEG_CACHE", str(tmp_path / ".cache"))
 
 
 @pytest.fixture(autouse=True)
