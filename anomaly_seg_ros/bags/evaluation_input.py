@@ -16,7 +16,7 @@ from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import MaskConvention
 from anomaly_seg_ros.system.resources import ResourceError
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from anomaly_seg_ros.taxonomy import named_taxonomy
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def label_classes(reader: BagReader) -> tuple[str, ...] | None:
             return None
         name = adapter.taxonomy_name
     try:
-        return load_taxonomy(name).classes
+        return named_taxonomy(name).classes
     except ResourceError as error:
         if not reader.topics.get(topics.LABELS, ("", 0))[1]:
             return None

@@ -33,9 +33,8 @@ from anomaly_seg_ros.cli.checkpoint_options import (
 )
 from anomaly_seg_ros.errors import OutputError, ParameterError
 from anomaly_seg_ros.io.atomic import file_sha256
-from anomaly_seg_ros.system.resources import config_path
 from anomaly_seg_ros.system.tool import run_tool
-from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy, read_taxonomy
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 
 TOOL = "convert_model"
 _SUFFIX = ".safetensors"
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = output_path(source, arguments.to, arguments.force)
         taxonomy = stated_taxonomy(arguments.num_classes)
         if arguments.classes is not None:
-            taxonomy = read_taxonomy(_taxonomy(arguments.classes))
+            taxonomy = load_taxonomy(arguments.classes)
         checkpoint = read_checkpoint(source, arguments.key, arguments.prefix)
         if arguments.wrap is None:
             found = recognise(checkpoint, arguments.format_name, taxonomy)
@@ -124,14 +123,6 @@ def output_path(source: Path, to: str, force: bool) -> Path:
     if target.exists() and target.samefile(source):
         raise OutputError(f"{target} is the input itself; choose another --to")
     return target
-
-
-def _taxonomy(name: str) -> Path:
-    """The file of a taxonomy: a path, or a name that config/taxonomies has."""
-    path = Path(name).expanduser()
-    if path.is_file() or path.suffix:
-        return path
-    return config_path(f"taxonomies/{name}.yaml")
 
 
 def _wrapped(
