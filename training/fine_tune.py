@@ -293,7 +293,7 @@ def fine_tune(run: Run) -> None:
     dataset = build_dataset(run, taxonomy)
     stream = SampleStream.configured(dataset, config, run.distributed)
     scaling = metadata.input_scaling
-    flow = build_flow_negatives(config, dataset, scaling, run.device)
+    flow = build_flow_negatives(config, dataset, network, scaling, run.device)
     validation = OpenSetValidation(run, metadata, taxonomy) if run.distributed.is_main else None
 
     def validate(average: nn.Module) -> dict[str, float]:

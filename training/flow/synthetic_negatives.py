@@ -57,7 +57,8 @@ class FlowOptions:
             real objects, so values below 1 mix synthetic and real negatives.
         boundary_weight: Weight of the divergence, lambda, relative to the bits per dimension.
         passes: 1 or 2, see the module docstring.
-        align_corners: How to upsample the logits to the crop.
+        align_corners: How to upsample the logits to the crop; None uses the network's own setting
+            (see :meth:`FlowNegatives.follow`).
         epoch_steps: The learning rate is multiplied by ``epoch_decay`` every this many steps; 0
             disables it. 186 is the public setting (2975 images in batches of 16).
         epoch_decay: Decay factor of the learning rate.
@@ -72,7 +73,7 @@ class FlowOptions:
     probability: float = 1.0
     boundary_weight: float = 0.03
     passes: int = 2
-    align_corners: bool = True
+    align_corners: bool | None = None
     epoch_steps: int = 186
     epoch_decay: float = 0.99
 
@@ -198,11 +199,22 @@ class FlowNegatives:
             )
         autocast(torch.device("cpu"), precision)  # refuses an unknown precision
         self._precision = precision
+        self._align_corners = bool(self.options.align_corners)
         self._peak_lr = [group["lr"] for group in optimizer.param_groups]
         self._steps = 0
         self._drawn: _Drawn | None = None
         self._signals: list[_Signal] = []
         share_parameters(flow)
+
+    def follow(self, network: nn.Module) -> FlowNegatives:
+        """Adopts the segmenter's ``align_corners`` if the options give none; returns itself.
+
+        Args:
+            network: The segmenter, see :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
+        """
+        if self.options.align_corners is None:
+            self._align_corners = network.align_corners
+        return self
 
     def prepare(self, batch: MixedBatch, generator: torch.Generator | None = None) -> MixedBatch:
         """Pass A: pastes samples into a batch for the segmenter to learn from.
@@ -237,8 +249,8 @@ class FlowNegatives:
 
         def heard(output: NetworkOutput, labels: Tensor, ood_mask: Tensor) -> LossTerms:
             if self._drawn is not None and torch.is_grad_enabled():
-                corners = self.options.align_corners
-                self._signals.append(_Signal(self._drawn, output.logits, corners, keep=True))
+                signal = _Signal(self._drawn, output.logits, self._align_corners, keep=True)
+                self._signals.append(signal)
                 self._drawn = None
             return loss(output, labels, ood_mask)
 
@@ -328,7 +340,7 @@ class FlowNegatives:
         drawn = self._draw(batch, 1.0, generator)
         with _bystander(model), autocast(drawn.images.device, self._precision):
             output: NetworkOutput = model(self.scaling(drawn.images))
-            return _Signal(drawn, output.logits, self.options.align_corners, keep=False)
+            return _Signal(drawn, output.logits, self._align_corners, keep=False)
 
     def _backward(
         self, signal: _Signal, count: int, generator: torch.Generator | None
@@ -361,13 +373,18 @@ class FlowNegatives:
 
 
 def build_flow_negatives(
-    config: dict[str, Any], dataset: Dataset, scaling: InputScaling, device: torch.device
+    config: dict[str, Any],
+    dataset: Dataset,
+    network: nn.Module,
+    scaling: InputScaling,
+    device: torch.device,
 ) -> FlowNegatives | None:
     """Builds the flow of a fine-tuning, or returns None if the configuration has none.
 
     Args:
         config: Configuration of the fine-tuning.
         dataset: Training samples, which initialise a flow that has no pre-trained weights.
+        network: The segmenter.
         scaling: Input scaling of the segmenter.
         device: Training device.
 
@@ -389,9 +406,8 @@ def build_flow_negatives(
         flow = DenseFlow.by_name(settings["size"], settings["checkpointing"]).to(device)
         seeded = torch.Generator().manual_seed(config["seed"])
         flow.initialise(_first_crops(dataset).to(device), seeded)
-    return FlowNegatives(
-        flow, flow_optimizer(flow, settings["lr"]), scaling, options, config["precision"]
-    )
+    optimizer = flow_optimizer(flow, settings["lr"])
+    return FlowNegatives(flow, optimizer, scaling, options, config["precision"]).follow(network)
 
 
 def samples_picture(negatives: FlowNegatives) -> np.ndarray:

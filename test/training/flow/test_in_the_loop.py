@@ -16,7 +16,11 @@ from training.engine.config import CONFIGS, load_config
 from training.engine.loop import Distributed, LoopOptions, Trainer
 from training.flow.dense_blocks import FlowStep
 from training.flow.dense_flow import save_flow
-from training.flow.synthetic_negatives import build_flow_negatives
+from training.flow.synthetic_negatives import (
+    FlowNegatives,
+    build_flow_negatives,
+    jensen_shannon_to_uniform,
+)
 from training.losses import build_loss
 from training.losses.base import Objective
 
@@ -96,6 +100,39 @@ class Views(Dataset):
         return MixedBatch(images, torch.zeros(64, 64).long(), torch.zeros(64, 64).byte())
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("passes", ["1", "2"])
+def test_the_divergence_is_that_of_the_networks_own_maps(align_corners: bool, passes: str) -> None:
+    """Upsampled as the network's maps are, which its losses and the node do as well."""
+    settings = ["flow.size=tiny", "flow.options.largest=24", f"flow.options.passes={passes}"]
+    config = load_config(CONFIGS / "fine_tune.yaml", None, [*settings, "precision=fp32"])
+    network = Segmenter().eval()
+    network.align_corners = align_corners
+
+    def scaling(images: torch.Tensor) -> torch.Tensor:
+        return images.float() / 255
+
+    def build() -> FlowNegatives:
+        torch.manual_seed(0)
+        return build_flow_negatives(config, Views(), network, scaling, torch.device("cpu"))
+
+    player, start = build(), batch()
+    torch.manual_seed(3)
+    if passes == "1":
+        objective = Objective(player.listening(build_loss("energy_margin", {})), scaling)
+        objective(network, player.prepare(start))
+    found = player.after_step(network, start)["flow_divergence"]
+
+    player = build()  # as it was when its samples were drawn
+    torch.manual_seed(3)
+    drawn = player._draw(start, 1.0, None)
+    logits = network(scaling(drawn.images)).logits
+    size = start.images.shape[-2:]
+    maps = torch.nn.functional.interpolate(logits, size, None, "bilinear", align_corners)
+    pixels = drawn.rectangles.cut(jensen_shannon_to_uniform(maps))
+    torch.testing.assert_close(found, pixels.mean().detach())
+
+
 @pytest.mark.parametrize("source", ["weights", "size"])
 def test_checkpointing_reaches_the_flow_and_changes_no_gradient(
     tmp_path: Path, source: str
@@ -113,7 +150,9 @@ def test_checkpointing_reaches_the_flow_and_changes_no_gradient(
         ]
         config = load_config(CONFIGS / "fine_tune.yaml", None, settings)
         torch.manual_seed(0)
-        player = build_flow_negatives(config, Views(), lambda x: x / 255, torch.device("cpu"))
+        player = build_flow_negatives(
+            config, Views(), Segmenter(), lambda x: x / 255, torch.device("cpu")
+        )
         steps = [m for m in player.flow.modules() if isinstance(m, FlowStep)]
         assert {step.checkpointing for step in steps} == {checkpointing}
         torch.manual_seed(1)

@@ -45,7 +45,7 @@ def boundary_gradients(player: FlowNegatives, network: nn.Module) -> list[torch.
     samples = player.flow.sample(len(r.images), r.size)
     images = r.fill(start.images.float(), samples)
     logits = network(images / 255).logits
-    logits = nn.functional.interpolate(logits, size=(h, w), mode="bilinear", align_corners=True)
+    logits = nn.functional.interpolate(logits, size=(h, w), mode="bilinear", align_corners=False)
     divergence = r.cut(jensen_shannon_to_uniform(logits)).mean()
     return list(
         torch.autograd.grad(
