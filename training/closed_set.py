@@ -27,6 +27,7 @@ from training.data.stream import SampleStream
 from training.data.views import ViewDataset, ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.schedule import build_optimizer, steps_of
 from training.engine.steps import check_batch
 from training.engine.storage import save_atomically
 from training.losses.base import Objective
@@ -59,12 +60,6 @@ def class_weights(
     shares /= shares.sum()
     weights = (1 / (num_classes * np.maximum(shares, 1e-9))) ** power
     return torch.tensor(np.clip(weights, *bounds), dtype=torch.float32)
-
-
-def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """Reads the options of the training loop from the configuration."""
-    same = ("steps", "validate_every", "precision", "accumulate", "seed", "tensorboard")
-    return LoopOptions(**{key: config[key] for key in same}, best_figure="val_miou")
 
 
 def build_network(config: dict[str, Any], device: torch.device) -> DeepLabV3PlusLite:
@@ -122,6 +117,7 @@ def train(run: Run) -> None:
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
     corpora = training_corpora(run.data)
+    config["steps"] = steps_of(config, sum(map(len, corpora)))
     weights = class_weights(
         corpora, 19, config["class_weight_power"], tuple(config["class_weight_range"])
     )
@@ -133,9 +129,9 @@ def train(run: Run) -> None:
     stream = SampleStream.configured(dataset, config, run.distributed)
     trainer = Trainer(
         model=network,
-        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.99)),
+        optimizer=build_optimizer(groups, config),
         loss_fn=Objective(loss, EFFICIENTNET_LITE),
-        options=loop_options(config),
+        options=LoopOptions.configured(config, best_figure="val_miou"),
         run_dir=run.folder,
         device=run.device,
         distributed=run.distributed,

@@ -39,6 +39,7 @@ from training.data.views import ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.run_log import save_picture
+from training.engine.schedule import build_optimizer, steps_of
 from training.engine.steps import check_batch
 from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
 from training.losses import LOSSES, OpenSetLoss, build_loss
@@ -185,21 +186,6 @@ def mixed_samples(dataset: Dataset, indices: range, palette: np.ndarray) -> np.n
     return drawing.grid(rows, ("image", "outliers", "labels", "outlier mask"), cell_width=360)
 
 
-def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """Reads the options of the training loop from the configuration."""
-    same = (
-        "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
-        "log_every", "precision", "accumulate", "clip_norm", "seed", "best_figure", "tensorboard",
-    )  # fmt: skip
-    return LoopOptions(
-        **{key: config[key] for key in same},
-        lower_is_better=config["best_figure"].endswith("_fpr95"),
-        validate_first=True,
-        guard_figure="val_miou",
-        max_drop=config["max_miou_drop"],
-    )
-
-
 def write_model(
     run: Run,
     network: nn.Module,
@@ -281,16 +267,16 @@ def fine_tune(run: Run) -> None:
     network.to(run.device, memory_format=torch.channels_last)
     if run.device.type == "cpu":
         use_float32_backward(network)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            network,
-            config["lr"],
-            config["lr"] * config["backbone_factor"],
-            config["lr"] * config["head_factor"],
-            config["weight_decay"],
-        )
+    groups = parameter_groups(
+        network,
+        config["lr"],
+        config["lr"] * config["backbone_factor"],
+        config["lr"] * config["head_factor"],
+        config["weight_decay"],
     )
+    optimizer = build_optimizer(groups, config)
     dataset = build_dataset(run, taxonomy)
+    config["steps"] = steps_of(config, sum(map(len, dataset.corpora)))
     stream = SampleStream.configured(dataset, config, run.distributed)
     scaling = metadata.input_scaling
     flow = build_flow_negatives(config, dataset, network, scaling, run.device)
@@ -305,7 +291,13 @@ def fine_tune(run: Run) -> None:
         model=network,
         optimizer=optimizer,
         loss_fn=Objective(flow.listening(loss) if flow else loss, scaling),
-        options=loop_options(config),
+        options=LoopOptions.configured(
+            config,
+            lower_is_better=config["best_figure"].endswith("_fpr95"),
+            validate_first=True,
+            guard_figure="val_miou",
+            max_drop=config["max_miou_drop"],
+        ),
         run_dir=run.folder,
         device=run.device,
         distributed=run.distributed,

@@ -115,20 +115,6 @@ def view_options(config: dict[str, Any]) -> ViewOptions:
     )
 
 
-def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """Reads the options of the training loop from the configuration."""
-    same = (
-        "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
-        "log_every", "accumulate", "clip_norm", "seed", "tensorboard",
-    )  # fmt: skip
-    return LoopOptions(
-        **{key: config[key] for key in same},
-        precision="fp32",
-        best_figure="val_bits_per_dim",
-        lower_is_better=True,
-    )
-
-
 def build_flow(run: Run, first: Tensor) -> DenseFlow:
     """Loads the flow to train, or builds one and initialises its ActNorms.
 
@@ -169,7 +155,9 @@ def train_flow(run: Run) -> None:
         model=flow,
         optimizer=flow_optimizer(flow, config["lr"]),
         loss_fn=bits_per_dim,
-        options=loop_options(config),
+        options=LoopOptions.configured(
+            config, precision="fp32", best_figure="val_bits_per_dim", lower_is_better=True
+        ),
         run_dir=run.folder,
         device=run.device,
         distributed=run.distributed,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,15 +96,6 @@ def _sheet(columns: list[Tensor]) -> np.ndarray:
     return drawing.grid(rows, ("content", "exemplar", "result", "target"), cell_width=160)
 
 
-def loop_options(config: dict[str, Any]) -> LoopOptions:
-    """Reads the options of the training loop from the configuration."""
-    same = (
-        "steps", "warmup", "poly_power", "ema_decay", "validate_every", "checkpoint_every",
-        "log_every", "precision", "clip_norm", "seed", "tensorboard",
-    )  # fmt: skip
-    return LoopOptions(**{key: config[key] for key in same})
-
-
 def train_style(run: Run) -> None:
     """Trains the transfer network against a discriminator.
 
@@ -134,7 +124,7 @@ def train_style(run: Run) -> None:
         # A small beta1, close to StyleGAN2's, because the discriminator moves the goal.
         optimizer=torch.optim.Adam(network.parameters(), config["lr"], (0.5, 0.99)),
         loss_fn=StyleObjective(config["loss"], perceptual, opponent, config["mask_probability"]),
-        options=loop_options(config),
+        options=LoopOptions.configured(config),
         run_dir=run.folder,
         device=run.device,
         distributed=run.distributed,

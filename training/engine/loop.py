@@ -19,8 +19,8 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingErro
 from training.engine.config import changed_keys
 from training.engine.distributed import Distributed
 from training.engine.run_log import RunLog, RunningMeans
+from training.engine.schedule import SCHEDULES, named
 from training.engine.steps import (
     NO_VARIANCE,
     Batch,
@@ -58,7 +59,10 @@ class LoopOptions:
     Attributes:
         steps: Total number of optimizer steps.
         warmup: Steps of linear learning-rate warm-up.
-        poly_power: The learning rate falls as ``(1 - step / steps) ** poly_power``.
+        schedule: How the learning rate falls to ``final_lr``, a key of
+            :data:`~training.engine.schedule.SCHEDULES`.
+        poly_power: Exponent of the schedule ``poly``, ``(1 - step / steps) ** poly_power``.
+        final_lr: Learning rate after the last step; groups with a lower one keep theirs.
         ema_decay: Decay of the averaged weights, which are validated and saved.
         validate_every, checkpoint_every, log_every: Intervals in steps.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast.
@@ -77,7 +81,9 @@ class LoopOptions:
 
     steps: int
     warmup: int = 100
+    schedule: str = "poly"
     poly_power: float = 0.9
+    final_lr: float = 0.0
     ema_decay: float = 0.998
     validate_every: int = 1000
     checkpoint_every: int = 200
@@ -99,6 +105,13 @@ class LoopOptions:
                 raise ParameterError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.guard_figure and not self.validate_first:
             raise ParameterError("guard_figure needs validate_first: it compares with the start")
+        named(SCHEDULES, "schedule", self.schedule)
+
+    @classmethod
+    def configured(cls, config: Mapping[str, Any], **fixed: Any) -> LoopOptions:
+        """Takes every option that the configuration has, and those that an entry fixes."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{**{key: config[key] for key in names & config.keys()}, **fixed})
 
 
 class Trainer:
@@ -122,7 +135,8 @@ class Trainer:
         second_player: See :class:`~training.engine.steps.SecondPlayer`.
 
     Raises:
-        ParameterError: No parameter is trained, or the precision is unknown.
+        ParameterError: No parameter is trained, the precision is unknown, or the final learning
+            rate is above the first.
         OutputError: The run folder cannot be created.
     """
 
@@ -159,6 +173,11 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.stopped = ""
         self._peak_lr = [group["lr"] for group in optimizer.param_groups]
+        if not 0 <= options.final_lr <= max(self._peak_lr):
+            raise ParameterError(
+                f"final_lr {options.final_lr:g}: expected a number from 0 to the learning rate "
+                f"at the start, {max(self._peak_lr):g}"
+            )
         self._average = torch.optim.swa_utils.AveragedModel(
             model, multi_avg_fn=warming_ema(options.ema_decay), use_buffers=False
         )
@@ -348,10 +367,12 @@ class Trainer:
         )
 
     def _set_learning_rate(self) -> float:
-        factor = (1 - self.step / self.options.steps) ** self.options.poly_power
-        factor *= min(1.0, (self.step + 1) / max(1, self.options.warmup))
+        options = self.options
+        factor = SCHEDULES[options.schedule](self.step / options.steps, options.poly_power)
+        factor *= min(1.0, (self.step + 1) / max(1, options.warmup))
         for group, peak in zip(self.optimizer.param_groups, self._peak_lr, strict=True):
-            group["lr"] = peak * factor
+            final = min(peak, options.final_lr)
+            group["lr"] = final + (peak - final) * factor
         return factor
 
     def _report(self, recent: RunningMeans, lr_factor: float, bar: tqdm) -> None:
