@@ -109,7 +109,7 @@ def test_by_name_or_file(tmp_path: Path) -> None:
         assert load_taxonomy(given).classes == load_taxonomy("streethazards").classes
         with pytest.raises(ResourceError, match="has no file"):
             named_taxonomy(str(given))
-    with pytest.raises(ResourceError, match="no file config/taxonomies/mine"):
+    with pytest.raises(ResourceError, match=r"no file config/taxonomies/mine\.yaml"):
         load_taxonomy("mine")
     with pytest.raises(CheckpointError, match=r"absent\.yml: No such file"):
         load_taxonomy(tmp_path / "absent.yml")

@@ -215,11 +215,14 @@ def duration(nanoseconds: int) -> str:
 
 
 def label_classes(reader: BagReader) -> tuple[str, ...] | None:
-    """Class names of the labels in trainId order; None if the bag does not name its taxonomy.
+    """Class names of the labels in trainId order; None if the bag names no taxonomy or classes.
 
     Raises:
-        BagError: The labels are of a taxonomy that this package does not have.
+        BagError: The labels are of a taxonomy that this package does not have, and the bag does
+            not list its classes.
     """
+    if reader.classes:
+        return reader.classes
     name = reader.taxonomy
     if name is None:
         # Bags of earlier versions only note "NAME: FOLDER".

@@ -92,6 +92,7 @@ class BagReader:
         other_image_topics: The other topics that could be the frames.
         dataset: Name of the data set, None in foreign bags.
         taxonomy: Name of the taxonomy whose trainIds the labels hold, None if not noted.
+        classes: Its classes, empty if not noted.
         frame_rate: Frames a second as written, None in foreign bags.
         masks_are_checked: True if the bag's writer declared the values of its masks.
         num_classes: Number of classes to check labels against; None leaves them unchecked.
@@ -140,6 +141,7 @@ class BagReader:
             self._camera_info_topic = self._find_camera_info_topic()
             custom = CustomData.read(self._recording.custom, self.path)
             self.dataset, self.taxonomy = custom.dataset, custom.taxonomy
+            self.classes = custom.classes
             self.frame_rate, self._samples = custom.frame_rate, custom.samples
             self.masks_are_checked = custom.masks_are_checked
         except BaseException:

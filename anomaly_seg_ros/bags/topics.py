@@ -26,6 +26,7 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 # {"name": str, "stamp_ns": int, "baseline_m": float | null, "fold": str}.
 DATASET_KEY = "anomaly_seg_ros.dataset"
 TAXONOMY_KEY = "anomaly_seg_ros.taxonomy"
+CLASSES_KEY = "anomaly_seg_ros.classes"  # a JSON list of names in trainId order
 FRAME_RATE_KEY = "anomaly_seg_ros.frame_rate"
 SAMPLES_KEY = "anomaly_seg_ros.samples"
 # Meaning of the values of the anomaly masks; the writer accepts only checked masks.
@@ -40,6 +41,7 @@ class CustomData:
     Attributes:
         dataset: Name of the data set.
         taxonomy: Name of the taxonomy whose trainIds the labels hold.
+        classes: Its classes, empty if not noted.
         frame_rate: Frames a second.
         samples: Entries of :data:`SAMPLES_KEY` by stamp in nanoseconds.
         masks_are_checked: True if the writer declares the values of its anomaly masks.
@@ -47,6 +49,7 @@ class CustomData:
 
     dataset: str | None
     taxonomy: str | None
+    classes: tuple[str, ...]
     frame_rate: float | None
     samples: dict[int, dict[str, Any]]
     masks_are_checked: bool
@@ -71,6 +74,7 @@ class CustomData:
             return cls(
                 dataset=_optional(str, custom.get(DATASET_KEY)),
                 taxonomy=_optional(str, custom.get(TAXONOMY_KEY)),
+                classes=_names(parse_json(custom.get(CLASSES_KEY, "[]"), what, BagError)),
                 frame_rate=rate,
                 samples=samples,
                 masks_are_checked=custom.get(MASK_VALUES_KEY) == MASK_VALUES,
@@ -83,6 +87,12 @@ def _optional(kind: type | UnionType, value: Any) -> Any:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{short_repr(value)} instead of a {getattr(kind, '__name__', 'number')}")
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{short_repr(value)} instead of a list of classes")
+    return tuple(value)
 
 
 def _check_sample(sample: Any) -> None:

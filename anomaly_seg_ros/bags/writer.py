@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,7 @@ class BagWriter:
         dataset: Name of the data set, kept in the bag's metadata.
         taxonomy: Name of the taxonomy whose trainIds the labels hold, kept there, too; see
             :attr:`Dataset.taxonomy_name <anomaly_seg_ros.datasets.base.Dataset.taxonomy_name>`.
+        classes: Its classes, kept there for readers that do not have the taxonomy.
         start_time_ns: Stamp of the first frame.
         overwrite: Replace an existing bag. Only a bag or an empty folder is ever replaced.
 
@@ -87,6 +88,7 @@ class BagWriter:
         jpeg_quality: int = 95,
         dataset: str = "",
         taxonomy: str = "",
+        classes: Sequence[str] = (),
         start_time_ns: int = START_TIME_NS,
         overwrite: bool = False,
     ) -> None:
@@ -108,6 +110,7 @@ class BagWriter:
         self._jpeg_quality = jpeg_quality
         self._dataset = dataset
         self._taxonomy = taxonomy
+        self._classes = classes
         self._start_time_ns = start_time_ns
         self._overwrite = overwrite
         self._samples: list[dict[str, Any]] = []
@@ -220,6 +223,8 @@ class BagWriter:
             self._writer.set_custom_data(topics.DATASET_KEY, self._dataset)
             if self._taxonomy:
                 self._writer.set_custom_data(topics.TAXONOMY_KEY, self._taxonomy)
+            if self._classes:
+                self._writer.set_custom_data(topics.CLASSES_KEY, json.dumps(self._classes))
             self._writer.set_custom_data(topics.MASK_VALUES_KEY, topics.MASK_VALUES)
             self._writer.set_custom_data(topics.FRAME_RATE_KEY, repr(float(self._frame_rate)))
             self._writer.set_custom_data(topics.SAMPLES_KEY, json.dumps(self._samples))

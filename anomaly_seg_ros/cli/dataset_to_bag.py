@@ -41,6 +41,7 @@ def convert(arguments: argparse.Namespace) -> None:
         jpeg_quality=arguments.jpeg_quality,
         dataset=dataset.name,
         taxonomy=dataset.taxonomy_name,
+        classes=dataset.classes,
         overwrite=arguments.overwrite,
     )
     with writer:

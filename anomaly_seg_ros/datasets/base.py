@@ -34,8 +34,8 @@ from anomaly_seg_ros.labels import (
 )
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
-# The largest of Cityscapes' labelIds, which are often mistaken for trainIds.
-_LARGEST_LABEL_ID = 33
+# Cityscapes' labelIds are often mistaken for its trainIds.
+_CITYSCAPES_CLASSES, _LARGEST_LABEL_ID = 19, 33
 OVERLAY_KEY = "rgb"
 _WIDEST_INTEGER = 8  # bytes
 
@@ -168,7 +168,7 @@ class Sample:
         if self.num_classes is not None:
             largest = stored.max(initial=0, where=stored != IGNORE_INDEX)
             hint = "if other values are meant, say what they mean in a label_map"
-            if largest <= _LARGEST_LABEL_ID:
+            if self.num_classes == _CITYSCAPES_CLASSES and largest <= _LARGEST_LABEL_ID:
                 hint = (
                     "these look like Cityscapes labelIds; use the option labels=label_ids of the "
                     "data set 'folder'"
@@ -263,7 +263,9 @@ class Dataset(ABC):
         name: Key in the registry ``DATASETS``.
         tree: The expected folder tree, for error messages.
         taxonomy: The meaning of the labels in one sentence.
-        taxonomy_name: The file in config/taxonomies whose trainIds the labels hold.
+        taxonomy_name: The taxonomy whose trainIds the labels hold: a file stem of
+            config/taxonomies, or a path.
+        classes: The names of its classes.
         frame_rate: Images a second if the data set is a video; None otherwise.
         component_sizes: Key of ``COMPONENT_SIZES`` (metrics/components.py): the smallest
             components that count in its component figures; None if it may hold anything.
@@ -278,7 +280,8 @@ class Dataset(ABC):
 
     def __init__(self, root: Path, samples: Iterable[Sample]) -> None:
         self.root = root
-        count = len(load_taxonomy(self.taxonomy_name).classes)
+        self.classes = load_taxonomy(self.taxonomy_name).classes
+        count = len(self.classes)
         self._samples = tuple(replace(sample, num_classes=count) for sample in samples)
         if not self._samples:
             raise self.wrong_tree("found no image")

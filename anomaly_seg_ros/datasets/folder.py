@@ -35,10 +35,12 @@ class FolderDataset(Dataset):
             "classes" (trainIds, 255 = ignore) or "label_ids" (Cityscapes' labelIds). Default
             "anomaly".
         label_map: YAML file that defines other stored values, or colours; see
-            :mod:`.label_map_file`. Replaces ``labels``.
+            :mod:`.label_map_file`. Replaces ``labels`` and ``taxonomy``.
         mask_255: Meaning of 255 in the anomaly masks: "ignore", or "anomaly" if masks hold only 0
             and 255 (nothing is ignored then). Without it, tools refuse a set of masks without any
             1, see :func:`.label_scan.check_mask_convention`.
+        taxonomy: Whose trainIds the class labels are: a name of config/taxonomies, or a YAML
+            file. Default "cityscapes".
 
     Raises:
         DatasetError: The folder or the label map has another shape; the message shows it.
@@ -64,6 +66,7 @@ class FolderDataset(Dataset):
         labels: str | None = None,
         label_map: str | Path | None = None,
         mask_255: str | None = None,
+        taxonomy: str | Path | None = None,
     ) -> None:
         self.root = Path(root)
         check_mask_255(mask_255)
@@ -75,11 +78,16 @@ class FolderDataset(Dataset):
         if label_map is None:
             kind = check_choice("labels", labels or MASKS, LABEL_KINDS)
             table = lookup_table(CITYSCAPES_IDS, CITYSCAPES_STORED) if kind == LABEL_IDS else None
-            meaning = LabelMap("cityscapes", kind != MASKS, kind == MASKS, labels_table=table)
-        elif labels is None:
-            meaning = read_label_map(label_map)
-        else:
+            if taxonomy is not None and kind != CLASSES:
+                raise ParameterError(f"taxonomy: is for class labels (labels=classes), not {kind}")
+            name = str(taxonomy or "cityscapes")
+            meaning = LabelMap(name, kind != MASKS, kind == MASKS, labels_table=table)
+        elif labels is not None:
             raise ParameterError("labels: says the same as label_map; give one of them")
+        elif taxonomy is not None:
+            raise ParameterError("taxonomy: the label map names its own, with the key 'taxonomy'")
+        else:
+            meaning = read_label_map(label_map)
         self.taxonomy_name = meaning.taxonomy_name
         super().__init__(
             self.root,
@@ -111,6 +119,11 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
+def _splits(folder: Path) -> list[str]:
+    """Sub-folders with images/."""
+    return sorted(x.name for x in folder.iterdir() if _first(x, IMAGE_FOLDERS))
+
+
 def image_label_pairs(
     dataset: Dataset, split: str | None, needs_labels: bool = False
 ) -> Iterator[tuple[Path, Path | None]]:
@@ -127,13 +140,14 @@ def image_label_pairs(
     Raises:
         DatasetError: The folder has another shape, or an image has no label in a folder of labels.
     """
-    folder = dataset.root if split is None else dataset.root / split
-    if not folder.is_dir():
-        raise dataset.wrong_tree(f"has no folder {split}" if split else "is not a folder")
+    if not dataset.root.is_dir():
+        raise dataset.wrong_tree("is not a folder")
+    folder = dataset.root
+    if split is not None and not (folder := dataset.root / split).is_dir():
+        dataset.check_split(split, _splits(dataset.root))
     images = _first(folder, IMAGE_FOLDERS)
     if images is None:
-        splits = sorted(x.name for x in folder.iterdir() if _first(x, IMAGE_FOLDERS))
-        if splits:
+        if splits := _splits(folder):
             raise dataset.wrong_tree(f"choose a split: {', '.join(splits)}")
         images = folder
     label_folder = _first(folder, LABEL_FOLDERS)

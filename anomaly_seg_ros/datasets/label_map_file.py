@@ -2,7 +2,8 @@
 
 ::
 
-    taxonomy: cityscapes      # of the class names and trainIds, default cityscapes
+    taxonomy: cityscapes      # of the class names and trainIds, default cityscapes; or a file in
+                              # the label map's folder, such as classes.yaml
     labels:                   # stored value: meaning
       0: road                 # a class of the taxonomy, by name or trainId
       1: 13
@@ -25,7 +26,7 @@ import numpy as np
 
 from anomaly_seg_ros.datasets.label_tables import MOST_COLOURS, ColourCode
 from anomaly_seg_ros.errors import DatasetError
-from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
+from anomaly_seg_ros.io.safe_yaml_json import inside, read_yaml, short_repr
 from anomaly_seg_ros.labels import IGNORE_INDEX, INVALID_ID
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -41,7 +42,7 @@ class LabelMap:
     """The meaning of a folder's stored values.
 
     Attributes:
-        taxonomy_name: Name of the taxonomy whose trainIds ``labels_table`` holds.
+        taxonomy_name: Name or path of the taxonomy whose trainIds ``labels_table`` holds.
         has_labels: True if some value is a class.
         has_mask: True if some value is "anomaly" or "known".
         labels_table: (256,) uint8 stored value -> trainId; None if the files store trainIds.
@@ -62,6 +63,7 @@ def read_label_map(path: str | Path) -> LabelMap:
 
     Raises:
         DatasetError: The file is unreadable, not YAML, or has a wrong entry; names both.
+        CheckpointError: The taxonomy's file is missing or damaged.
         ResourceError: There is no such taxonomy.
     """
     path = Path(path)
@@ -72,11 +74,7 @@ def read_label_map(path: str | Path) -> LabelMap:
     entries = content.get("labels")
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(f"{path}: key 'labels' must map stored values to their meaning")
-    taxonomy_name = content.get("taxonomy", "cityscapes")
-    if not isinstance(taxonomy_name, str):
-        raise DatasetError(
-            f"{path}: key 'taxonomy' must be a name; got {short_repr(taxonomy_name)}"
-        )
+    taxonomy_name = _taxonomy(content.get("taxonomy", "cityscapes"), path)
     names = load_taxonomy(taxonomy_name).classes
     others = _others(content.get("others", "error"), path)
     colours = _colours(list(entries), path)
@@ -100,6 +98,18 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected a mapping with the key 'labels'")
     return content
+
+
+def _taxonomy(name: object, path: Path) -> str:
+    """The taxonomy's name, or the path of its file, which lies beside the label map."""
+    try:
+        file = inside(path.parent, name)
+    except ValueError:
+        raise DatasetError(
+            f"{path}: key 'taxonomy' must be a name, or that of a file in the same folder; got "
+            f"{short_repr(name)}"
+        ) from None
+    return str(file) if file.suffix else file.name
 
 
 def _others(word: object, path: Path) -> tuple[int, int]:

@@ -146,6 +146,7 @@ def _write_bag(dataset: Dataset, label: str, count: int, bag: Path) -> None:
         frame_rate=dataset.frame_rate or 10.0,
         dataset=f"{dataset.name}: {label}",
         taxonomy=dataset.taxonomy_name,
+        classes=dataset.classes,
         overwrite=True,
     )
     with writer:

@@ -184,6 +184,22 @@ def test_an_unknown_taxonomy_is_no_matter_without_labels(tmp_path, samples):
         assert label_classes(reader) is None
 
 
+def test_a_bag_lists_the_classes_of_ones_own_taxonomy(tmp_path, samples):
+    with BagWriter(tmp_path / "bag", taxonomy="yard.yaml", classes=("gravel", "föhre")) as writer:
+        writer.write(samples[0])
+    with BagReader(tmp_path / "bag") as reader:
+        assert label_classes(reader) == reader.classes == ("gravel", "föhre")
+
+
+@pytest.mark.parametrize("value", ["{}", "3", "[3]", "[[]]", "[", "null"])
+def test_damaged_classes(tmp_path, samples, value):
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write(samples[0])
+        writer._writer.set_custom_data("anomaly_seg_ros.classes", value)
+    with pytest.raises(BagError, match="custom_data in metadata"):
+        BagReader(tmp_path / "bag")
+
+
 @pytest.mark.parametrize("name", ["nobody", "../detector", "/etc/passwd", "x" * 300, "ü" * 150])
 def test_an_unknown_taxonomy_is_an_error(tmp_path, samples, name):
     with BagWriter(tmp_path / "bag", taxonomy=name) as writer:

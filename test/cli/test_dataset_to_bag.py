@@ -62,7 +62,7 @@ def test_options_reach_the_data_set(pairs, tmp_path):
     ("arguments", "message"),
     [
         (["--root", "{set}/missing"], "no such folder"),
-        (["--root", "{set}", "--split", "val"], "has no folder val"),
+        (["--root", "{set}", "--split", "val"], "no split 'val' (found: none)"),
         (["--root", "{set}", "--option", "size=2"], "size: data set 'folder' has no such option"),
         (["--root", "{set}", "--option", "size"], "--option size: expected NAME=VALUE"),
         (["--root", "{set}", "--option", "root=x"], "root: data set 'folder' has no such option"),

@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import FolderDataset, detect_dataset
-from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
+from anomaly_seg_ros.datasets import FolderDataset, detect_dataset, open_dataset
+from anomaly_seg_ros.errors import CheckpointError, DatasetError, ImageError, ParameterError
+from anomaly_seg_ros.system.resources import ResourceError
+from anomaly_seg_ros.taxonomy import GROUND, load_taxonomy
 
 MASK = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
 
@@ -35,6 +37,46 @@ def test_class_labels_are_read_as_stored(put, picture, tmp_path):
     assert loaded.anomaly_mask is None
     with pytest.raises(ImageError, match=r"a\.png: holds the value 13.*labels=classes"):
         FolderDataset(tmp_path)[0].load()
+
+
+YARD = """
+classes:
+  - {name: gravel, colour: [150, 140, 130], role: ground}
+  - {name: forklift, colour: [0, 60, 100], role: thing}
+"""
+
+
+def test_classes_of_ones_own(put, picture, tmp_path):
+    file = tmp_path / "yard.yaml"
+    file.write_text(YARD)
+    put("images/a.png", picture)
+    stored = np.array([[0, 1, 255, 0, 0, 1]] * 4, np.uint8)
+    put("labels/a.png", stored)
+    for given in (file, str(file)):
+        dataset = open_dataset("folder", tmp_path, labels="classes", taxonomy=given)
+        assert dataset.classes == ("gravel", "forklift")
+        assert load_taxonomy(dataset.taxonomy_name).ids_of(GROUND) == (0,)
+        assert np.array_equal(dataset[0].load().labels, stored)
+    put("labels/a.png", np.full((4, 6), 2, np.uint8))
+    message = r"labels/a\.png: holds the value 2, .*trainIds 0 to 1.*label_map$"
+    with pytest.raises(ImageError, match=message):
+        dataset[0].load()
+    with pytest.raises(ImageError, match="holds the value 2, .*trainIds 0 to 1"):
+        FolderDataset(tmp_path, labels="classes", taxonomy=file)[0].read_labels()
+    put("labels/a.png", np.full((4, 6), 11, np.uint8))
+    dataset = FolderDataset(tmp_path, labels="classes", taxonomy="streethazards")
+    assert (dataset[0].read_labels() == 11).all()
+
+
+def test_classes_of_ones_own_that_cannot_be_meant(put, picture, tmp_path):
+    put("images/a.png", picture)
+    for labels in (None, "anomaly", "label_ids"):
+        with pytest.raises(ParameterError, match="taxonomy: is for class labels"):
+            FolderDataset(tmp_path, labels=labels, taxonomy="cityscapes")
+    with pytest.raises(CheckpointError, match=r"none\.yaml: No such file"):
+        FolderDataset(tmp_path, labels="classes", taxonomy=tmp_path / "none.yaml")
+    with pytest.raises(ResourceError, match=r"no file config/taxonomies/mars\.yaml"):
+        FolderDataset(tmp_path, labels="classes", taxonomy="mars")
 
 
 @pytest.mark.parametrize("labels", ["labels", "masks", "labels_masks"])
@@ -78,7 +120,7 @@ def test_wrong_trees_show_the_expected_one(put, picture, tmp_path):
     put("val/images/a.png", picture)
     with pytest.raises(DatasetError, match="choose a split: val"):
         FolderDataset(tmp_path)
-    with pytest.raises(DatasetError, match="no folder test"):
+    with pytest.raises(DatasetError, match=r"no split 'test' \(found: val\)"):
         FolderDataset(tmp_path, split="test")
     put("val/labels/other.png", MASK)
     with pytest.raises(DatasetError, match=r"no label for a\.png"):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.datasets import FolderDataset, open_dataset
-from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
+from anomaly_seg_ros.errors import (
+    AnomalySegError,
+    CheckpointError,
+    DatasetError,
+    ImageError,
+    ParameterError,
+)
 
 VALUES = """
 labels:
@@ -56,6 +62,18 @@ def test_labels_only_and_mask_only(root, label_map):
     assert loaded.read_anomaly_mask()[0].tolist() == [0, 0, 1, 0, 0, 0]
 
 
+def test_classes_of_a_file_beside_the_map(root, label_map, tmp_path):
+    classes = "classes: [{name: gravel, colour: [1, 2, 3]}, {name: forklift, colour: [4, 5, 6]}]"
+    (tmp_path / "yard.yaml").write_text(classes)
+    text = "taxonomy: yard.yaml\nlabels: {0: forklift, 7: 0, 40: anomaly}\nothers: ignore"
+    dataset = FolderDataset(root, label_map=label_map(text))
+    assert dataset.classes == ("gravel", "forklift")
+    assert dataset[0].read_labels()[0].tolist() == [1, 0, 255, 255, 255, 1]
+    (tmp_path / "yard.yaml").write_text("classes: [{name: gravel}]")
+    with pytest.raises(CheckpointError, match=r"yard\.yaml: class 0 must be"):
+        FolderDataset(root, label_map=label_map(text))
+
+
 @pytest.mark.parametrize("text", ["labels: {0: road, 40: anomaly}", "labels: {0: road, 7: car}"])
 def test_values_that_the_map_does_not_name(root, label_map, text):
     (sample,) = FolderDataset(root, label_map=label_map(text))
@@ -96,6 +114,13 @@ def test_colours(put, root, label_map):
         ("labels: {0: road}\nothers: drop", "'others' must be error, ignore, known, anomaly; got"),
         ("labels: {0: road}\nothers: []", "'others' must be error"),
         ("taxonomy: mars\nlabels: {0: road}", "mars"),
+        (
+            "taxonomy: ../x.yaml\nlabels: {0: road}",
+            "'taxonomy' must be a name, .* same folder; got",
+        ),
+        ("taxonomy: /x.yaml\nlabels: {0: road}", "must be a name, or .* same folder; got"),
+        ("taxonomy: [x]\nlabels: {0: road}", "must be a name, or .* same folder; got"),
+        ("taxonomy: none.yaml\nlabels: {0: road}", r"none\.yaml: No such file"),
     ],
 )
 def test_errors_name_the_entry(root, label_map, text, message):
@@ -108,3 +133,5 @@ def test_missing_file_and_double_meaning(root, label_map):
         FolderDataset(root, label_map="none.yaml")
     with pytest.raises(ParameterError, match="labels: says the same as label_map"):
         FolderDataset(root, labels="classes", label_map=label_map(VALUES))
+    with pytest.raises(ParameterError, match="taxonomy: the label map names its own"):
+        FolderDataset(root, taxonomy="cityscapes", label_map=label_map(VALUES))
