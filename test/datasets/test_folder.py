@@ -61,7 +61,7 @@ def test_classes_of_ones_own(put, picture, tmp_path):
     message = r"labels/a\.png: holds the value 2, .*trainIds 0 to 1.*label_map$"
     with pytest.raises(ImageError, match=message):
         dataset[0].load()
-    with pytest.raises(ImageError, match="holds the value 2, .*trainIds 0 to 1"):
+    with pytest.raises(ImageError, match=r"holds the value 2, .*trainIds 0 to 1"):
         FolderDataset(tmp_path, labels="classes", taxonomy=file)[0].read_labels()
     put("labels/a.png", np.full((4, 6), 11, np.uint8))
     dataset = FolderDataset(tmp_path, labels="classes", taxonomy="streethazards")
