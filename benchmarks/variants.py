@@ -18,6 +18,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet101_plain": ("resnet101", {"stem": "plain"}),
     "ladder_densenet121": ("ladder_densenet121", {}),
     "erfnet": ("erfnet", {}),
+    "efficientvit_b0": ("efficientvit_seg", {}),
     "deeplab_v3plus_lite": ("deeplab_v3plus_lite", {}),
 }
 # Networks of other packages, behind the same contract.

@@ -60,6 +60,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def public_weights(shared_data: Path) -> Path:
+    """The folder of public checkpoints beside the real images, or a skip."""
+    folder = shared_data.parent / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no public checkpoints at {folder}")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
     """Gives back the threads that a tool took: the last bits of a network depend on them."""

@@ -16,6 +16,7 @@ from anomaly_seg_ros.models.registry import build_network
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("deeplab_v3plus_lite", {"outlier_head": True}),
     "erfnet": ("erfnet", {}),
+    "efficientvit_b0": ("efficientvit_seg", {"outlier_head": True}),
     "wide_resnet38": ("wide_resnet38", {}),
     "wide_resnet38 of PEBAL": ("wide_resnet38", {"abstention": True}),
     "wide_resnet38 of DenseHybrid": ("wide_resnet38", {"outlier_head": True}),

@@ -28,7 +28,11 @@ SHIPPED = {
     "closed_set": "deeplab_lite0.safetensors",
     "erfnet_open_set": "erfnet_open_set.safetensors",
 }
-_ERFNET_FILE = "erfnet_cityscapes.pth"
+# Public checkpoints, which are not ours to ship, by model name.
+PUBLIC = {
+    "erfnet": "erfnet_cityscapes.pth",
+    "efficientvit_b0": "efficientvit_b0_cityscapes.pt",
+}
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -36,25 +40,17 @@ def resolve_model(model: str | Path) -> Path:
 
     Args:
         model: A name or a file. ``default``, ``closed_set`` (which ``default`` was fine-tuned
-            from) and ``erfnet_open_set`` are shipped; ``erfnet`` is the public checkpoint, looked
-            for in ``$ANOMALY_SEG_WEIGHTS`` and in ``../shared/weights`` beside a source checkout.
+            from) and ``erfnet_open_set`` are shipped; ``erfnet`` and ``efficientvit_b0`` are
+            public checkpoints, looked for in ``$ANOMALY_SEG_WEIGHTS`` and in
+            ``../shared/weights`` beside a source checkout.
 
     Raises:
         CheckpointError: There is no such file, or it cannot be opened.
     """
     if str(model) in SHIPPED:
         path = weights_dir() / SHIPPED[str(model)]
-    elif str(model) == "erfnet":
-        folders = [Path(__file__).resolve().parents[3] / "shared" / "weights"]
-        if "ANOMALY_SEG_WEIGHTS" in os.environ:
-            folders.insert(0, Path(os.environ["ANOMALY_SEG_WEIGHTS"]))
-        found = [f / _ERFNET_FILE for f in folders if (f / _ERFNET_FILE).is_file()]
-        if not found:
-            raise CheckpointError(
-                f"model 'erfnet': no {_ERFNET_FILE} in {' or '.join(map(str, folders))}; "
-                "set ANOMALY_SEG_WEIGHTS to its folder"
-            )
-        path = found[0]
+    elif str(model) in PUBLIC:
+        path = _public_file(str(model))
     else:
         path = Path(model).expanduser()
     try:
@@ -64,12 +60,25 @@ def resolve_model(model: str | Path) -> Path:
     return path
 
 
+def _public_file(model: str) -> Path:
+    name = PUBLIC[model]
+    folders = [Path(__file__).resolve().parents[3] / "shared" / "weights"]
+    if "ANOMALY_SEG_WEIGHTS" in os.environ:
+        folders.insert(0, Path(os.environ["ANOMALY_SEG_WEIGHTS"]))
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"model {model!r}: no {name} in {' or '.join(map(str, folders))}; "
+            "set ANOMALY_SEG_WEIGHTS to its folder"
+        )
+    return found[0]
+
+
 def load_model(model: str | Path) -> tuple[SegmentationNetwork, ModelMetadata]:
     """Loads a network and its metadata.
 
     Args:
-        model: ``default``, ``closed_set``, ``erfnet_open_set``, ``erfnet``, or a file; see
-            :func:`resolve_model`.
+        model: A name such as ``default``, or a file; see :func:`resolve_model`.
 
     Returns:
         The network in eval mode on the CPU, in float32, and its metadata.

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="[NAME=]MODEL",
-        help="default, closed_set, erfnet_open_set, erfnet, or weights files (default: default)",
+        help="names (docs/models.md) or weights files (default: default)",
     )
     what.add_argument(
         "--dumped",

@@ -24,7 +24,7 @@ _FORMATS = ("onnx", "pt2")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog=TOOL, description=__doc__)
-    parser.add_argument("model", help="default, closed_set, erfnet, or a file")
+    parser.add_argument("model", help="a name, such as default, or a file")
     parser.add_argument("--to", required=True, choices=_FORMATS)
     parser.add_argument("--out", required=True, type=Path, help="the file to write")
     parser.add_argument(

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog=TOOL, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "model", nargs="?", default="default", help="default, closed_set, erfnet, or a file"
+        "model", nargs="?", default="default", help="a name, such as default, or a file"
     )
     parser.add_argument(
         "--as",

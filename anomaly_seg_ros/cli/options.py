@@ -15,7 +15,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of :class:`RunOptions`, with its defaults."""
     default = RunOptions()
     parser.add_argument(
-        "--model", default=default.model, help="default, erfnet, or a weights file"
+        "--model", default=default.model, help="a name, such as default, or a weights file"
     )
     add_segmenter_options(parser, SegmenterOptions())
     parser.add_argument("--score", default=default.score, choices=("auto", *SCORES))

@@ -14,6 +14,7 @@ _MODELS = "anomaly_seg_ros.models"
 ARCHITECTURES: dict[str, tuple[str, str]] = {
     "deeplab_v3plus_lite": (f"{_MODELS}.deeplab_lite", "DeepLabV3PlusLite"),
     "erfnet": (f"{_MODELS}.erfnet", "ERFNet"),
+    "efficientvit_seg": (f"{_MODELS}.efficientvit_seg", "EfficientViTSeg"),
     "wide_resnet38": (f"{_MODELS}.wide_resnet38", "DeepLabV3PlusWideResNet38"),
     "resnet101": (f"{_MODELS}.resnet101", "DeepLabV3PlusResNet101"),
     "ladder_densenet121": (f"{_MODELS}.ladder_densenet", "LadderDenseNet121"),

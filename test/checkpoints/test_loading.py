@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny_model, tiny_metadata, tiny_network
 
-from anomaly_seg_ros.checkpoints.loading import load_model, resolve_model, save_model
+from anomaly_seg_ros.checkpoints.loading import PUBLIC, load_model, resolve_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 from anomaly_seg_ros.models.erfnet import ERFNet
@@ -195,16 +195,19 @@ def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("model", ["default", "erfnet"])
-def test_named_models(model: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANOMALY_SEG_WEIGHTS", str(shared_data.parent / "weights"))
+@pytest.mark.parametrize("model", ["default", *PUBLIC])
+def test_named_models(model: str, public_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMALY_SEG_WEIGHTS", str(public_weights))
     assert resolve_model(model).is_file()
     network, metadata = load_model(model)
     assert network.num_classes == len(metadata.classes) == 19
 
 
-def test_absent_erfnet_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_seg_ros.checkpoints.loading._ERFNET_FILE", "not_there.pth")
+@pytest.mark.parametrize("model", PUBLIC)
+def test_an_absent_public_file_is_named(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PUBLIC, model, "not_there.pth")
     monkeypatch.setenv("ANOMALY_SEG_WEIGHTS", str(tmp_path))
-    with pytest.raises(CheckpointError, match="ANOMALY_SEG_WEIGHTS"):
-        resolve_model("erfnet")
+    with pytest.raises(CheckpointError, match=rf"'{model}': no not_there.pth.*ANOMALY_SEG_WEI"):
+        resolve_model(model)

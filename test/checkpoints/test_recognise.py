@@ -66,6 +66,15 @@ RELEASES = {
         lambda: {"state_dict": prefixed("module.", hollow("erfnet"))},
         ("erfnet", "ERFNet, trained by somebody else", {"num_outputs": 20}, "energy"),
     ),
+    "efficientvit": (
+        lambda: {"state_dict": hollow("efficientvit_seg", variant="b2")},
+        (
+            "efficientvit_seg",
+            "EfficientViT-B2 (Cai et al.)",
+            {"variant": "b2", "outlier_head": False, "abstention": False},
+            "energy",
+        ),
+    ),
     "our training": (
         lambda: {"model": hollow("deeplab_v3plus_lite", backbone="lite2"), "step": 7},
         ("deeplab_v3plus_lite", "a training of this project", {"backbone": "lite2"}, "energy"),
@@ -92,6 +101,7 @@ def test_releases_are_recognised(name: str, save: Callable) -> None:
         ("sml", IMAGENET, (1024, 2048), "road"),
         ("ldn", (0, 0, 0), (736, 1280), "unlabeled"),
         ("erfnet", (0, 0, 0), (512, 1024), "road"),
+        ("efficientvit", IMAGENET, (1024, 2048), "road"),
     ],
 )
 def test_metadata_of_releases(
@@ -245,8 +255,8 @@ def test_mixed_layouts(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_only_the_public_erfnet_is_calibrated(shared_data: Path, save: Callable) -> None:
-    public = read_checkpoint(shared_data.parent / "weights" / "erfnet_cityscapes.pth")
+def test_only_the_public_erfnet_is_calibrated(public_weights: Path, save: Callable) -> None:
+    public = read_checkpoint(public_weights / "erfnet_cityscapes.pth")
     found = recognise(public)
     assert found.metadata.name == "erfnet_cityscapes"
     assert found.metadata.calibration

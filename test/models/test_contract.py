@@ -23,6 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lite0": {"architecture": "deeplab_v3plus_lite"},
     "lite2": {"architecture": "deeplab_v3plus_lite", "backbone": "lite2"},
     "erfnet": {"architecture": "erfnet"},
+    "efficientvit_b0": {"architecture": "efficientvit_seg"},
+    "efficientvit_b1": {"architecture": "efficientvit_seg", "variant": "b1"},
     "wide_resnet38": {"architecture": "wide_resnet38"},
     "resnet101 deep": {"architecture": "resnet101", "stem": "deep"},
     "resnet101 plain": {"architecture": "resnet101", "stem": "plain"},

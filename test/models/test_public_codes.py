@@ -20,6 +20,8 @@ SIZES: dict[str, tuple[int | None, float | None]] = {
     "densehybrid_wide_resnet38": (None, None),
     "pebal_wide_resnet38": (268, None),
     "ladder_densenet121": (827, 11.07),
+    "efficientvit_b0": (230, 0.71),
+    "efficientvit_b2": (434, 15.32),
 }
 SLOW = [pytest.param(n, marks=pytest.mark.slow) if "wide" in n else n for n in SIZES]
 

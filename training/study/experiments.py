@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.checkpoints.loading import SHIPPED
+from anomaly_seg_ros.checkpoints.loading import PUBLIC, SHIPPED
 from anomaly_seg_ros.errors import ParameterError
 from training.engine.config import read_yaml, to_dataclass
 from training.study.measure import MeasureOptions
 from training.study.scores import STUDY_SCORES
 
 # Models known by a name rather than by a path.
-_NAMED = {*SHIPPED, "erfnet"}
+_NAMED = {*SHIPPED, *PUBLIC}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""EfficientViT-B0 to B3 for Cityscapes, the public checkpoints (Cai et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+from anomaly_seg_ros.checkpoints.formats.base import (
+    CITYSCAPES_SIZE,
+    CheckpointFormat,
+    Description,
+    classes_of,
+    metadata_of,
+    width,
+)
+from anomaly_seg_ros.checkpoints.reading import Checkpoint
+from anomaly_seg_ros.models.efficientvit_seg import VARIANTS
+from anomaly_seg_ros.models.input_scaling import IMAGENET
+from anomaly_seg_ros.taxonomy import Taxonomy
+
+_STEM = "backbone.input_stem.op_list.0.conv.weight"
+_CLASSIFIER = "head.output_ops.0.op_list.1.conv.weight"
+_VARIANT_OF_STEM = {size.widths[0]: name for name, size in VARIANTS.items()}
+
+
+def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
+    outputs = width(checkpoint, _CLASSIFIER, 19)
+    taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
+    variant = _VARIANT_OF_STEM.get(width(checkpoint, _STEM, 8), "b0")
+    outlier_head = "outlier_head.conv.weight" in checkpoint.tensors
+    metadata = metadata_of(
+        f"efficientvit_{variant}",
+        "efficientvit_seg",
+        taxonomy,
+        IMAGENET,
+        CITYSCAPES_SIZE,
+        outlier_head,
+        variant=variant,
+        abstention=abstention,
+    )
+    return Description(f"EfficientViT-{variant.upper()} (Cai et al.)", metadata, remarks)
+
+
+EFFICIENTVIT_SEG = CheckpointFormat(
+    name="efficientvit_seg",
+    title="EfficientViT-B0 to B3 (the public Cityscapes checkpoints)",
+    landmarks=(_STEM, "backbone.stages.2.op_list.1.context_module.main.qkv.conv.weight"),
+    describe=_describe,
+)
