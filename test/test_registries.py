@@ -25,7 +25,7 @@ REGISTRIES: dict[str, tuple[tuple[str, ...], Iterable[str]]] = {
     "architectures": (("docs/models.md",), ARCHITECTURES),
     "formats": (("docs/models.md",), FORMATS),
     "losses": (("training/README.md",), LOSSES),
-    "post-hoc scores": (("docs/results.md",), POSTHOC),
+    "post-hoc scores": (("training/README.md",), POSTHOC),
     "backends": (("docs/node.md", "docs/performance.md"), BACKENDS),
 }
 

@@ -15,14 +15,14 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import ClassStatistics
-from training.posthoc import build_posthoc
+from training.posthoc import build_posthoc, classifier_origin, sample_pixels
 from training.study.measure import set_figures
 from training.study.scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer
 
 METADATA = tiny_metadata(outlier_head=True)
 VIEWER = Viewer(METADATA.input_scaling, torch.device("cpu"), METADATA.inference_size, 19)
-OPTIONS = ScoreOptions(dropout_passes=2, flow_pixels=400, flow_steps=3)
+OPTIONS = ScoreOptions(dropout_passes=2, flow_pixels=400, flow_steps=3, fit_pixels=700)
 
 
 def frame(seed: int) -> np.ndarray:
@@ -84,6 +84,41 @@ def test_react_clips_at_the_percentile_of_the_training_frames(network: torch.nn.
 @pytest.mark.parametrize("name", ["odin", "smoothed", "sml_smoothed"])
 def test_post_hoc_scores_need_no_frames(name: str, network: torch.nn.Module) -> None:
     assert np.isfinite(score(name, network, frame(1))).all()
+
+
+def test_fitted_scores_share_pixels_of_the_training_frames(network: torch.nn.Module) -> None:
+    """With the study's options, and for ViM the classifier's origin."""
+    image, calls = frame(1), []
+
+    def frames() -> list[np.ndarray]:
+        calls.append(1)
+        return [frame(2), frame(3)]
+
+    options = replace(
+        OPTIONS,
+        gdm_variance=0.9,
+        gmm_variance=0.8,
+        gmm_shrinkage=3.0,
+        neco_variance=0.5,
+        openmax_tail=9,
+        openmax_top=2,
+        vim_share=0.25,
+    )
+    build = ScoreBuilder(network, METADATA, VIEWER, frames, options)
+    pixels = sample_pixels(network, [VIEWER.to_input(x) for x in (frame(2), frame(3))], 700)
+    origin = classifier_origin(network)
+    assert origin is not None
+    output = VIEWER.output(network, image)
+    for name, arguments in {
+        "gdm": {"variance": 0.9},
+        "gmm": {"variance": 0.8, "shrinkage": 3.0},
+        "neco": {"variance": 0.5},
+        "openmax": {"tail": 9, "top": 2},
+        "vim": {"share": 0.25, "origin": origin},
+    }.items():
+        expected = build_posthoc(name, pixels=pixels, **arguments).of(output)
+        assert torch.equal(build(name)(None, output), expected), name
+    assert len(calls) == 1
 
 
 def test_flow_scores_share_one_flow(network: torch.nn.Module) -> None:

@@ -11,21 +11,40 @@ from collections.abc import Callable
 from typing import Any
 
 from anomaly_seg_ros.errors import ParameterError
-from training.posthoc.base import PosthocScore
+from training.posthoc.base import OutputScore, PosthocScore
+from training.posthoc.gaussians import gdm, gmm
 from training.posthoc.mc_dropout import McDropout
+from training.posthoc.neco import Neco
 from training.posthoc.odin import Odin
+from training.posthoc.openmax import OpenMax
 from training.posthoc.react import React, activation_percentile
 from training.posthoc.sml_smoothing import SmoothedSml
 from training.posthoc.smoothed import Smoothed
+from training.posthoc.training_pixels import TrainingPixels, sample_pixels
+from training.posthoc.vim import Vim, classifier_origin
 
-__all__ = ["POSTHOC", "PosthocScore", "activation_percentile", "build_posthoc"]
+__all__ = [
+    "POSTHOC",
+    "OutputScore",
+    "PosthocScore",
+    "TrainingPixels",
+    "activation_percentile",
+    "build_posthoc",
+    "classifier_origin",
+    "sample_pixels",
+]
 
 POSTHOC: dict[str, Callable[..., PosthocScore]] = {
+    "gdm": gdm,
+    "gmm": gmm,
     "mc_dropout": McDropout,
+    "neco": Neco,
     "odin": Odin,
+    "openmax": OpenMax,
     "react": React,
     "smoothed": Smoothed,
     "sml_smoothed": SmoothedSml,
+    "vim": Vim,
 }
 
 
@@ -35,7 +54,8 @@ def build_posthoc(name: str, **options: Any) -> PosthocScore:
     Args:
         name: Key of :data:`POSTHOC`.
         **options: Constructor arguments; ``react`` needs ``threshold``, ``sml_smoothed`` needs
-            ``statistics``.
+            ``statistics``, and ``gdm``, ``gmm``, ``neco``, ``openmax`` and ``vim`` need
+            ``pixels``, see :func:`~training.posthoc.training_pixels.sample_pixels`.
 
     Raises:
         ParameterError: Unknown name or option, a missing one, or a value out of range.

@@ -1,4 +1,4 @@
-"""What post-hoc scores share: their signature, a score of the logits by name, and a Gaussian."""
+"""What post-hoc scores share: signature, a score of the logits by name, grids, a Gaussian."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.scores import SCORES
 
@@ -28,6 +30,31 @@ class PosthocScore(Protocol):
             (N, h, w) float32; each score says on which grid.
         """
         ...
+
+
+class OutputScore:
+    """Base of the scores that are fitted beforehand and then read one pass's outputs."""
+
+    def of(self, output: NetworkOutput) -> Tensor:
+        """Scores (N, h, w) float32, on the grid of the logits."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def __call__(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Returns (N, h, w) float32 on the logits' grid."""
+        return self.of(network(inputs))
+
+
+def on_logits_grid(values: Tensor, output: NetworkOutput) -> Tensor:
+    """Brings (N, h', w') values of the pre-logits to the (h, w) grid of the logits.
+
+    Bilinear between pixel centres, whatever the network's ``align_corners``: that is about what
+    follows the logits, and a classifier that upsamples is a transposed convolution.
+    """
+    size = output.logits.shape[-2:]
+    if values.shape[-2:] == size:
+        return values
+    return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def logit_score(name: str) -> Callable[[Tensor], Tensor]:

@@ -1,13 +1,13 @@
 """Every score that a study can measure: the node's, the post-hoc ones, the point-wise flow's.
 
 Each takes the network's input and output for one frame, so all scores share one forward pass,
-except those that need passes of their own (ODIN, ReAct, MC dropout, smoothed SML).
+except those that need passes of their own (ODIN, ReAct, MC dropout, smoothed scores).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,15 @@ from anomaly_seg_ros.contract import NetworkOutput
 from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
 from training.flow.pointwise_flow import PointwiseFlow, flow_density, flow_hybrid
 from training.networks import DROPOUT
-from training.posthoc import POSTHOC, activation_percentile, build_posthoc
+from training.posthoc import (
+    POSTHOC,
+    OutputScore,
+    TrainingPixels,
+    activation_percentile,
+    build_posthoc,
+    classifier_origin,
+    sample_pixels,
+)
 from training.validation import Viewer
 
 _FLOW = {"flow_density": flow_density, "flow_hybrid": flow_hybrid}
@@ -39,12 +47,28 @@ class ScoreOptions:
         react_percentile: ReAct clips at this percentile of the training frames' pre-logits.
         flow_pixels: Pixels per training frame to fit the point-wise flow to.
         flow_steps: Optimizer steps of that fit.
+        fit_pixels: Pixels of all training frames together to fit ``gdm``, ``gmm``, ``neco``,
+            ``openmax`` and ``vim`` to.
+        gdm_variance, gmm_variance, neco_variance: Share of the pre-logits' variance that the
+            principal components hold.
+        gmm_shrinkage: Weight of the classes' common covariance in that of each, in pixels.
+        openmax_tail: Distances of each class to fit a Weibull distribution to.
+        openmax_top: How many of a pixel's largest logits are recalibrated.
+        vim_share: Share of the pre-logits' principal directions that are not residual.
     """
 
     dropout_passes: int = 4
     react_percentile: float = 99.0
     flow_pixels: int = 400
     flow_steps: int = 500
+    fit_pixels: int = 50_000
+    gdm_variance: float = 1.0
+    gmm_variance: float = 0.99
+    gmm_shrinkage: float = 32.0
+    neco_variance: float = 0.9
+    openmax_tail: int = 20
+    openmax_top: int = 3
+    vim_share: float = 0.5
 
 
 def is_offered(name: str, network: nn.Module, metadata: ModelMetadata) -> bool:
@@ -90,6 +114,8 @@ class ScoreBuilder:
             return lambda inputs, output: _FLOW[name](output, flow)
         if name in POSTHOC:
             posthoc = build_posthoc(name, **self._arguments(name))
+            if isinstance(posthoc, OutputScore):
+                return lambda inputs, output: posthoc.of(output)
             return lambda inputs, output: posthoc(self.network, inputs)
         statistics = self.metadata.statistics
         return lambda inputs, output: score_functions.compute(name, output, statistics)
@@ -103,10 +129,30 @@ class ScoreBuilder:
         if name == "mc_dropout":
             return {"passes": self.options.dropout_passes}
         if name == "react":
-            inputs = (self.viewer.to_input(frame) for frame in self.frames())
             percentile = self.options.react_percentile
-            return {"threshold": activation_percentile(self.network, inputs, percentile)}
-        return {}
+            return {"threshold": activation_percentile(self.network, self._inputs(), percentile)}
+        options = self.options
+        fitted: dict[str, dict[str, object]] = {
+            "gdm": {"variance": options.gdm_variance},
+            "gmm": {"variance": options.gmm_variance, "shrinkage": options.gmm_shrinkage},
+            "neco": {"variance": options.neco_variance},
+            "openmax": {"tail": options.openmax_tail, "top": options.openmax_top},
+            "vim": {"share": options.vim_share},
+        }
+        if name not in fitted:
+            return {}
+        if name == "vim":
+            fitted[name]["origin"] = classifier_origin(self.network)
+        return {"pixels": self._pixels, **fitted[name]}
+
+    def _inputs(self) -> Iterator[Tensor]:
+        """The network's inputs (1, 3, H, W) for the training frames, one by one."""
+        return (self.viewer.to_input(frame) for frame in self.frames())
+
+    @functools.cached_property
+    def _pixels(self) -> TrainingPixels:
+        """Pixels of the training frames, for all scores that are fitted to some."""
+        return sample_pixels(self.network, self._inputs(), self.options.fit_pixels)
 
     @functools.cached_property
     def _flow(self) -> PointwiseFlow:

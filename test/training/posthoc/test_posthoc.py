@@ -15,10 +15,11 @@ from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.erfnet import ERFNet
 from anomaly_seg_ros.scores import ClassStatistics
-from training.posthoc import POSTHOC, activation_percentile, build_posthoc
+from training.posthoc import POSTHOC, activation_percentile, build_posthoc, sample_pixels
 
 STATISTICS = ClassStatistics(torch.zeros(19), torch.ones(19))
 REQUIRED = {"react": {"threshold": 0.5}, "sml_smoothed": {"statistics": STATISTICS}}
+FITTED = ("gdm", "gmm", "neco", "openmax", "vim")
 
 
 class Linear(SegmentationNetwork):
@@ -46,6 +47,8 @@ def test_one_call_for_all(name: str, network: nn.Module, inputs: torch.Tensor) -
     options = dict(REQUIRED.get(name, {}))
     if name == "mc_dropout" and not isinstance(network, ERFNet):
         options["pre_logits_dropout"] = 0.2
+    if name in FITTED:
+        options["pixels"] = sample_pixels(network, [inputs.flip(0)], 2000)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     score = build_posthoc(name, **options)(network, inputs)
     with torch.no_grad():
@@ -192,7 +195,7 @@ def test_blurred_energy(inputs: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "needle"),
     [
-        ("magic", {}, "unknown post-hoc score 'magic', expected one of mc_dropout"),
+        ("magic", {}, "unknown post-hoc score 'magic', expected one of gdm, gmm, mc_dropout"),
         ("odin", {"noise": 1}, "'odin': got an unexpected keyword argument 'noise'"),
         ("odin", {"temperature": 0}, "positive temperature"),
         ("react", {}, "missing a required argument: 'threshold'"),
