@@ -18,6 +18,8 @@ from anomaly_seg_ros.datasets.lost_and_found import LostAndFoundDataset
 from anomaly_seg_ros.datasets.road_anomaly import RoadAnomalyDataset
 from anomaly_seg_ros.datasets.segment_me import SegmentMeDataset
 from anomaly_seg_ros.datasets.street_hazards import StreetHazardsDataset
+from anomaly_seg_ros.datasets.vistas import VistasDataset
+from anomaly_seg_ros.datasets.wilddash import WildDashDataset
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 
 __all__ = [
@@ -43,6 +45,8 @@ DATASETS: dict[str, type[Dataset]] = {
         SegmentMeDataset,
         StreetHazardsDataset,
         BddAnomalyDataset,
+        VistasDataset,
+        WildDashDataset,
         CamVidDataset,
         FolderDataset,
     )

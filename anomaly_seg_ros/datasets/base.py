@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets.label_tables import ColourCode
+from anomaly_seg_ros.datasets.label_codes import LabelCode
 from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
@@ -104,8 +104,8 @@ class Sample:
         fold: Part of the test set that the sample belongs to, if thresholds are found on one part
             and measured on another (StreetHazards: "t5", "t6"); otherwise "".
         overlay_path: Array file to add to the image, see :func:`add_overlay`.
-        colour_code: Colours that stand for stored values in the mask and label files; None if the
-            files store the values themselves.
+        code: How the mask and label files encode their values; None if they store the values
+            themselves.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Sample:
     camera: CameraIntrinsics | None = None
     fold: str = ""
     overlay_path: Path | None = None
-    colour_code: ColourCode | None = None
+    code: LabelCode | None = None
 
     def read_image(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB.
@@ -212,7 +212,7 @@ class Sample:
 
     def _read_stored(self, path: Path) -> np.ndarray:
         """(H, W) uint8 as stored, before any table."""
-        return read_label(path) if self.colour_code is None else self.colour_code.read(path)
+        return read_label(path) if self.code is None else self.code.read(path)
 
 
 def _mapped(stored: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:

@@ -16,7 +16,8 @@ import numpy as np
 
 from anomaly_seg_ros.datasets.base import Dataset, Sample, image_files, read_json
 from anomaly_seg_ros.datasets.folder import FolderDataset, image_label_pairs
-from anomaly_seg_ros.datasets.label_tables import ColourCode, anomaly_table, lookup_table
+from anomaly_seg_ros.datasets.label_codes import ColourCode
+from anomaly_seg_ros.datasets.label_tables import anomaly_table, lookup_table
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.labels import IGNORE_INDEX
 
@@ -99,7 +100,7 @@ class CamVidDataset(Dataset):
                     labels_table=labels_table,
                     anomaly_mask_path=None if mask_table is None else label,
                     anomaly_mask_table=mask_table,
-                    colour_code=colours,
+                    code=colours,
                 )
                 for image, label in self._pairs(split)
             ),

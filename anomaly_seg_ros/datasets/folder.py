@@ -100,7 +100,7 @@ class FolderDataset(Dataset):
                     mask_255=mask_255 if meaning.anomaly_mask_table is None else MASK_255_IGNORE,
                     labels_path=label if meaning.has_labels else None,
                     labels_table=meaning.labels_table,
-                    colour_code=meaning.colour_code,
+                    code=meaning.colour_code,
                 )
                 for image, label in image_label_pairs(self, split)
             ),

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets.label_tables import MOST_COLOURS, ColourCode
+from anomaly_seg_ros.datasets.label_codes import MOST_COLOURS, ColourCode
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.safe_yaml_json import inside, read_yaml, short_repr
 from anomaly_seg_ros.labels import IGNORE_INDEX, INVALID_ID

@@ -144,7 +144,7 @@ class DatasetFrames(Frames):
         # Cameras and label maps, which the data set has already read from other files.
         digest = hashlib.sha256()
         for sample in samples:
-            digest.update(f"{sample.camera} {sample.colour_code}\n".encode())
+            digest.update(f"{sample.camera} {sample.code}\n".encode())
             for table in (sample.anomaly_mask_table, sample.labels_table):
                 digest.update(b"-" if table is None else table.tobytes())
         read = digest.hexdigest()[:16]

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 LABEL_SUFFIXES = IMAGE_SUFFIXES - {".jpg", ".jpeg"}
 
-_PNG_PALETTE = 3
+_PNG_GREY, _PNG_PALETTE = 0, 3
 _SUPPORTED = "JPEG, PNG, WebP, PNM, BMP or TIFF"
 # Other content found in image files, by its first bytes.
 _UNSUPPORTED = {
@@ -88,11 +88,13 @@ def read_annotated_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     return stored
 
 
-def read_label(path: str | Path) -> np.ndarray:
+def read_label(path: str | Path, palette: bool = False) -> np.ndarray:
     """Reads a label image or mask, with its stored values unchanged.
 
     Args:
         path: A lossless image with one 8-bit channel, or with equal channels.
+        palette: In a PNG with a palette the indices are the labels. False refuses such a file,
+            as the values could be meant to be its colours.
 
     Returns:
         (H, W) uint8 in C order.
@@ -106,8 +108,12 @@ def read_label(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: a JPEG cannot hold labels (lossy); use PNG")
     if data.startswith(PNG_MAGIC):
         bit_depth, colour_type = data[24], data[25]
-        if colour_type == _PNG_PALETTE:
-            raise ImageError(f"{path}: palette PNG; store the label values as 8-bit grey")
+        if bit_depth == 8 and colour_type == _PNG_PALETTE and palette:
+            data = _without_palette(data)
+        elif colour_type == _PNG_PALETTE:
+            raise ImageError(
+                f"{path}: {bit_depth}-bit palette PNG; store the label values as 8-bit grey"
+            )
         if bit_depth < 8:
             raise ImageError(f"{path}: {bit_depth}-bit PNG; store the label values as 8-bit grey")
     array = _decode(data, cv2.IMREAD_UNCHANGED, path)
@@ -263,6 +269,23 @@ def _jpeg_fault(data: bytes) -> str | None:
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return "truncated JPEG (no image data)"
+
+
+def _without_palette(data: bytes) -> bytes:
+    """Turns a complete 8-bit palette PNG into a grey one, whose values are the indices.
+
+    Only the header says what the compressed bytes mean, and OpenCV gives colours for a palette.
+    """
+    body = data[12:25] + bytes((_PNG_GREY,)) + data[26:29]
+    kept = [data[:12], body, zlib.crc32(body).to_bytes(4, "big")]
+    position = 33  # after the header
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        if kind in (b"IDAT", b"IEND"):
+            kept.append(data[position:end])
+        position = len(data) if kind == b"IEND" else end
+    return b"".join(kept)
 
 
 def _png_fault(data: bytes) -> str | None:

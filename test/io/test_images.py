@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from tiny_images import palette_png
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.io.images import (
@@ -152,6 +153,35 @@ def test_one_bit_and_palette_pngs_are_refused(tmp_path):
     image.save(path)
     with pytest.raises(ImageError, match="palette PNG"):
         read_label(path)
+
+
+def test_palette_indices_if_they_are_asked_for(tmp_path):
+    colours = RNG.integers(0, 256, (256, 3), np.uint8)
+    path = tmp_path / "palette.png"
+    path.write_bytes(palette_png(GREY, colours))
+    read = read_label(path, palette=True)
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, GREY)
+    assert np.array_equal(read_image(path), colours[GREY])  # the file is what it should be
+    assert np.array_equal(read_label(write(tmp_path / "g.png", GREY), palette=True), GREY)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ImageError, match=r"palette\.png: truncated PNG"):
+        read_label(path, palette=True)
+
+
+def test_palettes_of_pillow(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    path = tmp_path / "palette.png"
+    for colours in (256, 66, 16):
+        indices = (GREY.astype(int) % colours).astype(np.uint8)
+        image = pillow.fromarray(indices)
+        image.putpalette(list(RNG.integers(0, 256, 3 * colours)))
+        image.save(path)
+        if colours > 16:
+            assert np.array_equal(read_label(path, palette=True), indices)
+        else:  # four bits a pixel
+            with pytest.raises(ImageError, match="palette PNG"):
+                read_label(path, palette=True)
 
 
 def test_disparity(tmp_path):
