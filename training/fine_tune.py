@@ -11,6 +11,7 @@ the last that passed it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,9 +39,12 @@ from training.data.stream import SampleStream
 from training.data.views import ViewOptions
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.players import joined
 from training.engine.run_log import save_picture
 from training.engine.schedule import build_optimizer, steps_of
 from training.engine.steps import check_batch
+from training.flow.joint_density import JointDensity, build_joint_density
+from training.flow.pointwise_flow import FLOW_FILE
 from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
 from training.losses import LOSSES, OpenSetLoss, build_loss
 from training.losses.base import Objective
@@ -228,6 +232,15 @@ def write_model(
     print(f"wrote {path}")
 
 
+def write_density(run: Run, density: JointDensity, model: str, best: int | None) -> None:
+    """Writes the point-wise flow of the model that was written."""
+    path = run.folder / FLOW_FILE
+    if density.write(path, model, best):
+        print(f"wrote {path}")
+    else:
+        print(f"no {path}: the best model is the one before training")
+
+
 def fine_tune(run: Run) -> None:
     """Trains, then calibrates and writes the best model.
 
@@ -280,17 +293,22 @@ def fine_tune(run: Run) -> None:
     stream = SampleStream.configured(dataset, config, run.distributed)
     scaling = metadata.input_scaling
     flow = build_flow_negatives(config, dataset, network, scaling, run.device)
+    density = build_joint_density(config, network, run.device)
+    players = [player for player in (flow, density) if player is not None]
+    heard = functools.reduce(lambda heard, player: player.listening(heard), players, loss)
     validation = OpenSetValidation(run, metadata, taxonomy) if run.distributed.is_main else None
 
     def validate(average: nn.Module) -> dict[str, float]:
         if flow is not None:
             trainer.log.picture(trainer.step, "flow samples", samples_picture(flow))
+        if density is not None:
+            density.keep(trainer.step, trainer.best.get("step"))
         return validation(average)
 
     trainer = Trainer(
         model=network,
         optimizer=optimizer,
-        loss_fn=Objective(flow.listening(loss) if flow else loss, scaling),
+        loss_fn=Objective(heard, scaling),
         options=LoopOptions.configured(
             config,
             lower_is_better=config["best_figure"].endswith("_fpr95"),
@@ -304,7 +322,7 @@ def fine_tune(run: Run) -> None:
         validate=validate,
         config=config,
         describe_batch=stream.describe,
-        second_player=flow,
+        second_player=joined(players),
     )
     resumed = trainer.resume()
     run.say(f"{'resumes at' if resumed else 'starts at'} step {trainer.step} of {config['steps']}")
@@ -318,6 +336,8 @@ def fine_tune(run: Run) -> None:
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
         write_model(run, trainer.best_model(), metadata, trainer.best, validation.mixed)
+        if density is not None:
+            write_density(run, density, metadata.name, trainer.best.get("step"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

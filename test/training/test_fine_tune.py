@@ -25,6 +25,7 @@ from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.negatives import NegativeObject
 from training.engine import storage
+from training.flow.pointwise_flow import FLOW_FILE, flow_hybrid, load_pointwise_flow
 from training.losses import OpenSetLoss
 from training.losses.base import Objective
 
@@ -188,6 +189,36 @@ def test_a_flow_takes_part(run: Callable[..., int], tmp_path: Path, passes: int)
     assert any("flow_bits_per_dim" in line for line in lines)
 
 
+@pytest.mark.parametrize("with_samples", [False, True])
+def test_a_density_is_trained_along(
+    run: Callable[..., int], tmp_path: Path, with_samples: bool
+) -> None:
+    """With real negatives, or with the samples of another flow: its file fits the model's."""
+    # With statistics of images, so that its pre-logits have a scale.
+    start = tiny_network().train()
+    for module in start.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    start(torch.randn(4, 3, 64, 96))
+    save_model(tmp_path / "tiny.safetensors", start, tiny_metadata())
+    settings = ["loss.name=outlier_head", "pointwise_flow.train=true", "calibrate=false"]
+    if with_samples:
+        settings += ["flow.size=tiny", "flow.lr=0.001", "flow.options.largest=32"]
+    # The last validation is the best.
+    assert run(*settings, "best_figure=''") == 0
+    network, _ = load_model(tmp_path / "run" / "final.safetensors")
+    flow = load_pointwise_flow(tmp_path / "run" / FLOW_FILE)
+    with torch.no_grad():
+        hybrid = flow_hybrid(network(torch.randn(1, 3, 64, 96)), flow)
+    assert torch.isfinite(hybrid).all()
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    logged = [line["density_inlier"] for line in lines if "density_inlier" in line]
+    assert abs(logged[1] - logged[0]) < 5.0  # nats; the network moves under it
+    assert run(*settings, "best_figure=''") == 0  # resumes, and writes the same again
+    again = load_pointwise_flow(tmp_path / "run" / FLOW_FILE).state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in flow.state_dict().items())
+
+
 def test_without_calibration_nothing_of_the_old_one_is_left(
     run: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -224,6 +255,7 @@ class TestBadInput:
             ("outlier_head=true", "outlier_head: the model has none, and the loss 'top_k_ovr'"),
             ("best_figure=nonsense", "validation gives no 'nonsense'"),
             ("batch_size=3 accumulate=2", "batch_size 3 does not split"),
+            ("pointwise_flow.train=true pointwise_flow.options.pixel=3", "no option 'pixel'"),
             ("flow.size=25-6", "flow.options.largest 216: larger than the crop"),
             ("flow.weights=none.safetensors flow.options.largest=32", "none.safetensors"),
         ],

@@ -15,6 +15,7 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import ClassStatistics
+from training.flow.pointwise_flow import PointwiseFlow, flow_beside, save_pointwise_flow
 from training.posthoc import build_posthoc, classifier_origin, sample_pixels
 from training.study.measure import set_figures
 from training.study.scores import STUDY_SCORES, ScoreBuilder, ScoreOptions, is_offered
@@ -136,6 +137,22 @@ def test_flow_scores_share_one_flow(network: torch.nn.Module) -> None:
     log_outlier = output.ood_logits.log_softmax(1)[:, 1]
     assert torch.equal(hybrid, log_outlier + density)
     assert not torch.equal(hybrid, density)
+
+
+def test_a_flow_trained_along_is_not_fitted_anew(tmp_path: Path, network: torch.nn.Module) -> None:
+    model = tmp_path / "final.safetensors"
+    model.touch()
+    assert flow_beside(model) is None
+    torch.manual_seed(0)
+    flow = PointwiseFlow(network.pre_logits_channels, steps=2, width=8)
+    save_pointwise_flow(tmp_path / "pointwise_flow.safetensors", flow, {})
+    assert flow_beside("default") is None
+    path = flow_beside(model)
+    build = ScoreBuilder(network, tiny_metadata(), VIEWER, list, OPTIONS, path)
+    output = VIEWER.output(network, frame(1))
+    with torch.no_grad():
+        expected = -flow.log_density(output.pre_logits)
+    assert torch.equal(build("flow_density")(None, output), expected)
 
 
 def test_figures_pool_the_pixels_of_all_frames(tmp_path: Path, network: torch.nn.Module) -> None:

@@ -2,17 +2,19 @@
 
     python -m training.flow.fit_pointwise --model erfnet --output erfnet_flow.safetensors
 
-Outlier pixels are optional, as in the paper's Table 5; their density is lowered at the same time.
-The network itself does not change.
+With ``--negatives``, objects are pasted into some of the images as in a fine-tuning, and the
+density of their pixels is lowered at the same time, as in the paper's Table 5. The network itself
+does not change; :mod:`training.flow.joint_density` trains both.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +23,15 @@ from torch import Tensor, nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.system.tool import run_tool
-from training.data.corpora import training_corpora
+from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.data.corpora import Corpus, training_corpora
+from training.data.held_out import MaskedFrame, mixed_frames
+from training.data.mixing.mixer import build_mixer
+from training.engine.config import CONFIGS, add_config_options, load_config
 from training.engine.distributed import training_device
 from training.engine.entry import data_folder, use_exact_float32
-from training.flow.pointwise_flow import PointwiseFlow, save_pointwise_flow
+from training.flow.pointwise_flow import PointwiseFlow, density_terms, save_pointwise_flow
+from training.losses.grids import nearest
 from training.validation import Viewer
 
 _FIRST_PIXELS = 16384
@@ -52,6 +59,43 @@ class FitOptions:
     outlier_floor: float = 2.0
     clip_norm: float = 10.0
     seed: int = 0
+
+
+def pixels_by_kind(
+    network: nn.Module,
+    frames: Iterable[MaskedFrame],
+    viewer: Viewer,
+    per_image: int,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Samples pre-logits at random inlier pixels and at random outlier pixels of frames.
+
+    Args:
+        network: The network, in eval mode.
+        frames: Frames with outlier masks.
+        viewer: Runs the network on single images.
+        per_image: Pixels of either kind per image, at most.
+        seed: Seed for choosing the pixels.
+
+    Returns:
+        (n, C) and (m, C) float32 on the CPU.
+
+    Raises:
+        ParameterError: No frame shows an outlier at the resolution of the pre-logits.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for frame in frames:
+        pre_logits = viewer.output(network, frame.image).pre_logits
+        mask = nearest(torch.from_numpy(frame.mask)[None], pre_logits.shape[-2:]).flatten()
+        flat = pre_logits[0].flatten(1).T
+        for kind, pixels in enumerate(found):
+            where = (mask == kind).nonzero()[:, 0]
+            keep = where[torch.randperm(len(where), generator=generator)[:per_image]]
+            pixels.append(flat[keep.to(flat.device)].float().cpu())
+    if not sum(map(len, found[1])):
+        raise ParameterError("no outlier pixel to fit the point-wise flow against")
+    return torch.cat(found[0]).clone(), torch.cat(found[1]).clone()
 
 
 @torch.inference_mode()
@@ -111,18 +155,19 @@ def fit_pointwise(
     """
     options = options or FitOptions()
     device = next(flow.parameters()).device
-    flow.initialise(_as_image(inliers[:: max(1, len(inliers) // _FIRST_PIXELS)], device))
+    first = inliers[:: max(1, len(inliers) // _FIRST_PIXELS)].to(device)
+    flow.initialise(first.T[None, :, None])
     generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.Adam(flow.parameters(), options.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     history = []
     for step in range(options.steps):
-        log_p = flow.log_density(_drawn(inliers, options.batch, generator, device))
-        loss = -log_p.mean()
+        inlier = _drawn(inliers, options.batch, generator, device)
+        outlier = inlier[:0]
         if outliers is not None:
-            floor = log_p.detach().mean() - options.outlier_floor * inliers.shape[1]
-            log_p_out = flow.log_density(_drawn(outliers, options.batch, generator, device))
-            loss = loss + options.outlier_weight * torch.relu(log_p_out - floor).mean()
+            outlier = _drawn(outliers, options.batch, generator, device)
+        log_p, excess = density_terms(flow, inlier, outlier, options.outlier_floor)
+        loss = options.outlier_weight * excess - log_p
         if not torch.isfinite(loss.detach()):
             raise TrainingError(
                 f"the point-wise flow's loss became {float(loss.detach())} at step {step}"
@@ -132,17 +177,20 @@ def fit_pointwise(
         nn.utils.clip_grad_norm_(flow.parameters(), options.clip_norm)
         optimizer.step()
         schedule.step()
-        history.append(float(log_p.detach().mean()))
+        history.append(float(log_p.detach()))
     return history
 
 
 def _drawn(pixels: Tensor, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    return _as_image(pixels[torch.randint(len(pixels), (count,), generator=generator)], device)
+    return pixels[torch.randint(len(pixels), (count,), generator=generator)].to(device)
 
 
-def _as_image(pixels: Tensor, device: torch.device) -> Tensor:
-    """Reshapes (n, C) to (1, C, 1, n)."""
-    return pixels.T[None, :, None].to(device)
+def _frames_with_objects(
+    config: Mapping[str, Any], data: Path, corpora: Sequence[Corpus], count: int
+) -> list[MaskedFrame]:
+    mixing = {**config["mixing"], "probability": 1.0}
+    mixer = build_mixer(mixing, data, mixing["train_split"], load_taxonomy(), corpora)
+    return mixed_frames(corpora, mixer, count, config["seed"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,6 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=500, help="of each corpus, at most")
     parser.add_argument("--per-image", type=int, default=400, help="pixels of each image")
     parser.add_argument("--steps", type=int, default=FitOptions.steps)
+    parser.add_argument(
+        "--negatives", type=int, default=0, metavar="N", help="images with pasted objects"
+    )
+    add_config_options(parser)  # of a fine-tuning, for its section "mixing"
     parsed = parser.parse_args(arguments)
 
     def fit() -> None:
@@ -169,16 +221,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             len(metadata.classes),
             multiple=network.size_multiple,
         )
+        config = load_config(CONFIGS / "fine_tune.yaml", parsed.config, parsed.set)
+        corpora = training_corpora(parsed.data)
         images = [
             image
-            for corpus in training_corpora(parsed.data)
+            for corpus in corpora
             for image in corpus.images[:: max(1, len(corpus) // parsed.images)]
         ]
         pixels = pixels_of(network, images, viewer, parsed.per_image)
+        outliers = None
+        if parsed.negatives:
+            frames = _frames_with_objects(config, parsed.data, corpora, parsed.negatives)
+            inliers, outliers = pixels_by_kind(network, frames, viewer, parsed.per_image)
+            pixels = torch.cat([pixels, inliers])
         flow = PointwiseFlow(pixels.shape[1]).to(device)
         options = FitOptions(steps=parsed.steps)
-        history = fit_pointwise(flow, pixels, options=options)
-        provenance = {"model": metadata.name, "pixels": len(pixels), "options": asdict(options)}
+        history = fit_pointwise(flow, pixels, outliers, options)
+        provenance = {
+            "model": metadata.name,
+            "pixels": len(pixels),
+            "outliers": 0 if outliers is None else len(outliers),
+            "options": asdict(options),
+        }
         save_pointwise_flow(parsed.output, flow, provenance)
         print(
             f"wrote {parsed.output}: {len(pixels)} pixels, log-density {history[0]:.2f} to "

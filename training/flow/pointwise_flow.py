@@ -28,7 +28,10 @@ from training.flow.invertible import (
     InvertibleConv1x1,
     set_from_next_batch,
 )
+from training.losses.reduction import global_count, global_mean
 
+# Name of the file beside the model that the flow was trained with.
+FLOW_FILE = "pointwise_flow.safetensors"
 _METADATA_KEY = "pointwise_flow"
 
 
@@ -121,6 +124,31 @@ class PointwiseFlow(nn.Module):
         return float(self.log_density(pre_logits).mean())
 
 
+def density_terms(
+    flow: PointwiseFlow, inliers: Tensor, outliers: Tensor, floor: float
+) -> tuple[Tensor, Tensor]:
+    r"""The mean log-densities that training raises and lowers.
+
+    Args:
+        flow: The flow.
+        inliers: (n, C) float pre-logits.
+        outliers: (m, C) float pre-logits; both may be empty.
+        floor: Outliers this many nats per channel below the inliers' mean count as the floor.
+
+    Returns:
+        :math:`E_{in}[\ln p(z)]` and :math:`E_{out}[\max(\ln p(z) - floor, 0)]`, means over the
+        pixels of all processes; 0 without pixels.
+    """
+    pixels = torch.cat([inliers, outliers])
+    # Convolutions refuse an image without a pixel.
+    log_p = flow.log_density(pixels.T[None, :, None])[0, 0] if len(pixels) else pixels.sum(1)
+    inlier, outlier = log_p.split([len(inliers), len(outliers)])
+    everyone = torch.ones_like(inlier)
+    level = (global_count(inlier) / global_count(everyone).clamp(min=1)).to(log_p.dtype)
+    excess = torch.relu(outlier - (level - floor * pixels.shape[1]))
+    return global_mean(inlier, everyone), global_mean(excess, torch.ones_like(outlier))
+
+
 def flow_density(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
     r"""Anomaly score :math:`-\ln p(z)`, on the grid of the logits.
 
@@ -194,3 +222,9 @@ def load_pointwise_flow(path: Path) -> PointwiseFlow:
         raise CheckpointError(f"{path}: unreadable metadata: {error!r}") from error
     load_strictly(flow, tensors, str(path))
     return flow.eval()
+
+
+def flow_beside(model: str | Path) -> Path | None:
+    """File of the point-wise flow that was trained along with a model file, if there is one."""
+    flow = Path(model).with_name(FLOW_FILE)
+    return flow if Path(model).is_file() and flow.is_file() else None

@@ -16,6 +16,7 @@ from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from training.data.corpora import cityscapes256_val, training_corpora
+from training.flow.pointwise_flow import flow_beside
 from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer, closed_set_matrix, upsampled_outputs
 
@@ -74,6 +75,7 @@ def measure(
         viewer,
         lambda: training_frames(data, options.training_frames),
         options.scores,
+        flow_beside(model),
     )
     built = {name: builder(name) for name in scores if is_offered(name, network, metadata)}
     return {

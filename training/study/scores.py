@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,12 @@ from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
 from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
-from training.flow.pointwise_flow import PointwiseFlow, flow_density, flow_hybrid
+from training.flow.pointwise_flow import (
+    PointwiseFlow,
+    flow_density,
+    flow_hybrid,
+    load_pointwise_flow,
+)
 from training.networks import DROPOUT
 from training.posthoc import (
     POSTHOC,
@@ -91,6 +97,7 @@ class ScoreBuilder:
         viewer: Runs the network on single frames.
         frames: Returns (H, W, 3) uint8 RGB training frames; called only if a score needs them.
         options: See :class:`ScoreOptions`.
+        flow_file: Point-wise flow that was trained along with the network; None fits one.
     """
 
     def __init__(
@@ -100,12 +107,14 @@ class ScoreBuilder:
         viewer: Viewer,
         frames: Callable[[], Sequence[np.ndarray]],
         options: ScoreOptions,
+        flow_file: Path | None = None,
     ) -> None:
         self.network = network
         self.metadata = metadata
         self.viewer = viewer
         self.frames = frames
         self.options = options
+        self.flow_file = flow_file
 
     def __call__(self, name: str) -> FrameScore:
         """Builds one score for which :func:`is_offered` is true."""
@@ -156,7 +165,10 @@ class ScoreBuilder:
 
     @functools.cached_property
     def _flow(self) -> PointwiseFlow:
-        """Point-wise flow fitted to the pre-logits of the training frames."""
+        """Point-wise flow trained along, or fitted to the pre-logits of the training frames."""
+        if self.flow_file is not None:
+            flow = load_pointwise_flow(self.flow_file).to(self.viewer.device)
+            return flow.requires_grad_(False)
         pixels = pixels_of(self.network, self.frames(), self.viewer, self.options.flow_pixels)
         torch.manual_seed(0)
         flow = PointwiseFlow(pixels.shape[1]).to(self.viewer.device)

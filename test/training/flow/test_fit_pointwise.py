@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tiny import save_tiny_model, tiny_network
 
+from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus
+from training.data.held_out import MaskedFrame
+from training.data.mixing.mixer import Mixer, MixOptions
+from training.data.negatives import NegativeObject
 from training.flow import fit_pointwise as module
-from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_of
+from training.flow.fit_pointwise import FitOptions, fit_pointwise, pixels_by_kind, pixels_of
 from training.flow.pointwise_flow import PointwiseFlow, load_pointwise_flow
 from training.validation import Viewer
 
@@ -98,11 +103,46 @@ def test_pixels_are_the_networks_pre_logits() -> None:
         pixels_of(network, [], viewer, 50)
 
 
+def test_pixels_by_kind_follow_the_mask() -> None:
+    network = tiny_network()
+    viewer = Viewer(InputScaling((0.5,) * 3, (0.5,) * 3), torch.device("cpu"), (64, 96), 19)
+    image = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    mask = np.zeros((128, 192), np.uint8)
+    mask[:, 64:] = 255
+    mask[:64, 128:] = 1
+    frame = MaskedFrame("noise", image, mask)
+    inliers, outliers = pixels_by_kind(network, [frame, frame], viewer, per_image=30)
+    assert inliers.dtype == outliers.dtype == torch.float32
+    assert len(inliers) == len(outliers) == 60
+    pre_logits = viewer.output(network, image).pre_logits[0]
+    height, width = pre_logits.shape[1:]
+    corners = {
+        "inliers": (inliers, pre_logits[:, :, : width // 3]),
+        "outliers": (outliers, pre_logits[:, : height // 2, 2 * width // 3 :]),
+    }
+    for name, (pixels, where) in corners.items():
+        flat = where.flatten(1).T
+        assert all((flat == pixel).all(1).any() for pixel in pixels), name
+    with pytest.raises(ParameterError, match="no outlier pixel"):
+        pixels_by_kind(network, [frame._replace(mask=np.zeros_like(mask))], viewer, 30)
+
+
 def test_a_loss_that_is_not_finite_stops() -> None:
     pixels = ring(100)
     pixels[7] = math.nan
     with pytest.raises(TrainingError, match="step 0"):
         fit_pointwise(PointwiseFlow(2, steps=1), pixels, options=QUICK)
+
+
+class Squares:
+    """Black squares."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> NegativeObject:
+        shape = np.ones((40, 40), bool)
+        return NegativeObject(np.zeros((40, 40, 3), np.uint8), shape, "square", "a square")
 
 
 def test_entry(
@@ -120,3 +160,23 @@ def test_entry(
     assert load_pointwise_flow(output).arguments["channels"] == tiny_network().pre_logits_channels
     assert module.main([*arguments, "--model", "missing"]) == 1
     assert "missing" in capsys.readouterr().err
+
+    mixers = []
+
+    def mixer(mixing: dict, data: Path, split: str, *_: object) -> Mixer:
+        mixers.append((mixing["source"], mixing["probability"], split))
+        return Mixer(Squares(), MixOptions(probability=1.0, scene_texture=0.0))
+
+    monkeypatch.setattr(module, "build_mixer", mixer)
+    negatives = [
+        "--negatives",
+        "2",
+        "--set",
+        "mixing.source=ade20k",
+        "mixing.train_split=training",
+    ]
+    assert module.main([*arguments, "--model", str(model), *negatives]) == 0
+    assert mixers == [("ade20k", 1.0, "training")]
+    header = json.loads(read_tensors(output)[1]["pointwise_flow"])
+    assert 60 < header["provenance"]["pixels"] <= 100
+    assert 0 < header["provenance"]["outliers"] <= 40
