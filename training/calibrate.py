@@ -33,15 +33,12 @@ from torch import nn
 from tqdm import tqdm
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID
-from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
-from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -49,7 +46,7 @@ from training.data.corpora import calibration_corpora
 from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
 from training.engine.config import CONFIGS, load_config, read_yaml
 from training.engine.entry import data_folder
-from training.engine.storage import load_checkpoint, write_atomically
+from training.engine.storage import write_atomically
 from training.networks import check_classes
 
 INLIER_RATES = (
@@ -279,32 +276,11 @@ def print_rates(calibration: dict[str, ScoreCalibration]) -> None:
             print(f"{name:14s} threshold {score.threshold:9.4f} flags {tpr:6.1%} of the unknowns")
 
 
-def _trained(run_dir: Path) -> tuple[nn.Module, ModelMetadata]:
-    """Loads the averaged network of a closed-set run, with metadata for calibration."""
-    state = load_checkpoint(run_dir / "average.pt")
-    config = load_checkpoint(run_dir / "last.pt")["config"]
-    taxonomy = load_taxonomy("cityscapes")
-    arguments = {"num_classes": len(taxonomy.classes), "backbone": config["backbone"]}
-    network = build_network("deeplab_v3plus_lite", arguments)
-    load_strictly(network, state, str(run_dir / "average.pt"))
-    return network, ModelMetadata(
-        name=f"deeplab_{config['backbone']}",
-        architecture="deeplab_v3plus_lite",
-        arguments=arguments,
-        classes=taxonomy.classes,
-        palette=taxonomy.palette,
-        mean=EFFICIENTNET_LITE.mean,
-        std=EFFICIENTNET_LITE.std,
-        inference_size=(512, 1024),
-        provenance={"training": config},
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run-dir", type=Path, help="folder of a closed-set training")
+    source.add_argument("--run-dir", type=Path, help="folder of a training")
     source.add_argument("--model", help="default, closed_set, erfnet, or a file")
     parser.add_argument("--out", type=Path, required=True, help=".safetensors, or .json alone")
     parser.add_argument("--data", type=Path, default=data_folder())
@@ -322,13 +298,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise OutputError(f"{args.out}: expected .safetensors or .json")
         check_target_fpr(args.target_fpr, "--target-fpr")
         notes = read_notes(args.notes) if args.notes else {}
-        network, metadata = _trained(args.run_dir) if args.run_dir else load_model(args.model)
+        model = args.run_dir / "final.safetensors" if args.run_dir else args.model
+        network, metadata = load_model(model)
         metadata = replace(
             metadata,
             default_score=args.default_score or metadata.default_score,
             provenance={**metadata.provenance, **notes},
         )
-        check_model(network, metadata, args.model or str(args.run_dir))
+        check_model(network, metadata, str(model))
         mixing = load_config(CONFIGS / "fine_tune.yaml")["mixing"]
         mixed = mixed_held_out(mixing, args.data, load_taxonomy(), args.mixed)
         metadata = calibrate(

@@ -1,26 +1,30 @@
-"""Train the default model on the known classes, from ImageNet weights.
+"""Train any network on the known classes: from an ImageNet trunk, another model, or nothing.
 
     python -m training.closed_set --run-dir runs/lite0
+    python -m training.closed_set --run-dir runs/ldn --set network.architecture=ladder_densenet121
     torchrun --nproc-per-node 4 -m training.closed_set --run-dir runs/lite0
 
-Resumes from ``last.pt`` in the run folder. At the end it writes ``average.pt``, which
-``training.calibrate`` turns into a model for the node.
+Resumes from ``last.pt`` in the run folder. At the end it writes ``final.safetensors``, which the
+node can load: the averaged weights, their score statistics and thresholds.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anomaly_seg_ros.checkpoints.loading import save_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
-from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
+from anomaly_seg_ros.scores import missing_for
+from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
 from training.data.corpora import Corpus, cityscapes256_val, training_corpora
 from training.data.stream import SampleStream
@@ -29,14 +33,22 @@ from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.schedule import build_optimizer, steps_of
 from training.engine.steps import check_batch
-from training.engine.storage import save_atomically
 from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
-from training.networks import parameter_groups, use_float32_backward
+from training.networks import (
+    as_described,
+    check_balance,
+    check_multiples,
+    parameter_groups,
+    set_trainable,
+    use_float32_backward,
+)
+from training.starts import Start, build_start
 from training.validation import Viewer, closed_set_matrix
 
 # Height and width at which the squeezed frames have the right aspect ratio.
 VALIDATION_SIZE = (256, 512)
+VALIDATION_SIZES = ((256, 256), (256, 512), (512, 1024))
 
 
 def class_weights(
@@ -62,45 +74,70 @@ def class_weights(
     return torch.tensor(np.clip(weights, *bounds), dtype=torch.float32)
 
 
-def build_network(config: dict[str, Any], device: torch.device) -> DeepLabV3PlusLite:
-    """Builds the network with a pre-trained backbone, ready for training."""
-    try:
-        network = DeepLabV3PlusLite(num_classes=19, backbone=config["backbone"])
-    except ValueError as error:
-        raise ParameterError(f"backbone: {error}") from error
-    network.backbone = load_imagenet_backbone(config["backbone"])
-    network.to(device, memory_format=torch.channels_last).train()
-    if device.type == "cpu":
-        use_float32_backward(network)
-    return network
+def check_keys(config: dict[str, Any], start: Start) -> None:
+    """Refuses what would fail after the training.
+
+    Raises:
+        ParameterError: The network does not support a size, or the model cannot be balanced,
+            calibrated or have this default score; the message names the key.
+    """
+    inference_size = config["network"]["inference_size"]
+    sizes = {"crop": config["crop"], "network.inference_size": inference_size}
+    check_multiples(start.network, sizes)
+    if config["calibrate"]:
+        check_target_fpr(config["target_fpr"], "target_fpr")
+    check_balance(config, start.network)
+    if reason := missing_for(config["default_score"], config["calibrate"], has_outlier_head=False):
+        raise ParameterError(f"default_score: {reason}")
 
 
-def write_average(run: Run, network: nn.Module, corpora: list[Corpus], held_out: Corpus) -> None:
-    """Balances the classes, writes ``average.pt`` and prints its validation figures."""
-    balance_classes(network, corpora[0], viewer(run, VALIDATION_SIZE))
-    save_atomically(network.state_dict(), run.folder / "average.pt")
-    for size in ((256, 256), (256, 512), (512, 1024)):
-        matrix = closed_set_matrix(network, held_out, viewer(run, size))
+def write_model(
+    run: Run, network: nn.Module, metadata: ModelMetadata, corpora: list[Corpus], held_out: Corpus
+) -> None:
+    """Balances the classes, writes ``final.safetensors`` and prints its validation figures."""
+    config = run.config
+    if config["balance_classes"]:
+        balance_classes(network, corpora[0], viewer(run, metadata, VALIDATION_SIZE))
+    for size in VALIDATION_SIZES:
+        matrix = closed_set_matrix(network, held_out, viewer(run, metadata, size))
         print(
             f"Cityscapes-256 val at {size}: mIoU {matrix.mean_iou():.4f}, "
             f"pixel accuracy {matrix.pixel_accuracy():.4f}"
         )
         print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
+    metadata = replace(metadata, provenance={**metadata.provenance, "training": config})
+    network = as_described(network, metadata)
+    path = run.folder / "final.safetensors"
+    # Before the calibration: should that fail, training.calibrate goes on from here.
+    save_model(path, network, metadata)
+    if config["calibrate"]:
+        device, rate = str(run.device), config["target_fpr"]
+        save_model(path, network, calibrate(network, metadata, run.data, device, rate))
+    print(f"wrote {path}")
 
 
-def viewer(run: Run, size: tuple[int, int]) -> Viewer:
+def viewer(run: Run, metadata: ModelMetadata, size: tuple[int, int]) -> Viewer:
     """Returns a viewer that resizes images to ``size``, in the training's precision."""
-    return Viewer(EFFICIENTNET_LITE, run.device, size, 19, half=run.config["precision"] != "fp32")
+    half = run.config["precision"] != "fp32"
+    return Viewer(metadata.input_scaling, run.device, size, len(metadata.classes), half)
 
 
 def train(run: Run) -> None:
-    """Trains from ImageNet weights, or resumes.
+    """Trains from a start, or resumes.
 
     Args:
         run: The run, see :class:`~training.engine.entry.Run`.
     """
     config = run.config
-    network = build_network(config, run.device)
+    taxonomy = load_taxonomy()
+    start = build_start(config, taxonomy)
+    check_keys(config, start)
+    network, metadata = start.network, start.metadata
+    # Freezes what the forward pass does not use, such as auxiliary classifiers.
+    trained = set_trainable(network, "all", batchnorm="train", frozen_parts="train")
+    network.to(run.device, memory_format=torch.channels_last)
+    if run.device.type == "cpu":
+        use_float32_backward(network)
     check_batch(network, config, run.distributed)
     groups = parameter_groups(
         network,
@@ -113,13 +150,16 @@ def train(run: Run) -> None:
     every_fifth = Corpus("val", held_out.images[::5], held_out.labels[::5])
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
-        matrix = closed_set_matrix(average, every_fifth, viewer(run, VALIDATION_SIZE))
+        matrix = closed_set_matrix(average, every_fifth, viewer(run, metadata, VALIDATION_SIZE))
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
     corpora = training_corpora(run.data)
     config["steps"] = steps_of(config, sum(map(len, corpora)))
     weights = class_weights(
-        corpora, 19, config["class_weight_power"], tuple(config["class_weight_range"])
+        corpora,
+        len(taxonomy.classes),
+        config["class_weight_power"],
+        tuple(config["class_weight_range"]),
     )
     loss = ClosedSetCrossEntropy(class_weights=weights.tolist()).follow(network).to(run.device)
     views = ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"]))
@@ -130,7 +170,7 @@ def train(run: Run) -> None:
     trainer = Trainer(
         model=network,
         optimizer=build_optimizer(groups, config),
-        loss_fn=Objective(loss, EFFICIENTNET_LITE),
+        loss_fn=Objective(loss, metadata.input_scaling),
         options=LoopOptions.configured(config, best_figure="val_miou"),
         run_dir=run.folder,
         device=run.device,
@@ -140,20 +180,25 @@ def train(run: Run) -> None:
         describe_batch=stream.describe,
     )
     resumed = trainer.resume()
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     run.say(f"{'resumes at' if resumed else 'starts at'} step {trainer.step} of {config['steps']}")
-    run.say(f"trains all {trained / 1e6:.2f} M parameters, BatchNorm in training mode")
+    run.say(f"start {config['start'] or 'random weights'}; {start}")
+    run.say(f"{metadata.name}: {trained}")
+    if not resumed:
+        trainer.log.text("start", start.account())
     run.say("class weights " + " ".join(f"{w:.2f}" for w in weights.tolist()))
     for corpus in corpora:
         run.say(f"  {corpus.name}: {len(corpus)} images, weight {corpus.weight}")
     average = trainer.run(stream.batches(trainer.step))
     if run.distributed.is_main:
-        write_average(run, average, corpora, held_out)
+        write_model(run, average, metadata, corpora, held_out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_entry("closed_set", __doc__.splitlines()[0], "closed_set.yaml", train, arguments)
+    description = __doc__.splitlines()[0]
+    return run_entry(
+        "closed_set", description, "closed_set.yaml", train, arguments, shorthands=("start",)
+    )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ from training.losses import LOSSES, OpenSetLoss, build_loss
 from training.losses.base import Objective
 from training.networks import (
     as_described,
+    check_balance,
+    check_multiples,
     load_for_training,
     parameter_groups,
     set_trainable,
@@ -72,19 +74,14 @@ def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
         raise ParameterError(
             f"inference_size {short_repr(wanted)}: expected [height, width] in pixels, or []"
         )
-    multiple = network.size_multiple
     validation = config["validation"]
-    for key, size in (
-        ("crop", config["crop"]),
-        ("validation.closed_set_size", validation["closed_set_size"]),
-        ("validation.size", validation["size"]),
-        ("inference_size", wanted),
-    ):
-        if any(n < 1 or n % multiple for n in size):
-            raise ParameterError(
-                f"{key} {size}: height and width must be multiples of {multiple} for "
-                f"{type(network).__name__}"
-            )
+    sizes = {
+        "crop": config["crop"],
+        "validation.closed_set_size": validation["closed_set_size"],
+        "validation.size": validation["size"],
+        "inference_size": wanted,
+    }
+    check_multiples(network, sizes)
 
 
 def check_scores(config: dict[str, Any], network: nn.Module) -> None:
@@ -120,19 +117,6 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
         raise ParameterError(
             f"outlier_head: the model has none, and the loss {config['loss']['name']!r} would not "
             f"train a new one; set it to false, or loss.name to one of {trains}"
-        )
-
-
-def check_balance(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses class balancing that would fail after the training.
-
-    Raises:
-        ParameterError: The network has no classifier with a bias.
-    """
-    if config["balance_classes"] and getattr(network, "classifier", None) is None:
-        raise ParameterError(
-            f"balance_classes: {type(network).__name__} has no classifier with a bias for each "
-            "class; set it to false"
         )
 
 

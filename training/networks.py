@@ -10,8 +10,10 @@ layers are left to autocast.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +58,7 @@ def load_for_training(
     if outlier_head and network.outlier_head is None:
         metadata = replace(metadata, arguments={**metadata.arguments, "outlier_head": True})
         larger = build_network(metadata.architecture, metadata.arguments)
-        head = _head_prefix(larger)
+        head = head_prefix(larger)
         new = {k: v for k, v in larger.state_dict().items() if k.startswith(head)}
         load_strictly(larger, {**network.state_dict(), **new}, model)
         network = larger
@@ -116,7 +118,7 @@ def parameter_groups(
         weight_decay: Weight decay of weights; norms and biases get none.
     """
     groups = []
-    head = _head_prefix(model)
+    head = head_prefix(model)
     trunk = tuple(f"{path}." for path in model.trunk)
 
     def part_of(name: str) -> str:
@@ -138,7 +140,7 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _head_prefix(network: nn.Module) -> str:
+def head_prefix(network: nn.Module) -> str:
     """Prefix of the outlier head's parameters ("logits_ood." in public files), "" without one."""
     head = network.outlier_head
     names = (f"{name}." for name, module in network.named_modules() if module is head)
@@ -172,6 +174,38 @@ class Trained:
             f"{self.all_parameters:,} parameters; "
             f"BatchNorm statistics updated in {self.batchnorm[0]} of {self.batchnorm[1]} layers; "
             f"dropout active in {self.dropout[0]} of {self.dropout[1]} layers"
+        )
+
+
+def check_multiples(network: nn.Module, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Refuses input sizes that the network does not support.
+
+    Args:
+        network: The network.
+        sizes: (height, width) by configuration key.
+
+    Raises:
+        ParameterError: A size is no multiple of what the network needs; the message names its key.
+    """
+    multiple = network.size_multiple
+    for key, size in sizes.items():
+        if any(n < 1 or n % multiple for n in size):
+            raise ParameterError(
+                f"{key} {size}: height and width must be multiples of {multiple} for "
+                f"{type(network).__name__}"
+            )
+
+
+def check_balance(config: Mapping[str, Any], network: nn.Module) -> None:
+    """Refuses class balancing that would fail after the training.
+
+    Raises:
+        ParameterError: The network has no classifier with a bias.
+    """
+    if config["balance_classes"] and getattr(network, "classifier", None) is None:
+        raise ParameterError(
+            f"balance_classes: {type(network).__name__} has no classifier with a bias for each "
+            "class; set it to false"
         )
 
 

@@ -75,6 +75,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         if variant not in _SCALING:
             raise ValueError(f"unknown EfficientNet-Lite {variant!r}, expected {sorted(_SCALING)}")
+        self.variant = variant
         width, depth = _SCALING[variant]
         self.stem = nn.Sequential(conv_bn(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()

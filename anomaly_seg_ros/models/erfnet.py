@@ -115,7 +115,7 @@ class ERFNet(SegmentationNetwork):
     Args:
         num_classes: K classes that are returned.
         num_outputs: Channels of the classifier; channels beyond K (the public checkpoint's void
-            class) are computed and dropped.
+            class) are computed and dropped. None: K + 1, as in its code.
         outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits; its logits are
             brought to the grid of the class logits.
     """
@@ -141,9 +141,15 @@ class ERFNet(SegmentationNetwork):
     )
 
     def __init__(
-        self, num_classes: int = 19, num_outputs: int = 20, outlier_head: bool = False
+        self,
+        num_classes: int = 19,
+        num_outputs: int | None = None,
+        outlier_head: bool = False,
     ) -> None:
         super().__init__()
+        num_outputs = num_classes + 1 if num_outputs is None else num_outputs
+        if num_outputs < num_classes:
+            raise ValueError(f"num_outputs {num_outputs} for {num_classes} classes")
         self.num_classes = num_classes
         self.encoder = _Encoder(num_outputs)
         self.decoder = _Decoder(num_outputs)

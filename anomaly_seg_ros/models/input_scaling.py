@@ -48,3 +48,5 @@ IMAGENET = InputScaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNSCALED = InputScaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # (x - 127) / 128: the EfficientNet-Lite trunk's own, and so that of training.closed_set.
 EFFICIENTNET_LITE = InputScaling((127 / 255,) * 3, (128 / 255,) * 3)
+# By the name that a training's configuration gives them.
+SCALINGS = {"imagenet": IMAGENET, "unscaled": UNSCALED, "efficientnet_lite": EFFICIENTNET_LITE}

@@ -114,6 +114,27 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
         return self.final(pre_logits)
 
 
+def rename_imagenet_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames torchvision's ImageNet ResNet101 to the trunk with the plain stem.
+
+    torchvision's stem is ``conv1`` and ``bn1``; its stages have our names. Its strides are our
+    dilations, which hold no parameters.
+
+    Args:
+        state_dict: torchvision's ``resnet101``.
+
+    Returns:
+        All tensors but ImageNet's classifier ``fc``, by key of :class:`DeepLabV3PlusResNet101`.
+    """
+    stem = {"conv1": "layer0.0", "bn1": "layer0.1"}
+    renamed = {}
+    for key, value in state_dict.items():
+        module, _, rest = key.partition(".")
+        if module != "fc":
+            renamed[f"{stem.get(module, module)}.{rest}"] = value
+    return renamed
+
+
 def _auxiliary_branch(num_classes: int) -> nn.Sequential:
     # An identity in place of its dropout: the branch is not run, and MC dropout must not take
     # that for a dropout of the network.

