@@ -82,7 +82,7 @@ format: $(VENV)/.dev ## Put the code into the project's format
 	@$(PY) -m ruff format .
 
 train: RUN_DIR = runs/closed_set
-train: $(VENV)/.dev ## Train the default model, or resume it, in RUN_DIR=folder [DATA=folder ARGS=...]
+train: $(VENV)/.dev ## Train a closed-set model, or resume it, in RUN_DIR=folder [DATA=folder ARGS=...]
 	@$(TRAIN_PY) -m training.closed_set \
 		--run-dir "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 

@@ -1,7 +1,6 @@
 """Train any network on the known classes: from an ImageNet trunk, another model, or nothing.
 
     python -m training.closed_set --run-dir runs/lite0
-    python -m training.closed_set --run-dir runs/ldn --set network.architecture=ladder_densenet121
     torchrun --nproc-per-node 4 -m training.closed_set --run-dir runs/lite0
 
 Resumes from ``last.pt`` in the run folder. At the end it writes ``final.safetensors``, which the

@@ -1,4 +1,4 @@
-"""Our default network, as a training of this project leaves it (``average.pt``, ``last.pt``)."""
+"""Our default network, as a training of this project leaves it (``last.pt``, ``best.pt``)."""
 
 from __future__ import annotations
 
