@@ -110,4 +110,9 @@ class BddAnomalyDataset(Dataset):
                 for image in image_files(self.root / images / folder):
                     yield image, self.root / labels / folder / f"{image.stem}{ending}"
                 return
-        raise self.wrong_tree(f"has no folder of the images of {folder}")
+        there = [
+            x for x in ("train", "val") if any((self.root / y / x).is_dir() for y, *_ in _SHAPES)
+        ]
+        raise self.wrong_tree(
+            f"has no folder of the images of {folder} (found: {', '.join(there) or 'none'})"
+        )

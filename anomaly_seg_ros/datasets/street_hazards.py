@@ -29,6 +29,12 @@ SPLITS = {"training": "train", "validation": "train", "test": "test"}
 OTHER = ("ignore", "known")
 
 
+def _folders(root: Path, split: str) -> tuple[Path, Path]:
+    """The images and the annotations of a split."""
+    folder = root / SPLITS[split]
+    return folder / "images" / split, folder / "annotations" / split
+
+
 class StreetHazardsDataset(Dataset):
     """Twelve known classes, and objects in the test towns that belong to none.
 
@@ -68,11 +74,14 @@ class StreetHazardsDataset(Dataset):
         self.root = Path(root)
         split = check_choice("split", split or "test", SPLITS)
         check_choice("other", other, OTHER)
-        folder = self.root / SPLITS[split]
-        images, labels = folder / "images" / split, folder / "annotations" / split
+        images, labels = _folders(self.root, split)
         for needed in (images, labels):
             if not needed.is_dir():
-                raise self.wrong_tree(f"has no folder {needed.relative_to(self.root)}")
+                found = [x for x in SPLITS if all(y.is_dir() for y in _folders(self.root, x))]
+                raise self.wrong_tree(
+                    f"has no folder {needed.relative_to(self.root)} (splits found: "
+                    f"{', '.join(found) or 'none'})"
+                )
         towns = sorted(x.name for x in images.iterdir() if x.is_dir())
         if fold is not None and fold not in towns:
             raise self.wrong_tree(f"no town '{fold}' (found: {', '.join(towns) or 'none'})")

@@ -80,7 +80,8 @@ def test_bicycle_has_no_train_id_where_it_is_unknown(tmp_path):
 
 def test_errors(put, picture, tmp_path):
     put("images/10k/val/a.jpg", picture)
-    with pytest.raises(DatasetError, match=r"images of train(.|\n)*seg/labels/\{train,val\}"):
+    message = r"images of train \(found: val\)(.|\n)*seg/labels/\{train,val\}"
+    with pytest.raises(DatasetError, match=message):
         BddAnomalyDataset(tmp_path)
     with pytest.raises(ImageError, match=r"sem_seg/masks/val/a\.png: no such file"):
         BddAnomalyDataset(tmp_path, split="val")

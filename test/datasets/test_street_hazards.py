@@ -84,7 +84,10 @@ def test_other_may_be_known(put_town, tmp_path):
 
 def test_errors(put_town, tmp_path):
     put_town("train", "training", "t1")
-    with pytest.raises(DatasetError, match=r"no folder test/images/test(.|\n)*\{t5,t6\}"):
+    with pytest.raises(
+        DatasetError,
+        match=r"no folder test/images/test \(splits found: training\)(.|\n)*\{t5,t6\}",
+    ):
         StreetHazardsDataset(tmp_path)
     with pytest.raises(ParameterError, match="split: expected one of training, validation, test"):
         StreetHazardsDataset(tmp_path, split="train")

@@ -16,6 +16,8 @@ from anomaly_seg_ros.datasets.camvid import CamVidDataset
 from anomaly_seg_ros.datasets.cityscapes import read_camera
 from anomaly_seg_ros.datasets.clip import ClipDataset
 from anomaly_seg_ros.datasets.label_map_file import read_label_map
+from anomaly_seg_ros.datasets.vistas import VistasDataset
+from anomaly_seg_ros.datasets.wilddash import WildDashDataset
 from anomaly_seg_ros.evaluation.accumulate import read_progress
 from anomaly_seg_ros.evaluation.dumps import read_dump, write_dump
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
@@ -115,6 +117,19 @@ def _camvid_ids(data: bytes, folder: Path) -> None:
     CamVidDataset(folder)
 
 
+def _vistas(data: bytes, folder: Path) -> None:
+    (folder / "validation" / "images").mkdir(parents=True)
+    (folder / "validation" / "images" / "1.jpg").touch()
+    (folder / "config.json").write_bytes(data)
+    VistasDataset(folder)
+
+
+def _wilddash(data: bytes, folder: Path) -> None:
+    (folder / "images").mkdir()
+    (folder / "panoptic.json").write_bytes(data)
+    WildDashDataset(folder)
+
+
 def _configuration(data: bytes, folder: Path) -> None:
     (folder / "configuration.json").write_bytes(data)
     Snapshots(folder).check_configuration({"scores": ["msp"], "limit": None})
@@ -177,6 +192,12 @@ def _own(name: str) -> list[bytes]:
 _LABEL_MAP = b"taxonomy: cityscapes\nlabels:\n  0: road\n  1: 13\n  255: ignore\nothers: known\n"
 _CAMERA = {"fx": 1, "fy": 1, "cx": 1, "cy": 1, "baseline_m": 0.1, "frame_rate": 10}
 _TREE = {"intrinsic": {"fx": 1, "fy": 1, "u0": 1, "v0": 1}, "extrinsic": {"baseline": 0.2}}
+_PANOPTIC = {
+    "images": [{"id": "a", "file_name": "a.jpg"}],
+    "annotations": [
+        {"image_id": "a", "file_name": "a.png", "segments_info": [{"id": 9, "category_id": 7}]}
+    ],
+}
 _CONFIGURATION = {"version": VERSION, "scores": ["msp"], "limit": None}
 _JSON_ATTACKS = (b"[" * 5000, b"1" * 5000, b'{"fx": 1e999}', b"NaN", b"null", b"{}", b"\xff", b"")
 
@@ -245,6 +266,13 @@ TARGETS = (
         _camvid_ids,
         lambda: _json({"0": "Road", "1": "Animal"}),
     ),
+    Target(
+        "vistas",
+        "Vistas' config.json",
+        _vistas,
+        lambda: _json({"labels": [{"name": "nature--sky"}, {"name": "void--unlabeled"}]}),
+    ),
+    Target("wilddash", "WildDash's panoptic.json", _wilddash, lambda: _json(_PANOPTIC)),
     Target(
         "plan",
         "what to evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from anomaly_seg_ros.io.images import read_disparity, read_image, read_label
 from anomaly_seg_ros.io.pixel_formats import ENCODINGS, rgb_from_compressed, rgb_from_raw
 from tools.fuzzing.target import Target
 
+_READERS = (read_image, read_label, read_disparity, partial(read_label, palette=True))
 _FIELDS = struct.Struct("<BIIIB")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS: dict[str, tuple[int, ...]] = {
@@ -47,6 +49,13 @@ def png_of(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")
     return _PNG + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _palette_png() -> bytes:
+    rows = b"".join(b"\0" + row.tobytes() for row in _picture()[..., 0])
+    header = struct.pack(">IIBBBBB", 14, 9, 8, 3, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"PLTE", bytes(768)), (b"IDAT", zlib.compress(rows))
+    return _PNG + b"".join(_chunk(kind, data) for kind, data in (*chunks, (b"IEND", b"")))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -114,8 +123,7 @@ def _compressed(data: bytes, folder: Path) -> None:
 def _file(data: bytes, folder: Path) -> None:
     path = folder / "image.png"
     path.write_bytes(with_checksums(data[1:]))
-    reader = (read_image, read_label, read_disparity)[data[0] % 3 if data else 0]
-    reader(path)
+    _READERS[data[0] % len(_READERS) if data else 0](path)
 
 
 TARGETS = (
@@ -125,6 +133,10 @@ TARGETS = (
         "image_file",
         "image, label and disparity files",
         _file,
-        lambda: [bytes([kind]) + data for kind in range(3) for data in encoded_images()],
+        lambda: [
+            bytes([kind]) + data
+            for kind in range(len(_READERS))
+            for data in (*encoded_images(), _palette_png())
+        ],
     ),
 )

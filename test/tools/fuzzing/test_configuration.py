@@ -19,7 +19,7 @@ from anomaly_seg_ros.io.safe_yaml_json import inside, parse_json, parse_yaml, re
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.metrics.states import load_state, save_state
 from anomaly_seg_ros.system.resources import ResourceError, asset_path, config_path
-from anomaly_seg_ros.taxonomy import load_taxonomy, read_taxonomy
+from anomaly_seg_ros.taxonomy import named_taxonomy, read_taxonomy
 from training.engine.config import load_config
 
 YAML = {
@@ -102,13 +102,13 @@ def test_shown_values_are_those_of_repr_if_short() -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "../x", "a/../../x", "a\0b"])
 def test_names_of_own_files_do_not_lead_out(name: str, tmp_path: Path) -> None:
-    for find in (config_path, asset_path, load_taxonomy):
+    for find in (config_path, asset_path, named_taxonomy):
         with pytest.raises(ResourceError, match="leads out"):
             find(name)
     with pytest.raises(ResourceError, match="leads out"):
         config_path("/etc/passwd")
     (tmp_path / "x.yaml").write_text(json.dumps({"taxonomy": name, "labels": {"0": "road"}}))
-    with pytest.raises(ResourceError, match="leads out"):
+    with pytest.raises(DatasetError, match="must be a name, or that of a file in the same folder"):
         read_label_map(tmp_path / "x.yaml")
 
 
