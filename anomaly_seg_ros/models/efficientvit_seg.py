@@ -25,7 +25,8 @@ from anomaly_seg_ros.models.outlier_head import OutlierHead
 _EXPANSION = 4
 # Pixels around each token that the second scale of the attention sums up.
 _AGGREGATION = 5
-# Keeps the attention finite where ReLU left nothing of a query; too small for float16.
+# Keeps the attention finite where ReLU left nothing of a query; too small for float16. As a bound:
+# exporters to ONNX remove the addition of a number that is nearly 0.
 _EPS = 1e-15
 _CLASSIFIER = "head.output_ops.0.op_list.1.conv"
 
@@ -104,7 +105,7 @@ def linear_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     queries, keys = F.relu(queries), F.relu(keys)
     weighted = (values @ keys.transpose(-1, -2)) @ queries
     total = keys.sum(-1).unsqueeze(-2) @ queries
-    return weighted / (total + _EPS)
+    return weighted / total.clamp(min=_EPS)
 
 
 class EfficientViTSeg(SegmentationNetwork):
