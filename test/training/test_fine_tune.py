@@ -13,10 +13,12 @@ import pytest
 import torch
 from every_network import NETWORKS, SIZE, save_network
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
+from tiny_releases import prefixed
 from tiny_scenes import scenes
 
 from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
+from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.models.registry import build_network
@@ -385,3 +387,77 @@ def test_every_network_trains_a_step_and_reloads(
     assert not torch.equal(output.logits, before.logits)
     if output.ood_logits is not None:
         assert torch.equal(output.ood_logits, trained[0].ood_logits)
+
+
+# Layout of a release: architecture, arguments, how it is stored; and a recipe of the papers.
+PUBLIC = {
+    "NVIDIA's WideResNet38, top-K OvR": (
+        ("wide_resnet38", {}, lambda x: {"state_dict": prefixed("module.", x)}),
+        ["loss.name=top_k_ovr", "part=classification_head", "lr=1.0e-5"],
+    ),
+    "SML's ResNet101, top-K OvR": (
+        ("resnet101", {}, lambda x: {"state_dict": prefixed("module.", x)}),
+        ["loss.name=top_k_ovr", "part=classification_head", "lr=1.0e-5"],
+    ),
+    "DenseHybrid's LDN-121": (
+        ("ladder_densenet121", {"outlier_head": True}, dict),
+        [
+            *("loss.name=dense_hybrid", "part=all", "optimizer=adam", "lr=1.0e-5"),
+            *("schedule=cosine", "final_lr=1.0e-7", "backbone_factor=0.25", "head_factor=1.0"),
+        ],
+    ),
+    "EfficientViT-B0, DenseHybrid": (
+        ("efficientvit_seg", {}, lambda x: {"state_dict": x}),
+        ["loss.name=dense_hybrid", "part=all", "schedule=constant", "lr=1.0e-6", "optimizer=adam"],
+    ),
+    "a wrapped network": (
+        ("wrapped", {"factory": "torchvision:lraspp_mobilenet_v3_large"}, None),
+        ["loss.name=top_k_ovr", "part=all", "epochs=0.2"],
+    ),
+}
+
+
+def save_public(path: Path, architecture: str, arguments: dict, store: Callable | None) -> None:
+    """Writes a file as a release has it; a wrapped network as convert_model does."""
+    torch.manual_seed(0)
+    if store is None:
+        pytest.importorskip("torchvision", reason="torchvision is not installed")
+        save_model(path, *wrap(arguments["factory"], inference_size=(64, 96)))
+        return
+    network = build_network(architecture, {"num_classes": 19, **arguments})
+    torch.save(store(network.state_dict()), path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_layouts_take_two_steps(
+    run: Callable[..., int], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the chosen part changes, at the recipe's rates, and the result loads."""
+    layout, recipe = PUBLIC[name]
+    save_public(tmp_path / "start.pth", *layout)
+    before = load_model(tmp_path / "start.pth")[0]
+    frugal = [
+        *("calibrate=false", "validate_every=2", "checkpoint_every=2", "best_figure=''"),
+        *("validation.scores=[energy]", "validation.natural=false"),
+    ]
+    assert run(*recipe, *frugal, model="start.pth") == 0
+    assert "at step 0 of 2" in capsys.readouterr().out
+    after, metadata = load_model(tmp_path / "run" / "final.safetensors")
+    assert metadata.architecture == layout[0]
+    part = next(x for x in recipe if x.startswith("part=")).removeprefix("part=")
+    chosen = (*{"all": ("",), **before.trainable_parts}[part], "logits_ood", "outlier_head")
+    old, new = before.state_dict(), after.state_dict()
+    changed = {k for k in new if k not in old or not torch.equal(new[k], old[k])}
+    assert changed
+    assert all(key.startswith(chosen) for key in changed)
+    groups = storage.load_checkpoint(tmp_path / "run" / "last.pt")["optimizer"]["param_groups"]
+    rates = {group["lr"] for group in groups}
+    # The second of two steps.
+    if "schedule=cosine" in recipe:
+        decoder = 1e-7 + (1e-5 - 1e-7) / 2
+        assert sorted(rates) == pytest.approx([1e-7 + (2.5e-6 - 1e-7) / 2, decoder])
+    elif "schedule=constant" in recipe:
+        assert max(rates) == pytest.approx(3e-6)  # of the outlier head
+    elif "lr=1.0e-5" in recipe:
+        assert sorted(rates) == pytest.approx([1e-5 * 0.5**0.9])
