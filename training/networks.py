@@ -78,7 +78,9 @@ def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> No
     if len(metadata.classes) != len(taxonomy.classes):
         raise ParameterError(
             f"model {model!r} has {len(metadata.classes)} classes, the labels have "
-            f"{len(taxonomy.classes)} (taxonomy {taxonomy.name})"
+            f"{len(taxonomy.classes)} (taxonomy {taxonomy.name}): {_shown(metadata.classes)} "
+            f"against {_shown(taxonomy.classes)}; training.closed_set with this start gives it "
+            "the labels'"
         )
     pairs = zip(metadata.classes, taxonomy.classes, strict=True)
     which, (ours, theirs) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
@@ -86,6 +88,10 @@ def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> No
         f"model {model!r}: class {which} is {ours!r}, but {theirs!r} in the labels "
         f"(taxonomy {taxonomy.name})"
     )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def as_described(network: nn.Module, metadata: ModelMetadata) -> nn.Module:

@@ -81,6 +81,25 @@ def test_abstention_and_a_public_void_output() -> None:
     torch.testing.assert_close(after, before)
 
 
+def test_any_taxonomy_is_fine_that_model_and_labels_share(tmp_path: Path) -> None:
+    hazards = load_taxonomy("streethazards")
+    arguments = {**ARGUMENTS, "num_classes": 12}
+    metadata = tiny_metadata(
+        arguments=arguments,
+        classes=hazards.classes,
+        palette=hazards.palette,
+        calibration={},
+        statistics=None,
+    )
+    source = build_network("deeplab_v3plus_lite", arguments)
+    save_model(tmp_path / "m.safetensors", source, metadata)
+    network, described = load_for_training(str(tmp_path / "m.safetensors"), hazards, True, True)
+    output = network(torch.rand(2, 3, 64, 64))
+    assert output.logits.shape[1] == 13  # one for abstention
+    assert output.ood_logits is not None
+    assert described.classes == hazards.classes
+
+
 class TestBadModels:
     def test_another_order_of_classes(self, tmp_path: Path) -> None:
         model = str(save_tiny_model(tmp_path / "m.safetensors"))
@@ -92,7 +111,11 @@ class TestBadModels:
     def test_another_number_of_classes(self, tmp_path: Path) -> None:
         model = str(save_tiny_model(tmp_path / "m.safetensors"))
         other = Taxonomy("short", CITYSCAPES.classes[:5], CITYSCAPES.palette[:5])
-        with pytest.raises(ParameterError, match="has 19 classes, the labels have 5"):
+        message = (
+            r"has 19 classes, the labels have 5 \(taxonomy short\): road, sidewalk, building, ... "
+            r"against road, .*; training\.closed_set with this start gives it the labels'"
+        )
+        with pytest.raises(ParameterError, match=message):
             load_for_training(model, other)
 
     def test_a_class_table_that_does_not_fit_the_outputs(self, tmp_path: Path) -> None:
