@@ -232,6 +232,24 @@ def outlier_head_msp(logits: Tensor, ood_logits: Tensor) -> Tensor:
     return p_out + p_in * msp(logits)
 
 
+@_score("k_plus_1", provisional=(0.0, 4.0), inputs=("logits", "ood_logits"))
+def k_plus_1(logits: Tensor, ood_logits: Tensor) -> Tensor:
+    r"""Log-odds of an outlier class beside the known ones, :math:`o - \ln \sum_c \exp l_c`.
+
+    The outlier class's logit o is the head's, :math:`o_1 - o_0`. The order is that of its
+    probability in one softmax over all K + 1; 0 is a probability of 1/2. It says something about
+    models that were trained with the loss of this name.
+
+    Source: the (K + 1)-way classifier of Kong & Ramanan, "OpenGAN" (ICCV 2021); "K+1 classifier"
+    in Table 3 of the synthetic-negatives paper.
+
+    Args:
+        logits: (N, K, h, w).
+        ood_logits: (N, 2, h, w), outputs of the outlier head; channel 1 is "outlier".
+    """
+    return ood_logits.float().diff(dim=1)[:, 0] - logits.float().logsumexp(1)
+
+
 def missing_for(name: str, has_statistics: bool, has_outlier_head: bool) -> str | None:
     """Says why a model cannot compute a score; None if it can."""
     if name not in SCORES:

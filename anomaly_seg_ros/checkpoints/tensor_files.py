@@ -247,7 +247,7 @@ def _as_text(start: bytes) -> str:
     try:
         text = start.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        if error.start < len(start) - 4:  # not merely the last letter, which was cut
+        if error.reason != "unexpected end of data":  # which only cuts the last letter
             return ""
         text = start[: error.start].decode("utf-8").strip()
     if not text or not all(letter.isprintable() or letter.isspace() for letter in text):

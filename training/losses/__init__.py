@@ -18,6 +18,7 @@ from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.losses.dense_hybrid import DenseHybridLoss
 from training.losses.energy_margin import EnergyMargin
 from training.losses.hybrid_ovr import HybridOneVsRest
+from training.losses.k_plus_1 import KPlusOne
 from training.losses.logit_penalties import FreeEnergyMaximisation, TopKOneVsRest, UniformTarget
 from training.losses.meta_ood import MetaOod
 from training.losses.outlier_head import OutlierHeadLoss
@@ -31,6 +32,7 @@ LOSSES: dict[str, type[OpenSetLoss]] = {
     "energy_margin": EnergyMargin,
     "free_energy": FreeEnergyMaximisation,
     "hybrid_ovr": HybridOneVsRest,
+    "k_plus_1": KPlusOne,
     "meta_ood": MetaOod,
     "outlier_head": OutlierHeadLoss,
     "pebal": Pebal,
