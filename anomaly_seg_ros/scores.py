@@ -237,8 +237,8 @@ def k_plus_1(logits: Tensor, ood_logits: Tensor) -> Tensor:
     r"""Log-odds of an outlier class beside the known ones, :math:`o - \ln \sum_c \exp l_c`.
 
     The outlier class's logit o is the head's, :math:`o_1 - o_0`. The order is that of its
-    probability in one softmax over all K + 1; 0 is a probability of 1/2. It says something about
-    models that were trained with the loss of this name.
+    probability in one softmax over all K + 1; 0 is a probability of 1/2. It is meant for models
+    that were trained with the loss of this name.
 
     Source: the (K + 1)-way classifier of Kong & Ramanan, "OpenGAN" (ICCV 2021); "K+1 classifier"
     in Table 3 of the synthetic-negatives paper.

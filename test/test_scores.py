@@ -103,6 +103,15 @@ def test_outlier_head_msp_keeps_the_order_of_confident_pixels() -> None:
     assert 0 < most < middle < least  # 1 - p q would be 0 for all in float32
 
 
+def test_k_plus_1(logits: torch.Tensor) -> None:
+    """The log-odds of the last class in one softmax over the classes and the head's log-odds."""
+    ood_logits = 3 * torch.randn((2, 2, 5, 7), generator=torch.Generator().manual_seed(5))
+    joined = torch.cat([logits, ood_logits[:, 1:] - ood_logits[:, :1]], 1)
+    p = softmax64(joined)[:, -1]
+    actual = scores.k_plus_1(logits, ood_logits).numpy()
+    np.testing.assert_allclose(actual, np.log(p / (1 - p)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", scores.SCORES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_higher_is_more_anomalous(name: str, dtype: torch.dtype) -> None:

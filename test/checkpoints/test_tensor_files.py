@@ -129,7 +129,7 @@ OTHERS = {
     "zeros": (lambda: bytes(100), "not a readable checkpoint: damaged, or in an unsupported"),
     "empty": (lambda: b"", "the file is empty"),
     "one byte": (lambda: b"\x80", "damaged: cut short"),
-    "the first bytes of a length": (lambda: b"0\xb1\x00\x00\x00", "damaged: cut short"),
+    "the first bytes of a length": (lambda: b"0\xb1\x00\x00\x00", "checkpoint: damaged"),
     "pickle": (lambda: b"\x80\x04}\x94.", "not a readable checkpoint"),
     "unknown type": (lambda: safetensors_of("F8_E9M9", 4, [4]), "unsupported: tensors of type F8"),
     "no type of torch": (lambda: safetensors_of("F6_E2M3", 3, [4]), "unsupported: tensors of typ"),

@@ -52,7 +52,7 @@ def test_what_a_model_lacks_is_not_offered() -> None:
     plain = replace(tiny_metadata(), statistics=None)
     offered = {name for name in STUDY_SCORES if is_offered(name, tiny_network(), plain)}
     lacking = {"sml", "sml_smoothed", "mc_dropout", "flow_hybrid"}
-    lacking |= {"dense_hybrid", "outlier_head", "outlier_head_msp"}
+    lacking |= {"dense_hybrid", "outlier_head", "outlier_head_msp", "k_plus_1"}
     assert offered == set(STUDY_SCORES) - lacking
 
 

@@ -208,6 +208,24 @@ def test_hybrid_ovr(void: str) -> None:
     assert total.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0, 0.25]])
+def test_k_plus_1(weights: list[float] | None) -> None:
+    """Torch's weighted cross-entropy of K + 1 classes, pixel by pixel."""
+    given = case("k_plus_1")
+    r = Reference(given)
+    logits = np.concatenate([r.logits, r.head[:, 1:] - r.head[:, :1]], 1)
+    total = weight = 0.0
+    for n, i, j in np.argwhere(r.labelled | r.outlier):
+        target = CLASSES if r.outlier[n, i, j] else r.labels[n, i, j]
+        w = [*(weights or [1.0] * CLASSES), 0.5][target]
+        x = logits[n, :, i, j]
+        total += w * (logsumexp(x) - x[target])
+        weight += w
+    loss = build_loss("k_plus_1", {"outlier_weight": 0.5, "class_weights": weights})
+    found = loss(given.output, given.labels, given.ood_mask).total.item()
+    assert found == pytest.approx(total / weight, rel=1e-12)
+
+
 @pytest.mark.parametrize("average", ["pooled", "separate"])
 def test_meta_ood(average: str) -> None:
     given = case("meta_ood")
