@@ -21,7 +21,7 @@ from anomaly_seg_ros.models.input_scaling import (
 )
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.engine.schedule import named
+from training.engine.config import chosen
 from training.networks import head_prefix
 from training.pretrained import Loaded, is_trunk_file, load_imagenet, load_trunk, weights_of
 
@@ -174,7 +174,7 @@ def _describe(
     options = config["network"]
     architecture = options["architecture"]
     if options["scaling"]:
-        scaling = named(SCALINGS, "network.scaling", options["scaling"])
+        scaling = chosen(SCALINGS, "network.scaling", options["scaling"])
     return ModelMetadata(
         name=config["name"] or f"{architecture}_{taxonomy.name}",
         architecture=architecture,

@@ -97,6 +97,9 @@ def test_wrapped_networks_take_torchvisions_trunks(
     theirs = published(builder)
     arguments = {"num_classes": 5, "factory": factory}
     network = started("wrapped", arguments, theirs.state_dict(), tmp_path / "trunk.pth")
+    # Downloading would find the same network's.
+    weights = models.get_weight(weights_of("wrapped", arguments).published)
+    assert weights in models.get_model_weights(builder)
     trunk = theirs.features if builder.startswith("mobilenet") else theirs
     for key, value in network.network.backbone.state_dict().items():
         assert torch.equal(value, trunk.state_dict()[key]), key

@@ -213,6 +213,22 @@ def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) ->
     return value
 
 
+def chosen(choices: Mapping[str, Any], key: str, name: str) -> Any:
+    """Returns the choice of this name.
+
+    Args:
+        choices: Choices by name.
+        key: Configuration key, for the message.
+        name: Its value.
+
+    Raises:
+        ParameterError: There is no such choice.
+    """
+    if name not in choices:
+        raise ParameterError(f"{key} {name!r}, expected one of {', '.join(choices)}")
+    return choices[name]
+
+
 def check_share(key: str, value: Any) -> None:
     """Checks that a value is a share in [0, 1], not for instance 90 for 90 percent.
 

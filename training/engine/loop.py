@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, TrainingError, first_line
-from training.engine.config import changed_keys
+from training.engine.config import changed_keys, chosen
 from training.engine.distributed import Distributed
 from training.engine.run_log import RunLog, RunningMeans
-from training.engine.schedule import SCHEDULES, named
+from training.engine.schedule import SCHEDULES
 from training.engine.steps import (
     NO_VARIANCE,
     Batch,
@@ -105,7 +105,7 @@ class LoopOptions:
                 raise ParameterError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.guard_figure and not self.validate_first:
             raise ParameterError("guard_figure needs validate_first: it compares with the start")
-        named(SCHEDULES, "schedule", self.schedule)
+        chosen(SCHEDULES, "schedule", self.schedule)
 
     @classmethod
     def configured(cls, config: Mapping[str, Any], **fixed: Any) -> LoopOptions:

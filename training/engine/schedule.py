@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from anomaly_seg_ros.errors import ParameterError
+from training.engine.config import chosen
 
 # By name: maps (share of the run that is over, poly_power) to the share of the way from the final
 # to the peak learning rate, 1 at the start.
@@ -20,22 +21,6 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": lambda *_: 1.0,
 }
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-
-
-def named(choices: Mapping[str, Any], key: str, name: str) -> Any:
-    """The choice of this name.
-
-    Args:
-        choices: Choices by name.
-        key: Configuration key, for the message.
-        name: Its value.
-
-    Raises:
-        ParameterError: There is no such choice.
-    """
-    if name not in choices:
-        raise ParameterError(f"{key} {name!r}, expected one of {', '.join(choices)}")
-    return choices[name]
 
 
 def build_optimizer(
@@ -51,7 +36,7 @@ def build_optimizer(
     Raises:
         ParameterError: Unknown optimizer, or betas outside of [0, 1).
     """
-    optimizer = named(OPTIMIZERS, "optimizer", config["optimizer"])
+    optimizer = chosen(OPTIMIZERS, "optimizer", config["optimizer"])
     first, second = config["betas"]
     if not (0 <= first < 1 and 0 <= second < 1):
         raise ParameterError(f"betas {config['betas']}: expected two numbers from 0 to below 1")
