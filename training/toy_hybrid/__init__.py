@@ -1,0 +1,1 @@
+"""A toy in two dimensions: discriminative, generative and hybrid anomaly scores side by side."""
