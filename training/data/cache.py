@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +42,19 @@ def cache_path(kind: str, key: str, suffix: str = ".npz") -> Path:
         suffix: Suffix of the file.
     """
     return cache_folder() / kind / (hashlib.sha256(key.encode()).hexdigest()[:32] + suffix)
+
+
+def files_state(paths: Iterable[Path]) -> str:
+    """Text that changes when one of the files does: their names, sizes and times.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        state = path.stat()
+        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def store(path: Path, write: Callable[[BinaryIO], None], needed: int = 0) -> bool:

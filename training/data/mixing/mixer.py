@@ -29,7 +29,7 @@ from training.data.corpora import Corpus
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.paste import blend, cast_shadow, fit_to_box, soften
 from training.data.mixing.placement import Ground, PlacementOptions, place
-from training.data.negatives import Ade20kObjects, CocoObjects, FolderObjects
+from training.data.negatives import open_objects
 from training.data.negatives.indexed import IndexedObjects
 from training.data.negatives.objects import (
     BalancedObjects,
@@ -268,15 +268,8 @@ def _objects(
     mixing: Mapping[str, Any], data: Path, split: str, taxonomy: Taxonomy, known: str
 ) -> IndexedObjects:
     """Opens the unknown ("exclude") or known ("only") objects of the object data set."""
-    source, root = mixing["source"], data / mixing["root"]
-    options = {"known": known, "taxonomy": taxonomy.name, "overrides": mixing["known_classes"]}
-    if source == "coco":
-        return CocoObjects(root, split, **options)
-    if source == "ade20k":
-        return Ade20kObjects(root, split, **options)
-    if source == "folder":
-        return FolderObjects(root / split, mask_255=mixing["mask_255"] or None, **options)
-    raise ParameterError(f"mixing.source: expected coco, ade20k or folder, got {source!r}")
+    root = data / mixing["root"]
+    return open_objects(mixing["source"], mixing, root, split, taxonomy, known)
 
 
 def _decoys(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ import numpy as np
 
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.images import read_label
-from training.data.negatives.indexed import (
-    AnnotatedImage,
-    IndexedObjects,
-    Unusable,
-    read_annotations,
-)
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+from training.data.cache import files_state
+from training.data.negatives.annotations import AnnotatedImage, Unusable, read_annotations
+from training.data.negatives.indexed import IndexedObjects
 from training.data.negatives.known_classes import KnownClasses
 from training.data.negatives.quality import ABSENT, DAMAGED, OTHER_SIZE, Instance, Quality
 
@@ -44,16 +43,15 @@ class Ade20kObjects(IndexedObjects):
         root: Folder ``ADE20K_2021_17_01``.
         split: "training" or "validation".
         known: "exclude" or "only", see :class:`IndexedObjects`.
-        taxonomy: Taxonomy of the known classes.
+        taxonomy: Taxonomy of the known classes; by default, the package's own default.
         overrides: Changes to the table of known classes, see :class:`KnownClasses`.
         quality: Rules for complete objects.
         cache_mib: Cache of decoded objects, in MiB per process.
-        index_file: File that keeps the selection for later runs, see :class:`IndexedObjects`.
 
     Raises:
         DatasetError: Files are missing or damaged, or no object is left.
         ImageError: A mask or image is missing or damaged.
-        ParameterError: An override is invalid.
+        ParameterError: An override is invalid, or the taxonomy needs some.
     """
 
     def __init__(
@@ -61,30 +59,51 @@ class Ade20kObjects(IndexedObjects):
         root: str | Path,
         split: str = "training",
         known: str = "exclude",
-        taxonomy: str = "cityscapes",
+        taxonomy: Taxonomy | None = None,
         overrides: Mapping[str, str] | None = None,
         quality: Quality | None = None,
         cache_mib: float = 64.0,
-        index_file: str | Path | None = None,
     ) -> None:
         folder = Path(root) / "images" / "ADE" / split
         annotations = sorted(folder.rglob("*.json"))
         if not annotations:
             raise DatasetError(f"{folder}: no annotations; expected {_TREE}")
+        masks = filter(Path.is_dir, (path.with_suffix("") for path in annotations))
+        content = _Ade20kFiles(folder, annotations)
         # With 3,000 names, a misspelt override looks like a class that this split does not show.
-        classes = KnownClasses.load(taxonomy, "ade20k", overrides)
-        newest = max(path.stat().st_mtime_ns for path in annotations)
+        classes = KnownClasses.load(
+            taxonomy or load_taxonomy(), "ade20k", overrides, content.first_names
+        )
         super().__init__(
             name="ade20k",
             folder=folder,
-            images=(x for path in annotations for x in _annotated_image(path, folder)),
+            annotations=lambda: content,
             classes=classes,
             known=known,
             quality=quality,
             cache_mib=cache_mib,
-            index_file=index_file,
-            stamp=f"{len(annotations)} {newest}",
+            # The times of the folders of masks tell whether one was added or removed.
+            state=files_state(chain(annotations, masks)),
         )
+
+
+class _Ade20kFiles:
+    """Annotations of a split, one file for each image."""
+
+    def __init__(self, folder: Path, paths: list[Path]) -> None:
+        self._folder = folder
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> Iterator[AnnotatedImage | Unusable]:
+        return _annotated_image(self._paths[index], self._folder)
+
+    def first_names(self) -> set[str]:
+        """Names of the objects of the first image, as examples."""
+        images = (x for x in self.read(0) if isinstance(x, AnnotatedImage))
+        return {name for image in images for name in image.categories}
 
 
 def _annotated_image(path: Path, folder: Path) -> Iterator[AnnotatedImage | Unusable]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from anomaly_seg_ros.datasets import open_dataset
+from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.io.images import check_same_size, read_annotated_image, read_label
 from anomaly_seg_ros.labels import IGNORE_INDEX, MASK_255_IGNORE, check_mask_255
-from training.data.negatives.indexed import AnnotatedImage, IndexedObjects
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+from training.data.negatives.annotations import AnnotatedImage
+from training.data.negatives.indexed import IndexedObjects
 from training.data.negatives.known_classes import KnownClasses
 from training.data.negatives.quality import Instance, Quality
 
@@ -29,7 +31,7 @@ class FolderObjects(IndexedObjects):
         root: The folder.
         category: Category of all objects.
         known: "exclude" or "only", see :class:`IndexedObjects`.
-        taxonomy: Taxonomy of the known classes.
+        taxonomy: Taxonomy of the known classes; by default, the package's own default.
         overrides: Meaning of the category, see :class:`KnownClasses`; by default it is unknown,
             unless it is the name of a class of the taxonomy.
         quality: Rules for complete objects.
@@ -49,7 +51,7 @@ class FolderObjects(IndexedObjects):
         root: str | Path,
         category: str = "object",
         known: str = "exclude",
-        taxonomy: str = "cityscapes",
+        taxonomy: Taxonomy | None = None,
         overrides: Mapping[str, str] | None = None,
         quality: Quality | None = None,
         cache_mib: float = 64.0,
@@ -57,34 +59,54 @@ class FolderObjects(IndexedObjects):
     ) -> None:
         root = Path(root)
         overrides = overrides or {}
-        classes = KnownClasses.load(taxonomy, "folder", overrides)
+        classes = KnownClasses.load(taxonomy or load_taxonomy(), "folder", overrides)
         classes.check_names([category], overrides)
-        images = _annotated_images(root, category, check_mask_255(mask_255))
-        super().__init__("folder", root, images, classes, known, quality, cache_mib)
+        content = _FolderFiles(root, category, check_mask_255(mask_255))
+        super().__init__(
+            name="folder",
+            folder=root,
+            annotations=lambda: content,
+            classes=classes,
+            known=known,
+            quality=quality,
+            cache_mib=cache_mib,
+        )
 
 
-def _annotated_images(root: Path, category: str, mask_255: str | None) -> Iterator[AnnotatedImage]:
-    for sample in open_dataset("folder", root):
+class _FolderFiles:
+    """Images with their masks."""
+
+    def __init__(self, root: Path, category: str, mask_255: str | None) -> None:
+        self._root = root
+        self._category = category
+        self._mask_255 = mask_255
+        self._samples: Sequence[Sample] = list(open_dataset("folder", root))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def read(self, index: int) -> Iterator[AnnotatedImage]:
+        sample = self._samples[index]
         path, mask_path = sample.image_path, sample.anomaly_mask_path
         if mask_path is None:
-            raise DatasetError(f"{root}: no folder masks beside images")
+            raise DatasetError(f"{self._root}: no folder masks beside images")
         mask = read_label(mask_path)
         check_same_size(read_annotated_image(path, mask.shape), mask, path, mask_path)
         values = np.unique(mask[mask > 0])
         if values.size and values[-1] == IGNORE_INDEX:
-            if mask_255 is None and values.size > 1:
+            if self._mask_255 is None and values.size > 1:
                 raise DatasetError(
                     f"{mask_path}: holds 255 beside other objects, so it may be an object or a "
                     "border to ignore; say which with mixing.mask_255=anomaly or "
                     "mixing.mask_255=ignore"
                 )
-            if mask_255 == MASK_255_IGNORE:
+            if self._mask_255 == MASK_255_IGNORE:
                 values = values[:-1]
         yield AnnotatedImage(
-            path=str(path.relative_to(root)),
+            path=str(path.relative_to(self._root)),
             size=(mask.shape[0], mask.shape[1]),
-            categories=(category,) * len(values),
-            instance=partial(_instance, mask, values, category),
+            categories=(self._category,) * len(values),
+            instance=partial(_instance, mask, values, self._category),
         )
 
 

@@ -11,20 +11,37 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
-from training.data.negatives.quality import Instance
-from training.engine.storage import make_folder, write_atomically
+from training.data.cache import store
 
 # Increased when the rules or the arrays change, so that older files are rebuilt.
-_VERSION = 2
+_VERSION = 3
 # Number of unusable annotations to name per rule; the others are only counted.
 _NAMED = 10
 
-# Path and (height, width) of the image, category to report, and the object.
-SelectedObject = tuple[str, tuple[int, int], str, Instance]
+
+class SelectedObject(NamedTuple):
+    """One object to keep.
+
+    Attributes:
+        path: Path of the image, relative to the folder.
+        size: (height, width) of the image.
+        category: Category to report.
+        identity: Name of the annotation.
+        box: (top, left, height, width).
+        code: Compressed run lengths of the mask within the box.
+    """
+
+    path: str
+    size: tuple[int, int]
+    category: str
+    identity: str
+    box: tuple[int, int, int, int]
+    code: bytes
 
 
 class Drops:
@@ -45,6 +62,13 @@ class Drops:
         names = self.unusable.setdefault(rule, [])
         if len(names) < _NAMED:
             names.append(name)
+
+    def add(self, later: Drops) -> None:
+        """Adds the record of further objects."""
+        self.counts.update(later.counts)
+        for rule, names in later.unusable.items():
+            kept = self.unusable.setdefault(rule, [])
+            kept += names[: _NAMED - len(kept)]
 
 
 class ObjectIndex:
@@ -97,13 +121,13 @@ class ObjectIndex:
         paths: dict[str, int] = {}
         names: dict[str, int] = {}
         image, box, size, category, identities, codes = [], [], [], [], [], []
-        for path, image_size, name, instance in rows:
-            image.append(paths.setdefault(path, len(paths)))
-            category.append(names.setdefault(name, len(names)))
-            box.append((instance.top, instance.left, *instance.mask.shape))
-            size.append(image_size)
-            identities.append(instance.identity)
-            codes.append(rle.encode(np.asfortranarray(instance.mask, np.uint8))["counts"])
+        for row in rows:
+            image.append(paths.setdefault(row.path, len(paths)))
+            category.append(names.setdefault(row.category, len(names)))
+            box.append(row.box)
+            size.append(row.size)
+            identities.append(row.identity)
+            codes.append(row.code)
         return cls(
             {
                 "paths": np.array(list(paths), np.str_),
@@ -135,20 +159,16 @@ class ObjectIndex:
         """Counts the objects by category."""
         return Counter(self.names[c] for c in self.category)
 
-    def save(self, path: Path, origin: str) -> None:
-        """Writes the index.
+    def save(self, path: Path, origin: str) -> bool:
+        """Writes the index, or warns that it cannot; returns whether it was written.
 
         Args:
-            path: File to write; missing parent folders are created.
+            path: File to write.
             origin: Description of everything that the index depends on, see :meth:`load`.
-
-        Raises:
-            OutputError: The file cannot be written.
         """
         needed = sum(array.nbytes for array in self._arrays.values())
-        stamp = np.array(_digest(origin))
-        make_folder(path.parent)
-        write_atomically(path, lambda file: np.savez(file, origin=stamp, **self._arrays), needed)
+        arrays = {**self._arrays, "origin": np.array(_digest(origin))}
+        return store(path, lambda file: np.savez(file, **arrays), needed)
 
     @classmethod
     def load(cls, path: Path, origin: str) -> ObjectIndex | None:

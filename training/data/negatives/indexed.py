@@ -1,61 +1,30 @@
 """Base of the object sources that read annotated images: filtered once, decoded on demand.
 
-At the start, all annotations are read, or the index of an earlier run, and the headers of the
-images with selected objects. Pixels are read when an object is requested.
+At the start, all annotations are read, or the index of an earlier run, and the headers of some of
+the images with selected objects. Pixels are read when an object is requested.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError, first_line
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.io.images import read_annotated_image, read_size
-from training.data.negatives.index import Drops, ObjectIndex, SelectedObject
-from training.data.negatives.known_classes import UNCLEAR, UNKNOWN, KnownClasses
+from training.data.cache import cache_path
+from training.data.negatives.annotations import Annotations
+from training.data.negatives.index import ObjectIndex
+from training.data.negatives.known_classes import KnownClasses
 from training.data.negatives.objects import NegativeObject
-from training.data.negatives.quality import Instance, Quality
+from training.data.negatives.quality import Quality
+from training.data.negatives.selection import KNOWN, Selection, select
 
-KNOWN = ("exclude", "only")
-# Signatures of zip, gzip, xz and bzip2.
-_PACKED = (b"PK", b"\x1f\x8b", b"\xfd7zXZ", b"BZh")
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """Annotations of one image.
-
-    Attributes:
-        path: Path relative to the image folder.
-        size: (height, width) of the annotated image.
-        categories: Class names of the instances.
-        instance: Decodes the k-th instance.
-    """
-
-    path: str
-    size: tuple[int, int]
-    categories: tuple[str, ...]
-    instance: Callable[[int], Instance]
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """An annotation without a valid image or category.
-
-    Attributes:
-        rule: Reason for leaving it out.
-        name: Name of the annotation.
-    """
-
-    rule: str
-    name: str
+# Headers to read at the start; COCO's 118,000 would take minutes from a cold disk.
+_HEADERS = 1000
 
 
 class IndexedObjects:
@@ -64,35 +33,32 @@ class IndexedObjects:
     Args:
         name: Name of the data set, for logs, errors and ``NegativeObject.source``.
         folder: Image folder, to which paths are relative.
-        images: Annotated images of the data set, in a fixed order.
+        annotations: Opens the annotations of the data set, unless an index is at hand.
         classes: Categories that the target taxonomy knows.
         known: "exclude" selects the unknown objects (negatives); "only" selects the known ones and
             reports the target class as their category.
         quality: Rules for complete objects.
         cache_mib: Cache of decoded objects, in MiB per process.
-        index_file: File that keeps the selection for later runs, because full COCO takes minutes.
-            It is rebuilt when an argument or the annotations change.
-        stamp: Identifies the state of the annotations.
+        state: Identifies the state of the annotations. The selection is kept in the cache folder
+            (:mod:`training.data.cache`) until it, or another argument, changes; "" keeps nothing.
 
     Raises:
         ParameterError: ``known`` has another value.
         DatasetError: No object is left (the message lists the violated rules), or images are
             missing.
         ImageError: An image is unreadable, or has another size than its annotation.
-        OutputError: The index file cannot be written.
     """
 
     def __init__(
         self,
         name: str,
         folder: Path,
-        images: Iterable[AnnotatedImage | Unusable],
+        annotations: Callable[[], Annotations],
         classes: KnownClasses,
         known: str = "exclude",
         quality: Quality | None = None,
         cache_mib: float = 64.0,
-        index_file: str | Path | None = None,
-        stamp: str = "",
+        state: str = "",
     ) -> None:
         if known not in KNOWN:
             raise ParameterError(f"known: expected one of {', '.join(KNOWN)}, got {known!r}")
@@ -102,7 +68,7 @@ class IndexedObjects:
         self.known = known
         self.quality = quality or Quality()
         self.cache_mib = cache_mib
-        self.index = self._build(images, index_file, stamp)
+        self.index = self._build(annotations, state)
         self._cache: OrderedDict[int, NegativeObject] = OrderedDict()
         self._cached_bytes = 0
         if not len(self):
@@ -158,39 +124,42 @@ class IndexedObjects:
         """Number of dropped objects by rule."""
         return dict(self.index.dropped)
 
-    def _build(
-        self,
-        images: Iterable[AnnotatedImage | Unusable],
-        index_file: str | Path | None,
-        stamp: str,
-    ) -> ObjectIndex:
-        drops = Drops()
-        if index_file is None:
-            return ObjectIndex.build(self._select(images, drops), drops)
-        path = Path(index_file)
+    def _build(self, annotations: Callable[[], Annotations], state: str) -> ObjectIndex:
+        def build() -> ObjectIndex:
+            selection = Selection(annotations(), self.classes, self.known, self.quality)
+            return ObjectIndex.build(*select(selection, self.name))
+
+        if not state:
+            return build()
         targets = sorted(self.classes.targets.items())
-        origin = repr((self.name, str(self.folder), self.known, targets, self.quality, stamp))
-        index = ObjectIndex.load(path, origin)
+        key = repr((self.name, str(self.folder.absolute()), self.known, targets, self.quality))
+        path = cache_path("objects", key)
+        index = ObjectIndex.load(path, key + state)
         if index is None:
-            index = ObjectIndex.build(self._select(images, drops), drops)
-            index.save(path, origin)
+            index = build()
+            index.save(path, key + state)
         return index
 
     def _check_files(self) -> None:
-        """Compares image headers with the annotations, so that a run does not fail hours later."""
+        """Compares files with annotations, so that most runs do not fail hours later.
+
+        All images must be there. The headers of an even sample are read; the others are compared
+        when they are used.
+        """
         paths = [str(x) for x in self.index.paths]
-        absent = [x for x in paths if not (self.folder / x).is_file()]
+        absent = _absent(self.folder, paths)
         if absent:
             raise DatasetError(
                 f"{self.folder}: {len(absent)} of {len(paths)} images with objects are "
                 f"missing, the first is {absent[0]}"
             )
         _, firsts = np.unique(self.index.image, return_index=True)
-        for path, first in zip(paths, firsts, strict=True):
-            size = self._size(first)
-            if read_size(self.folder / path) != size:
+        sample = np.linspace(0, len(paths) - 1, min(len(paths), _HEADERS)).astype(int)
+        for image in sample.tolist():
+            size = self._size(firsts[image])
+            if read_size(self.folder / paths[image]) != size:
                 # Either rotated by its EXIF orientation, or not the annotated image.
-                self._read(path, size)
+                self._read(paths[image], size)
 
     def _size(self, index: int) -> tuple[int, int]:
         """Returns the (height, width) of an object's annotated image."""
@@ -206,48 +175,6 @@ class IndexedObjects:
                 f"annotation is for {size[1]}x{size[0]}"
             )
         return image
-
-    def _select(
-        self, images: Iterable[AnnotatedImage | Unusable], drops: Drops
-    ) -> Iterator[SelectedObject]:
-        """Yields the selected objects and counts the others by rule."""
-        dropped = drops.counts
-        for image in images:
-            if isinstance(image, Unusable):
-                drops.add_unusable(image.rule, image.name)
-                continue
-            wanted = [self._wanted(category, dropped) for category in image.categories]
-            if not any(wanted):
-                continue
-            decode = cache(image.instance)
-            for k, category in enumerate(wanted):
-                if category is None:
-                    continue
-                instance = decode(k)
-                if instance.fault:
-                    drops.add_unusable(instance.fault, f"{image.path} #{instance.identity}")
-                    continue
-                others = []
-                if instance.hidden is None:
-                    others = [decode(j) for j in range(len(wanted)) if j != k]
-                rule = self.quality.broken_rule(instance, others, image.size)
-                if rule is None:
-                    yield image.path, image.size, category, instance
-                else:
-                    dropped[rule] += 1
-
-    def _wanted(self, category: str, dropped: Counter[str]) -> str | None:
-        """Returns the category to report, or None if the object is not wanted."""
-        target = self.classes.target(category)
-        if self.known == "exclude":
-            if target == UNKNOWN:
-                return category
-            dropped["unclear class" if target == UNCLEAR else "known class"] += 1
-            return None
-        if target not in (UNKNOWN, UNCLEAR):
-            return target
-        dropped["unclear class" if target == UNCLEAR else "unknown class"] += 1
-        return None
 
     def _unusable(self) -> Iterator[tuple[str, str]]:
         """Yields each fault with the names of the first annotations that have it."""
@@ -270,35 +197,22 @@ class IndexedObjects:
         )
 
 
-def read_annotations(path: Path, lenient: bool = False) -> Any:
-    """Reads a JSON file of annotations.
+def _absent(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Returns the paths that are no files; lists folders, which is faster than asking for each."""
+    listed: dict[Path, set[str]] = {}
+    absent = []
+    for path in paths:
+        parent, name = (folder / path).parent, Path(path).name
+        if parent not in listed:
+            listed[parent] = _files_in(parent)
+        if name not in listed[parent]:
+            absent.append(path)
+    return absent
 
-    Args:
-        path: The file.
-        lenient: Use replacement characters for text that is not UTF-8.
 
-    Raises:
-        DatasetError: The file is missing, unreadable, compressed, truncated or not JSON; the
-            message names it.
-    """
+def _files_in(folder: Path) -> set[str]:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    except MemoryError:
-        raise DatasetError(f"{path}: does not fit into memory") from None
-    if data.startswith(_PACKED):
-        raise DatasetError(f"{path}: a packed file and not JSON; unpack it")
-    try:
-        text = data.decode("utf-8-sig", "replace" if lenient else "strict")
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        ends_there = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        reason = "; the file ends too early: it was cut short" if ends_there else ""
-        raise DatasetError(f"{path}: not JSON ({error}){reason}") from error
-    except RecursionError:
-        raise DatasetError(f"{path}: not JSON (nested too deeply)") from None
-    except (ValueError, MemoryError) as error:  # not UTF-8, or a number with thousands of digits
-        raise DatasetError(f"{path}: not JSON ({first_line(error)})") from error
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()

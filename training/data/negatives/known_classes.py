@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
+from anomaly_seg_ros.taxonomy import Taxonomy
 
 UNCLEAR = "unclear"
 UNKNOWN = "unknown"
 _TABLE = Path(__file__).with_name("known_classes.yaml")
+# Names to show in an error.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class KnownClasses:
     @classmethod
     def load(
         cls,
-        taxonomy: str = "cityscapes",
-        vocabulary: str = "coco",
+        taxonomy: Taxonomy,
+        vocabulary: str,
         overrides: Mapping[str, str] | None = None,
+        names: Callable[[], Iterable[str]] | None = None,
         table: str | Path = _TABLE,
     ) -> KnownClasses:
         """Reads ``known_classes.yaml`` and applies the overrides.
@@ -45,31 +50,47 @@ class KnownClasses:
         override says otherwise. All names are case-insensitive.
 
         Args:
-            taxonomy: Name of the target taxonomy.
-            vocabulary: Section of the table; a missing one is empty.
+            taxonomy: Target taxonomy.
+            vocabulary: Section of the table for this taxonomy; a missing one is empty.
             overrides: Name -> target class, "unclear" or "unknown".
+            names: Reads the class names of a data set that has names of its own. Without a section
+                for it, nothing says which of them the taxonomy knows: a "car" would become an
+                anomaly where the taxonomy has a "vehicle". The overrides have to say so then; if
+                there are none to make, with an empty mapping.
             table: File with the table.
 
         Raises:
-            ParameterError: The table is unreadable, lacks the taxonomy, or names a class that the
-                taxonomy does not have.
+            ParameterError: The table is unreadable, overrides are needed or no mapping, or a name
+                stands for a class that the taxonomy does not have.
         """
-        sections = _read(Path(table)).get(taxonomy)
-        if sections is None:
-            raise ParameterError(f"{table}: no table of known classes for taxonomy {taxonomy!r}")
-        classes = load_taxonomy(taxonomy).classes
-        named = {**(sections.get(vocabulary) or {}), **(overrides or {})}
+        if not isinstance(overrides, Mapping | None):
+            raise ParameterError(
+                f"known_classes: expected a mapping of names to classes, got "
+                f"{short_repr(overrides)}"
+            )
+        section = (_read(Path(table)).get(taxonomy.name) or {}).get(vocabulary)
+        if section is None and overrides is None and names is not None:
+            first = sorted(names())
+            shown = ", ".join(map(repr, islice(first, _SHOWN)))
+            raise ParameterError(
+                f"known_classes: which of the {len(first)} {vocabulary} classes ({shown}, ...) "
+                f"does taxonomy {taxonomy.name!r} know? Map these to its classes "
+                f"({', '.join(islice(taxonomy.classes, _SHOWN))}, ...) or to {UNCLEAR!r}; "
+                "known_classes={} if it knows none"
+            )
+        classes = taxonomy.classes
+        named = {**(section or {}), **(overrides or {})}
         allowed = {*classes, UNCLEAR, UNKNOWN}
         for name, target in named.items():
             if target not in allowed:
                 raise ParameterError(
                     f"known class {name!r} of {vocabulary}: {target!r} is neither a class of "
-                    f"{taxonomy} nor {UNCLEAR!r} or {UNKNOWN!r}"
+                    f"{taxonomy.name} nor {UNCLEAR!r} or {UNKNOWN!r}"
                 )
         # Without the class names themselves, a "rider" in someone's own data would be an anomaly.
         targets = {_folded(name): name for name in classes}
         targets |= {_folded(name): target for name, target in named.items()}
-        return cls(taxonomy, vocabulary, {n: t for n, t in targets.items() if t != UNKNOWN})
+        return cls(taxonomy.name, vocabulary, {n: t for n, t in targets.items() if t != UNKNOWN})
 
     def target(self, category: str) -> str:
         """Returns the target class, "unclear" or "unknown"."""

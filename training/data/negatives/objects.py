@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from anomaly_seg_ros.errors import ParameterError
 from training.data.corpora import Corpus
+
+# Repetitions of the objects with the smallest share, so that the others' can be rounded.
+_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,36 @@ class ObjectSource(Protocol):
 
 
 class JoinedObjects:
-    """Concatenation of several sources.
+    """Several sources as one, in proportion to their sizes or to weights.
+
+    With weights, objects are repeated, so that an index drawn uniformly finds each source as often
+    as its weight says, to within half a percent of it, and all objects of a source equally often.
 
     Args:
-        sources: At least one source.
+        sources: At least one source, none of them empty.
+        weights: Weight of each source, positive; their sum does not matter. None lists every
+            object once, so that large sources outweigh small ones.
+
+    Raises:
+        ParameterError: A weight is not positive, or there is not one for each source.
     """
 
-    def __init__(self, sources: Sequence[ObjectSource]) -> None:
+    def __init__(
+        self, sources: Sequence[ObjectSource], weights: Sequence[float] | None = None
+    ) -> None:
         if not sources:
             raise ValueError("no sources to join")
         self.sources = list(sources)
-        self._ends = list(accumulate(len(source) for source in sources))
+        self._sizes = [len(source) for source in sources]
+        repeats = [1] * len(sources)
+        if weights is not None:
+            if len(weights) != len(sources) or not all(0 < w < math.inf for w in weights):
+                raise ParameterError(
+                    f"object weights: expected {len(sources)} positive numbers, got {weights}"
+                )
+            shares = [weight / size for weight, size in zip(weights, self._sizes, strict=True)]
+            repeats = [round(_REPEATS * share / min(shares)) for share in shares]
+        self._ends = list(accumulate(n * k for n, k in zip(self._sizes, repeats, strict=True)))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -65,11 +89,14 @@ class JoinedObjects:
             raise IndexError(f"object {index} of {len(self)}")
         which = bisect_right(self._ends, index)
         start = self._ends[which - 1] if which else 0
-        return self.sources[which][index - start]
+        return self.sources[which][(index - start) % self._sizes[which]]
 
     def describe(self) -> str:
-        """Joins the descriptions of all sources."""
-        return "\n".join(source.describe() for source in self.sources)
+        """Joins the descriptions of all sources, with their shares."""
+        lines = []
+        for start, end, source in zip([0, *self._ends], self._ends, self.sources, strict=False):
+            lines.append(f"{(end - start) / len(self):.1%} of the draws: {source.describe()}")
+        return "\n".join(lines)
 
 
 class SceneObjects:

@@ -12,12 +12,14 @@ continue behind it. It is in front, and such neighbours do not count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+
+from training.data.negatives.run_lengths import Box, RunLengths
 
 # Faults of annotations without a usable mask; each completes a text such as "dropped: 3 ...".
 ABSENT = "without a segmentation"
@@ -35,9 +37,8 @@ class Instance:
     Attributes:
         category: Class name.
         identity: Name of the annotation, for errors and logs.
-        top: First row of its box.
-        left: First column of its box.
-        mask: (h, w) bool within the box.
+        shape: Mask of the whole image, which may be empty.
+        box: Box around the mask.
         crowd: Whether the mask covers a group (COCO "iscrowd").
         hidden: Occluded share of the object, if annotated (ADE20K).
         fault: Why there is no mask, or "" if there is one.
@@ -45,35 +46,31 @@ class Instance:
 
     category: str
     identity: str
-    top: int
-    left: int
-    mask: np.ndarray
+    shape: RunLengths
     crowd: bool = False
     hidden: float | None = None
     fault: str = ""
+    box: Box = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", self.shape.box)
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right), with exclusive ends."""
-        height, width = self.mask.shape
-        return self.top, self.left, self.top + height, self.left + width
+    def mask(self) -> np.ndarray:
+        """(h, w) bool within the box."""
+        return self.shape.cut(self.box)
 
     @classmethod
     def unusable(cls, category: str, identity: str, fault: str) -> Instance:
         """Creates an object without a usable mask, which is left out and occludes nothing."""
-        return cls(category, identity, 0, 0, np.zeros((0, 0), bool), fault=fault)
+        return cls.from_mask(np.zeros((1, 1), bool), category, identity, fault=fault)
 
     @classmethod
     def from_mask(
         cls, mask: np.ndarray, category: str, identity: str, **attributes: Any
     ) -> Instance:
-        """Creates an instance from an (H, W) mask of the whole image, which may be empty."""
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not rows.size:
-            return cls(category, identity, 0, 0, np.zeros((0, 0), bool), **attributes)
-        top, left = int(rows[0]), int(columns[0])
-        crop = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(bool)
-        return cls(category, identity, top, left, crop, **attributes)
+        """Creates an instance from an (H, W) mask of the whole image."""
+        return cls(category, identity, RunLengths.from_mask(mask), **attributes)
 
 
 @dataclass(frozen=True)
@@ -108,44 +105,48 @@ class Quality:
     max_pieces: int = 1
 
     def broken_rule(
-        self, instance: Instance, others: Sequence[Instance], size: tuple[int, int]
+        self, instance: Instance, others: Iterable[Instance], size: tuple[int, int]
     ) -> str | None:
-        """Returns the first rule that an object violates.
+        """Returns the first rule that an object violates; the cheapest rules come first.
 
         Args:
             instance: The object.
-            others: All other instances of the image; not used if occlusion is annotated.
+            others: All other instances of the image, which are read when needed; not used if
+                occlusion is annotated.
             size: (height, width) of the image.
 
         Returns:
             The fault of its annotation, "crowd", "too small", "cut off by the border", "occluded",
             "holes" or "in pieces"; None for a complete object.
         """
-        mask = instance.mask
         if instance.fault:
             return instance.fault
         if instance.crowd and not self.crowds:
             return "crowd"
-        if min(mask.shape) < self.min_side or np.count_nonzero(mask) < max(1, self.min_area):
-            return "too small"
         top, left, bottom, right = instance.box
+        side, area = min(bottom - top, right - left), instance.shape.area
+        if side < self.min_side or area < max(1, self.min_area):
+            return "too small"
         if min(top, left, size[0] - bottom, size[1] - right) < self.border:
             return "cut off by the border"
         if self._is_occluded(instance, others):
             return "occluded"
-        if hole_fraction(mask) > self.max_holes:
+        mask = instance.mask
+        outlines, holes = _outlines_and_holes(mask)
+        if holes > self.max_holes:
             return "holes"
-        if count_pieces(mask) > self.max_pieces:
+        # A single outline without holes is a single piece.
+        if (outlines > 1 or holes > 0) and count_pieces(mask) > self.max_pieces:
             return "in pieces"
         return None
 
-    def _is_occluded(self, instance: Instance, others: Sequence[Instance]) -> bool:
+    def _is_occluded(self, instance: Instance, others: Iterable[Instance]) -> bool:
         if instance.hidden is not None:
             return instance.hidden > self.max_hidden
         return rim_overlap(instance, others, self) > self.max_overlap
 
 
-def rim_overlap(instance: Instance, others: Sequence[Instance], options: Quality) -> float:
+def rim_overlap(instance: Instance, others: Iterable[Instance], options: Quality) -> float:
     """Computes the share of the rim around an object that other instances cover.
 
     The rim consists of the pixels within ``options.rim`` (chessboard distance) of the object.
@@ -154,22 +155,31 @@ def rim_overlap(instance: Instance, others: Sequence[Instance], options: Quality
     rim = options.rim
     if rim < 1:
         return 0.0
-    mask = np.pad(instance.mask, rim).astype(np.uint8)
+    top, left, bottom, right = instance.box
+    around = (top - rim, left - rim, bottom + rim, right + rim)
+    near = [
+        other.shape
+        for other in others
+        if _meet(other.box, around) and (options.enclosing or not _encloses(other, instance))
+    ]
+    if not near:
+        return 0.0
+    mask = np.zeros((bottom - top + 2 * rim, right - left + 2 * rim), np.uint8)
+    mask[rim:-rim, rim:-rim] = instance.mask
     outside = cv2.dilate(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) > mask
-    top, left = instance.top - rim, instance.left - rim
-    covered = np.zeros(mask.shape, bool)
-    for other in others:
-        if options.enclosing or not _encloses(other, instance):
-            _stamp(covered, other, top, left)
-    return np.count_nonzero(covered & outside) / np.count_nonzero(outside)
+    # The part of the rim that lies in the image.
+    height, width = instance.shape.size
+    first_row, first_column = max(0, top - rim), max(0, left - rim)
+    inside = (first_row, first_column, min(height, bottom + rim), min(width, right + rim))
+    covered = RunLengths.union(near).cut(inside)
+    rows, columns = first_row - around[0], first_column - around[1]
+    seen = outside[rows : rows + covered.shape[0], columns : columns + covered.shape[1]]
+    return np.count_nonzero(covered & seen) / np.count_nonzero(outside)
 
 
 def hole_fraction(mask: np.ndarray) -> float:
     """Area of the holes of an (h, w) mask, divided by the area of the filled mask."""
-    filled = np.zeros(mask.shape, np.uint8)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
-    return 1 - np.count_nonzero(mask) / max(1, np.count_nonzero(filled))
+    return _outlines_and_holes(mask)[1]
 
 
 def count_pieces(mask: np.ndarray) -> int:
@@ -179,25 +189,23 @@ def count_pieces(mask: np.ndarray) -> int:
     return int(np.count_nonzero(areas > _SPECK * areas.sum()))
 
 
+def _outlines_and_holes(mask: np.ndarray) -> tuple[int, float]:
+    """Number of outer outlines of a mask, and the share of holes within them."""
+    # Neither changes when the mask is turned, and OpenCV would copy one in column order.
+    pixels = (mask.T if mask.flags.f_contiguous else mask).astype(np.uint8)
+    outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(pixels.shape, np.uint8)
+    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
+    return len(outlines), 1 - np.count_nonzero(mask) / max(1, np.count_nonzero(filled))
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def _encloses(outer: Instance, inner: Instance) -> bool:
     top, left, bottom, right = outer.box
     inner_top, inner_left, inner_bottom, inner_right = inner.box
     return (
         top <= inner_top and left <= inner_left and bottom >= inner_bottom and right >= inner_right
     )
-
-
-def _stamp(canvas: np.ndarray, instance: Instance, top: int, left: int) -> None:
-    """Marks an instance on a canvas whose top left corner is at (top, left) of the image."""
-    first_row, first_column, end_row, end_column = instance.box
-    row, column = max(first_row, top), max(first_column, left)
-    end_row, end_column = (
-        min(end_row, top + canvas.shape[0]),
-        min(end_column, left + canvas.shape[1]),
-    )
-    if row >= end_row or column >= end_column:
-        return
-    piece = instance.mask[
-        row - first_row : end_row - first_row, column - first_column : end_column - first_column
-    ]
-    canvas[row - top : end_row - top, column - left : end_column - left] |= piece

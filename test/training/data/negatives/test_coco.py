@@ -12,9 +12,9 @@ import pytest
 from tiny_images import with_orientation
 from torch.utils.data import DataLoader
 
-from anomaly_seg_ros.errors import DatasetError, ImageError, OutputError, ParameterError
+from anomaly_seg_ros.errors import DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.io.images import read_image
-from training.data.negatives import CocoObjects, JoinedObjects, Quality, coco
+from training.data.negatives import CocoObjects, JoinedObjects, Quality, indexed
 
 # pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -113,7 +113,8 @@ def test_joined_sources_keep_their_order(tiny_coco: Path) -> None:
     assert len(joined) == 6
     expected = categories(one) + categories(two)
     assert [joined[i].category for i in range(6)] == expected
-    assert joined.describe() == f"{one.describe()}\n{two.describe()}"
+    text = joined.describe()
+    assert text == f"50.0% of the draws: {one.describe()}\n50.0% of the draws: {two.describe()}"
     with pytest.raises(IndexError):
         joined[6]
 
@@ -233,13 +234,28 @@ def test_objects_of_somebodys_own_data_with_names_of_the_classes(
     ids=["empty", "pointer", "another size", "turned without EXIF"],
 )
 def test_headers_are_looked_at_before_the_training(
-    tiny_coco: Path, index_file: Path, content: bytes, message: str
+    tiny_coco: Path, content: bytes, message: str
 ) -> None:
-    CocoObjects(tiny_coco, index_file=index_file)
-    (tiny_coco / "train2017" / "one.png").write_bytes(content)
-    for file in (None, index_file):
+    for _ in ("without an index", "with the one of the first time"):
+        (tiny_coco / "train2017" / "one.png").write_bytes(content)
         with pytest.raises(ImageError, match=rf"one\.png: {message}"):
-            CocoObjects(tiny_coco, index_file=file)
+            CocoObjects(tiny_coco)
+
+
+def test_of_many_images_some_headers_are_looked_at(
+    tiny_coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are compared when they are used, before they could do harm."""
+    monkeypatch.setattr(indexed, "_HEADERS", 1)
+    wrong = cv2.imencode(".png", np.zeros((61, 80, 3), np.uint8))[1].tobytes()
+    (tiny_coco / "train2017" / "two.png").write_bytes(wrong)
+    source = CocoObjects(tiny_coco)
+    assert source[0].category == "dog"
+    with pytest.raises(ImageError, match=r"two\.png: 80x61 pixels, but its annotation is for"):
+        source[1]
+    (tiny_coco / "train2017" / "one.png").write_bytes(wrong)
+    with pytest.raises(ImageError, match=r"one\.png: 80x61 pixels"):
+        CocoObjects(tiny_coco)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -306,72 +322,3 @@ def test_real_coco(shared_data: Path) -> None:
         # The box is tight.
         assert found.mask[[0, -1]].any(1).all()
         assert found.mask[:, [0, -1]].any(0).all()
-
-
-@pytest.fixture
-def index_file(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "index.npz"
-
-
-def same_objects(one: CocoObjects, other: CocoObjects) -> None:
-    assert one.describe() == other.describe()
-    for i in range(len(one)):
-        assert one[i].source == other[i].source
-        assert one[i].category == other[i].category
-        np.testing.assert_array_equal(one[i].mask, other[i].mask)
-        np.testing.assert_array_equal(one[i].image, other[i].image)
-
-
-def test_the_index_of_an_earlier_run_is_used(
-    tiny_coco: Path, index_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = CocoObjects(tiny_coco, index_file=index_file)
-    same_objects(first, CocoObjects(tiny_coco))
-    monkeypatch.setattr(coco, "_read", None)  # the annotations are not read again
-    same_objects(CocoObjects(tiny_coco, index_file=index_file), first)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"known": "only"}, ["person", "train", "traffic sign"]),
-        ({"overrides": {"dog": "unclear"}}, ["dining table", "cup"]),
-        ({"quality": Quality(min_area=500)}, ["dog", "dining table"]),
-    ],
-)
-def test_an_index_of_other_options_is_made_anew(
-    tiny_coco: Path, index_file: Path, changes: dict, expected: list[str]
-) -> None:
-    CocoObjects(tiny_coco, index_file=index_file)
-    assert categories(CocoObjects(tiny_coco, index_file=index_file, **changes)) == expected
-
-
-def test_an_index_of_other_annotations_is_made_anew(
-    tiny_coco: Path, index_file: Path, edit_annotations: Edit
-) -> None:
-    CocoObjects(tiny_coco, index_file=index_file)
-    edit_annotations(lambda content: content["annotations"].pop(0))
-    assert categories(CocoObjects(tiny_coco, index_file=index_file)) == ["dining table", "cup"]
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"text"])
-def test_a_damaged_index_is_made_anew(tiny_coco: Path, index_file: Path, content: bytes) -> None:
-    index_file.parent.mkdir()
-    index_file.write_bytes(content)
-    same_objects(CocoObjects(tiny_coco, index_file=index_file), CocoObjects(tiny_coco))
-    assert index_file.read_bytes() != content
-
-
-def test_images_that_went_missing_since_the_index_was_made(
-    tiny_coco: Path, index_file: Path
-) -> None:
-    CocoObjects(tiny_coco, index_file=index_file)
-    (tiny_coco / "train2017" / "two.png").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 images with objects are missing"):
-        CocoObjects(tiny_coco, index_file=index_file)
-
-
-def test_an_index_that_cannot_be_written(tiny_coco: Path) -> None:
-    below_a_file = tiny_coco / "train2017" / "one.png" / "index.npz"
-    with pytest.raises(OutputError, match=r"one\.png: cannot create the folder"):
-        CocoObjects(tiny_coco, index_file=below_a_file)

@@ -123,3 +123,20 @@ def test_empty_masks(root: Path) -> None:
         cv2.imwrite(str(root / "masks" / f"{name}.png"), np.zeros(size, np.uint8))
     with pytest.raises(DatasetError, match=r"no usable object left \(none\)"):
         FolderObjects(root, quality=Quality(min_area=1))
+
+
+@pytest.mark.data
+def test_single_objects(shared_data: Path) -> None:
+    """Each picture is cropped to one object with a margin; most of them are complete."""
+    folder = shared_data / "objects" / "val"
+    if not folder.is_dir():
+        pytest.skip(f"no single objects at {folder}")
+    source = FolderObjects(folder)
+    count = len(list((folder / "images").iterdir()))
+    assert len(source) + sum(source.dropped.values()) == count
+    assert len(source) > 0.75 * count
+    for i in range(0, len(source), 7):
+        found = source[i]
+        assert found.image.shape == (*found.mask.shape, 3)
+        assert found.mask[[0, -1]].any(1).all()
+        assert found.mask[:, [0, -1]].any(0).all()

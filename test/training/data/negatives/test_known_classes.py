@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.data.negatives import KnownClasses, known_classes
+
+CITYSCAPES = load_taxonomy()
 
 
 def test_no_class_of_cityscapes_is_forgotten() -> None:
-    known = KnownClasses.load("cityscapes", "coco")
+    known = KnownClasses.load(CITYSCAPES, "coco")
     # The eight of Meta-OOD (Chan et al. 2021) and the train that its list lacks.
     wanted = ["person", "bicycle", "car", "motorcycle", "bus", "truck", "train"]
     assert {name: known.target(name) for name in wanted} == {name: name for name in wanted}
@@ -24,26 +27,28 @@ def test_no_class_of_cityscapes_is_forgotten() -> None:
 
 
 def test_ade20k_names_map_to_their_class() -> None:
-    known = KnownClasses.load("cityscapes", "ade20k")
+    known = KnownClasses.load(CITYSCAPES, "ade20k")
     assert known.target("car, auto, automobile, machine, motorcar") == "car"
     assert known.target("road, route") == "road"
     assert known.target("armchair") == "unknown"
 
 
 def test_overrides() -> None:
-    known = KnownClasses.load(overrides={"bench": "unclear", "train": "unknown", "boat": "car"})
+    known = KnownClasses.load(
+        CITYSCAPES, "coco", {"bench": "unclear", "train": "unknown", "boat": "car"}
+    )
     assert known.target("bench") == "unclear"
     assert known.target("train") == "unknown"
     assert known.target("boat") == "car"
     assert "boat -> car" in known.describe()
     with pytest.raises(ParameterError, match="known class 'bench' of coco: 'benches' is neither"):
-        KnownClasses.load(overrides={"bench": "benches"})
+        KnownClasses.load(CITYSCAPES, "coco", {"bench": "benches"})
 
 
 @pytest.mark.parametrize("vocabulary", ["coco", "ade20k", "folder"])
 def test_a_class_of_the_taxonomy_is_known_by_its_own_name(vocabulary: str) -> None:
-    known = KnownClasses.load("cityscapes", vocabulary)
-    for name in load_taxonomy("cityscapes").classes:
+    known = KnownClasses.load(CITYSCAPES, vocabulary)
+    for name in CITYSCAPES.classes:
         assert known.target(name) == name
     assert known.target("Traffic Sign") == "traffic sign"
     assert known.target("riders") == "unknown"
@@ -51,7 +56,7 @@ def test_a_class_of_the_taxonomy_is_known_by_its_own_name(vocabulary: str) -> No
 
 def test_overrides_come_before_the_taxonomys_own_names() -> None:
     overrides = {"rider": "unknown", "Wall": "unclear", "sky": "terrain"}
-    known = KnownClasses.load(overrides=overrides)
+    known = KnownClasses.load(CITYSCAPES, "coco", overrides)
     assert known.target("rider") == known.target("Rider") == "unknown"
     assert known.target("wall") == "unclear"
     assert known.target("sky") == "terrain"
@@ -64,7 +69,7 @@ def test_overrides_come_before_the_taxonomys_own_names() -> None:
 def test_the_table_comes_before_the_taxonomys_own_names(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     path.write_text("cityscapes: {coco: {wall: unclear, pole: fence}}")
-    known = KnownClasses.load(table=path)
+    known = KnownClasses.load(CITYSCAPES, "coco", table=path)
     assert known.target("wall") == "unclear"
     assert known.target("pole") == "fence"
 
@@ -73,14 +78,55 @@ def test_the_table_comes_before_the_taxonomys_own_names(tmp_path: Path) -> None:
 def test_only_the_classes_join_the_names_of_the_table(vocabulary: str) -> None:
     table = yaml.safe_load(Path(known_classes.__file__).with_suffix(".yaml").read_text())
     named = table["cityscapes"][vocabulary]
-    known = KnownClasses.load("cityscapes", vocabulary)
+    known = KnownClasses.load(CITYSCAPES, vocabulary)
     assert {name: known.target(name) for name in named} == named
-    assert known.targets.keys() - named.keys() <= set(load_taxonomy("cityscapes").classes)
+    assert known.targets.keys() - named.keys() <= set(CITYSCAPES.classes)
 
 
-def test_a_taxonomy_without_a_table() -> None:
-    with pytest.raises(ParameterError, match="no table of known classes for taxonomy 'mars'"):
-        KnownClasses.load("mars")
+MINE = Taxonomy("mine", ("floor", "vehicle"), np.zeros((2, 3), np.uint8))
+
+
+def names() -> list[str]:
+    return ["person", "car", "bus", "zebra", "dog", "cat", "Floor"]
+
+
+def test_somebodys_own_taxonomy_needs_overrides() -> None:
+    """Without them, a car would be pasted as an anomaly beside vehicles."""
+    with pytest.raises(ParameterError) as caught:
+        KnownClasses.load(MINE, "coco", names=names)
+    text = str(caught.value)
+    assert text.startswith("known_classes: which of the 7 coco classes ('Floor', 'bus', 'car', ")
+    assert "taxonomy 'mine'" in text
+    assert "floor, vehicle" in text
+    assert "\n" not in text
+
+
+def test_overrides_of_somebodys_own_taxonomy() -> None:
+    known = KnownClasses.load(MINE, "coco", {"car": "vehicle", "bus": "vehicle"}, names)
+    assert known.target("Car") == "vehicle"
+    assert known.target("floor") == "floor"
+    assert known.target("dog") == "unknown"
+    assert KnownClasses.load(MINE, "coco", {}, names).target("car") == "unknown"
+    with pytest.raises(ParameterError, match="'road' is neither a class of mine nor 'unclear'"):
+        KnownClasses.load(MINE, "coco", {"car": "road"}, names)
+
+
+def test_a_vocabulary_without_names_of_its_own_needs_no_overrides() -> None:
+    assert KnownClasses.load(MINE, "folder").target("vehicle") == "vehicle"
+
+
+def test_a_section_makes_overrides_optional(tmp_path: Path) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text("mine: {coco: {car: vehicle}}")
+    assert KnownClasses.load(MINE, "coco", names=names, table=path).target("car") == "vehicle"
+    with pytest.raises(ParameterError, match="known_classes: which of"):
+        KnownClasses.load(MINE, "ade20k", names=names, table=path)
+
+
+@pytest.mark.parametrize("overrides", [["car"], "car", 3])
+def test_overrides_that_are_no_mapping(overrides: object) -> None:
+    with pytest.raises(ParameterError, match="known_classes: expected a mapping"):
+        KnownClasses.load(CITYSCAPES, "coco", overrides)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +137,11 @@ def test_unreadable_tables(tmp_path: Path, content: str | None, message: str) ->
     if content is not None:
         path.write_text(content)
     with pytest.raises(ParameterError, match=f"table.yaml: {message}"):
-        KnownClasses.load(table=path)
+        KnownClasses.load(CITYSCAPES, "coco", table=path)
 
 
 def test_a_table_that_names_a_class_the_taxonomy_has_not(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     path.write_text("cityscapes: {coco: {horse: rider, cow: cattle}}")
     with pytest.raises(ParameterError, match="known class 'cow' of coco: 'cattle'"):
-        KnownClasses.load(table=path)
+        KnownClasses.load(CITYSCAPES, "coco", table=path)

@@ -13,8 +13,8 @@ from pycocotools import mask as rle
 
 from anomaly_seg_ros.errors import DatasetError
 from training.data.negatives import CocoObjects
-from training.data.negatives.coco import UnusableMaskError, decode_mask
-from training.data.negatives.indexed import read_annotations
+from training.data.negatives.annotations import read_annotations
+from training.data.negatives.segmentation import UnusableMaskError, decode_mask
 
 # pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -159,17 +159,17 @@ def test_an_unusable_neighbour_hides_nothing(tiny_coco: Path, edit_annotations: 
     assert CocoObjects(tiny_coco, known="only").dropped[ABSENT] == 1
 
 
-def test_only_the_first_are_named(tiny_coco: Path, edit_annotations: Edit, tmp_path: Path) -> None:
+def test_only_the_first_are_named(tiny_coco: Path, edit_annotations: Edit) -> None:
     def add(content: dict) -> None:
         dog = content["annotations"][0]
         content["annotations"] += [{**dog, "id": 1000 + i, "segmentation": []} for i in range(25)]
 
     edit_annotations(add)
-    text = CocoObjects(tiny_coco, index_file=tmp_path / "index.npz").describe()
+    text = CocoObjects(tiny_coco).describe()
     assert "25 without a segmentation" in text
     assert "one.png #1009 and 15 more" in text
     assert "#1010" not in text
-    assert CocoObjects(tiny_coco, index_file=tmp_path / "index.npz").describe() == text
+    assert CocoObjects(tiny_coco).describe() == text
 
 
 def test_a_part_without_an_area_does_no_harm() -> None:
