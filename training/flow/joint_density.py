@@ -26,9 +26,9 @@ from anomaly_seg_ros.contract import NetworkOutput
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from training.data.mixing.mixed_views import MixedBatch
-from training.engine.config import to_dataclass
+from training.engine.config import chosen, to_dataclass
 from training.engine.distributed import average_gradients, share_parameters
-from training.engine.schedule import SCHEDULES, named
+from training.engine.schedule import SCHEDULES
 from training.engine.steps import warming_ema
 from training.flow.pointwise_flow import (
     PointwiseFlow,
@@ -255,12 +255,12 @@ class JointDensity:
         mask = nearest(ood_mask, size)
         inlier = (nearest(labels, size) != IGNORE_INDEX) & (mask == 0)
         pixels = pre_logits.movedim(1, -1)
-        chosen = []
+        kinds = []
         for where in (inlier, mask == 1):
             rows = where.flatten().nonzero()[:, 0]
             keep = torch.randperm(len(rows), device=rows.device)[: self.options.pixels]
-            chosen.append(pixels.flatten(0, 2)[rows[keep]])
-        return chosen[0], chosen[1]
+            kinds.append(pixels.flatten(0, 2)[rows[keep]])
+        return kinds[0], kinds[1]
 
 
 def build_joint_density(
@@ -280,7 +280,7 @@ def build_joint_density(
     settings = config["pointwise_flow"]
     if not settings["train"]:
         return None
-    schedule = named(SCHEDULES, "schedule", config["schedule"])
+    schedule = chosen(SCHEDULES, "schedule", config["schedule"])
     options: DensityOptions = to_dataclass(DensityOptions, settings["options"])
     channels = network.pre_logits_channels
     if settings["weights"]:
