@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_density
 import torch
 from tiny_training import OpenSetNetwork, mixed_batches
 from torch import Tensor, nn
@@ -186,6 +189,18 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
     last = whole.second_player.flow.state_dict()
     assert not all(torch.equal(v, last[k]) for k, v in written[0].items())
     assert not whole.second_player.write(tmp_path / "none", "tiny", 0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Although they have different numbers of inlier and of outlier pixels."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", tiny_density.__file__, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    two = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
+    for key, value in tiny_density.train_share(0, 1).items():
+        assert torch.equal(two[0][key], two[1][key]), key
+        torch.testing.assert_close(two[0][key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
 def test_without_a_pixel_of_either_kind() -> None:
