@@ -21,12 +21,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.data.corpora import training_corpora, weighted
+from training.data.corpora import TrainingData
 from training.data.mixing.mixed_views import MixedViewDataset
 from training.data.mixing.mixer import build_mixer
 from training.data.stream import StepSampler
-from training.data.views import ViewDataset, ViewOptions
+from training.data.views import ViewDataset, view_options
 from training.engine.config import load_config
 
 _DEFAULTS = Path(__file__).parents[1] / "training" / "configs" / "fine_tune.yaml"
@@ -43,12 +42,13 @@ _STAGES = {
 def datasets(data: Path, overrides: list[str]) -> tuple[ViewDataset, MixedViewDataset]:
     """The plain and the mixed stream over the same frames, with the same views."""
     config = load_config(_DEFAULTS, overrides=overrides)
-    taxonomy = load_taxonomy()
-    corpora = weighted(training_corpora(data), config["corpus_weights"])
-    mixing = config["mixing"]
-    mixer = build_mixer(mixing, data, mixing["train_split"], taxonomy, corpora)
-    options = ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"]))
-    common = {"num_classes": len(taxonomy.classes), "class_uniform": config["class_uniform"]}
+    frames = TrainingData(config["data"], data)
+    corpora, options = frames.train, view_options(config)
+    mixer = build_mixer(config["mixing"], frames)
+    common = {
+        "num_classes": len(frames.taxonomy.classes),
+        "class_uniform": config["class_uniform"],
+    }
     mixed = MixedViewDataset(
         corpora,
         options,

@@ -33,15 +33,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
 from anomaly_seg_ros.system.tool import run_tool
-from training.data.corpora import Corpus, cityscapes256_val, load_corpus
+from training.data.corpora import Corpus, TrainingData
 from training.data.mixing.paste import fit_to_box
 from training.data.mixing.placement import Box
 from training.data.negatives import CocoObjects, JoinedObjects, ObjectSource
 from training.data.style import STYLES, StyleAlignment, build_style
+from training.engine.config import read_data
 
 PATCH = 16
 # Rows of an object in a frame of 256 rows.
@@ -84,7 +84,7 @@ def draw_patches(
         index += 1
         item = objects[int(rng.integers(len(objects)))]
         which, other = rng.choice(len(corpus), 2, replace=False)
-        frame, labels = corpus.images[which], corpus.labels[which]
+        frame, labels = corpus.load(int(which))
         box = _draw_box(item.mask.shape, labels.shape, corpus.aspect, rng)
         colours, coverage = fit_to_box(item.image, item.mask, box, mirror=False)
         inside = coverage >= 0.5
@@ -92,7 +92,7 @@ def draw_patches(
         if corner is None:
             continue
         if scenes:
-            colours = corpus.images[other][box.slices]
+            colours = corpus.load(int(other))[0][box.slices]
         aligned = colours
         if style is not None:
             began = time.perf_counter()
@@ -201,12 +201,6 @@ def all_objects(folder: Path, split: str) -> JoinedObjects:
     return JoinedObjects([CocoObjects(folder, split, known) for known in ("exclude", "only")])
 
 
-def training_frames(data: Path) -> Corpus:
-    """Every fifth training frame; they are squeezed to half their width."""
-    folder = open_dataset("folder", data / "cityscapes256", split="train", labels="classes")
-    return load_corpus("cityscapes256/train", list(folder)[::5], aspect=2.0)
-
-
 def measure(
     style: StyleAlignment | None,
     scenes: bool,
@@ -239,7 +233,9 @@ def main() -> int:
     def body() -> None:
         coco = arguments.data / "coco"
         sources = all_objects(coco, "train2017"), all_objects(coco, "val2017")
-        corpora = training_frames(arguments.data), cityscapes256_val(arguments.data)
+        data = TrainingData(read_data("development", Path()), arguments.data)
+        # The squeezed frames: every fifth to learn from, and all held-out ones.
+        corpora = data.train[0].every(5), data.validation[0]
         print(f"{len(sources[0])} objects to learn from, {len(sources[1])} to test with")
         print("style          look: accuracy    AUC   trunk: accuracy    AUC  detail kept      ms")
         for name in ("scene", *arguments.styles):

@@ -4,12 +4,11 @@
     python -m training.calibrate --model FILE --out NAME.safetensors
     python -m training.calibrate --model erfnet --out NAME.json
 
-In-distribution pixels are the labelled pixels of frames held out from training (Cityscapes-256
-val, CamVid val, every sixth BDD100K frame). Unknown pixels are CamVid's animals, traffic cones,
-carts and other moving things without a training label, and objects pasted into held-out frames
-(by ``training.fine_tune`` and ``--mixed``). Nothing under ``anomaly/`` is used.
-
-The frames are labelled with the Cityscapes classes, so models with other classes are refused.
+In-distribution pixels are the labelled pixels of frames held out from training, the section
+``calibration`` of the data block. Unknown pixels are natural unknown things, its section
+``unknown``, and objects pasted into the held-out frames (by ``training.fine_tune`` and
+``--mixed``). ``--config`` takes the configuration of a fine-tuning; models with other classes than
+its data's are refused.
 
 Every score that the model offers is calibrated, including those of an outlier head, if it has one,
 and SML, whose class statistics are measured first.
@@ -19,9 +18,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -41,10 +41,10 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
-from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.data.corpora import calibration_corpora
-from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
-from training.engine.config import CONFIGS, load_config, read_yaml
+from anomaly_seg_ros.taxonomy import Taxonomy
+from training.data.corpora import TrainingData
+from training.data.held_out import MaskedFrame, NaturalFrames, mixed_held_out
+from training.engine.config import CONFIGS, add_config_options, load_config, read_yaml
 from training.engine.entry import data_folder
 from training.engine.storage import write_atomically
 from training.networks import check_classes
@@ -74,7 +74,7 @@ class PixelSample:
 
 def sample_pixels(
     segmenter: Segmenter,
-    frames: Sequence[tuple[np.ndarray, np.ndarray]],
+    frames: Iterable[tuple[np.ndarray, np.ndarray]],
     names: tuple[str, ...],
     pixels_per_frame: int,
     seed: int = 0,
@@ -158,19 +158,22 @@ def read_notes(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path}: {first_line(error)}") from error
 
 
-def check_model(network: nn.Module, metadata: ModelMetadata, model: str) -> None:
+def check_model(
+    network: nn.Module, metadata: ModelMetadata, taxonomy: Taxonomy, model: str
+) -> None:
     """Refuses a model with other classes than the held-out labels, or without its default score.
 
     Args:
         network: Any network of this package.
         metadata: Its metadata, with the default score that it is going to have.
+        taxonomy: Classes of the held-out labels.
         model: Name or file, for error messages.
 
     Raises:
-        ParameterError: The classes are not those of Cityscapes, or the model cannot compute its
+        ParameterError: The classes are not those of the labels, or the model cannot compute its
             default score.
     """
-    check_classes(metadata, load_taxonomy(), model)
+    check_classes(metadata, taxonomy, model)
     has_head = network.outlier_head is not None
     # Class statistics are measured by the calibration.
     if reason := missing_for(metadata.default_score, True, has_head):
@@ -206,7 +209,7 @@ def calibrate_scores(
 def calibrate(
     network: nn.Module,
     metadata: ModelMetadata,
-    data: Path,
+    data: TrainingData,
     device: str,
     target_fpr: float,
     pixels_per_frame: int = 4000,
@@ -217,31 +220,39 @@ def calibrate(
     Args:
         network: Any network of this package; not changed.
         metadata: Its metadata; the inference size is used.
-        data: Folder of the data sets.
+        data: Held-out frames of the run.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         target_fpr: Share of in-distribution pixels above the default threshold.
         pixels_per_frame: Maximum number of pixels per frame and kind.
-        mixed: Held-out frames with pasted objects, which count as unknown in addition to CamVid's.
+        mixed: Held-out frames with pasted objects, which count as unknown in addition to natural
+            unknown things.
 
     Returns:
         The metadata with statistics and calibration filled in.
     """
-    inlier_frames = [
-        (image, (label != IGNORE_INDEX) & (label != UNKNOWN_ID))
-        for corpus in calibration_corpora(data)
-        for image, label in zip(corpus.images, corpus.labels, strict=True)
-    ]
-    unknown = [*natural_frames(data), *mixed]
-    outlier_frames = [(frame.image, frame.mask == ANOMALY) for frame in unknown]
+    count = sum(map(len, data.calibration))
+    natural = NaturalFrames(data.unknown)
+    unknown = len(natural) + len(mixed)
+
+    def inlier_frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image, label in itertools.chain.from_iterable(data.calibration):
+            yield image, (label != IGNORE_INDEX) & (label != UNKNOWN_ID)
+
+    def outlier_frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for frame in itertools.chain(natural, mixed):
+            yield frame.image, frame.mask == ANOMALY
+
     # The Segmenter folds BatchNorm in place.
     network = copy.deepcopy(network)
 
-    def run(statistics: ClassStatistics | None) -> tuple[PixelSample, PixelSample]:
+    def run(statistics: ClassStatistics | None) -> tuple[PixelSample, PixelSample | None]:
         described = replace(metadata, statistics=statistics, calibration={})
         segmenter = Segmenter(network, described, device=device)
         names = ("sml",) if statistics is not None else segmenter.available_scores
-        inliers = sample_pixels(segmenter, inlier_frames, names, pixels_per_frame)
-        outliers = sample_pixels(segmenter, outlier_frames, names, pixels_per_frame)
+        inliers = sample_pixels(segmenter, inlier_frames(), names, pixels_per_frame)
+        if not unknown:
+            return inliers, None
+        outliers = sample_pixels(segmenter, outlier_frames(), names, pixels_per_frame)
         return inliers, outliers
 
     # Two passes, because SML needs statistics from the first. Both draw the same pixels.
@@ -249,12 +260,13 @@ def calibrate(
     statistics = class_statistics(inliers, len(metadata.classes))
     inliers_sml, outliers_sml = run(statistics)
     inliers.scores["sml"] = inliers_sml.scores["sml"]
-    outliers.scores["sml"] = outliers_sml.scores["sml"]
+    if outliers is not None and outliers_sml is not None:
+        outliers.scores["sml"] = outliers_sml.scores["sml"]
     measured = {
         "target_fpr": target_fpr,
-        "in_distribution": f"{inliers.predicted.size} pixels of {len(inlier_frames)} frames",
-        "unknown": f"{outliers.predicted.size} pixels of {len(outlier_frames)} frames, "
-        f"{len(mixed)} of them with pasted objects",
+        "in_distribution": f"{inliers.predicted.size} pixels of {count} frames",
+        "unknown": f"{0 if outliers is None else outliers.predicted.size} pixels of {unknown} "
+        f"frames, {len(mixed)} of them with pasted objects",
     }
     print("calibrated on " + ", ".join(f"{k}: {v}" for k, v in measured.items()))
     calibration = calibrate_scores(inliers, outliers, target_fpr)
@@ -291,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--mixed", type=int, default=0, metavar="N", help="also N frames with pasted objects"
     )
     parser.add_argument("--notes", type=Path, help="YAML that is merged into the provenance")
+    add_config_options(parser)
     args = parser.parse_args(arguments)
 
     def body() -> None:
@@ -305,12 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             default_score=args.default_score or metadata.default_score,
             provenance={**metadata.provenance, **notes},
         )
-        check_model(network, metadata, str(model))
-        mixing = load_config(CONFIGS / "fine_tune.yaml")["mixing"]
-        mixed = mixed_held_out(mixing, args.data, load_taxonomy(), args.mixed)
-        metadata = calibrate(
-            network, metadata, args.data, args.device, args.target_fpr, mixed=mixed
-        )
+        config = load_config(CONFIGS / "fine_tune.yaml", args.config, args.set)
+        data = TrainingData(config["data"], args.data)
+        check_model(network, metadata, data.taxonomy, str(model))
+        mixed = mixed_held_out(config["mixing"], data, args.mixed)
+        metadata = calibrate(network, metadata, data, args.device, args.target_fpr, mixed=mixed)
         if args.out.suffix == ".json":
             text = metadata.to_json() + "\n"
             write_atomically(args.out, lambda file: file.write(text.encode()))

@@ -9,6 +9,7 @@ and added to the classifier's bias.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,23 +30,21 @@ STEPS = (0.8, 0.4, 0.2, 0.1)
 @torch.inference_mode()
 def collect_logits(
     model: nn.Module,
-    images: Iterable[np.ndarray],
-    labels: Iterable[np.ndarray],
+    frames: Iterable[tuple[np.ndarray, np.ndarray]],
     to_input: Callable[[np.ndarray], Tensor],
 ) -> tuple[Tensor, np.ndarray]:
     """Collects logits and labels of all labelled pixels, on the network's output grid.
 
     Args:
         model: The network, in eval mode.
-        images: (H, W, 3) uint8 RGB images.
-        labels: (H, W) uint8 trainIds of each image.
+        frames: (H, W, 3) uint8 RGB images with (H, W) uint8 trainIds.
         to_input: Maps an image to the network's input (1, 3, h, w).
 
     Returns:
         (n, K) float32 logits and (n,) uint8 trainIds.
     """
     kept_logits, kept_labels = [], []
-    for image, label in tqdm(zip(images, labels, strict=True), "collecting logits", unit="frame"):
+    for image, label in tqdm(frames, "collecting logits", unit="frame"):
         logits = model(to_input(image)).logits.float()
         target = torch.from_numpy(label)[None, None].float()
         target = F.interpolate(target, size=logits.shape[-2:], mode="nearest-exact")[0, 0].byte()
@@ -107,9 +106,9 @@ def balance_classes(model: nn.Module, corpus: Corpus, viewer: Viewer) -> None:
         raise ParameterError(
             f"balance_classes: {type(model).__name__} has no classifier with a bias for each class"
         )
-    logits, labels = collect_logits(
-        model, corpus.images[::_EVERY], corpus.labels[::_EVERY], viewer.to_input
-    )
+    if corpus.size:
+        viewer = replace(viewer, size=corpus.size)
+    logits, labels = collect_logits(model, corpus.every(_EVERY), viewer.to_input)
     bias, mean_iou = fit_class_bias(logits, labels)
     with torch.no_grad():
         model.classifier.bias += bias.to(viewer.device)

@@ -22,12 +22,11 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.scores import missing_for
-from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
-from training.data.corpora import Corpus, cityscapes256_val, training_corpora
+from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
-from training.data.views import ViewDataset, ViewOptions
+from training.data.views import ViewDataset, view_options
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.schedule import build_optimizer, steps_of
@@ -43,11 +42,7 @@ from training.networks import (
     use_float32_backward,
 )
 from training.starts import Start, build_start
-from training.validation import Viewer, closed_set_matrix
-
-# Height and width at which the squeezed frames have the right aspect ratio.
-VALIDATION_SIZE = (256, 512)
-VALIDATION_SIZES = ((256, 256), (256, 512), (512, 1024))
+from training.validation import Viewer, validation_matrix, validation_sizes
 
 
 def class_weights(
@@ -66,7 +61,7 @@ def class_weights(
     """
     shares = np.zeros(num_classes)
     for corpus in corpora:
-        counts = sum(np.bincount(x.ravel(), minlength=256)[:num_classes] for x in corpus.labels)
+        counts = corpus.index.counts[:, :num_classes].sum(axis=0, dtype=np.int64)
         shares += corpus.weight * counts / counts.sum()
     shares /= shares.sum()
     weights = (1 / (num_classes * np.maximum(shares, 1e-9))) ** power
@@ -81,7 +76,11 @@ def check_keys(config: dict[str, Any], start: Start) -> None:
             calibrated or have this default score; the message names the key.
     """
     inference_size = config["network"]["inference_size"]
-    sizes = {"crop": config["crop"], "network.inference_size": inference_size}
+    sizes = {
+        "crop": config["crop"],
+        "network.inference_size": inference_size,
+        **validation_sizes(config),
+    }
     check_multiples(start.network, sizes)
     if config["calibrate"]:
         check_target_fpr(config["target_fpr"], "target_fpr")
@@ -90,20 +89,16 @@ def check_keys(config: dict[str, Any], start: Start) -> None:
         raise ParameterError(f"default_score: {reason}")
 
 
-def write_model(
-    run: Run, network: nn.Module, metadata: ModelMetadata, corpora: list[Corpus], held_out: Corpus
-) -> None:
+def write_model(run: Run, network: nn.Module, metadata: ModelMetadata, data: TrainingData) -> None:
     """Balances the classes, writes ``final.safetensors`` and prints its validation figures."""
     config = run.config
     if config["balance_classes"]:
-        balance_classes(network, corpora[0], viewer(run, metadata, VALIDATION_SIZE))
-    for size in VALIDATION_SIZES:
-        matrix = closed_set_matrix(network, held_out, viewer(run, metadata, size))
-        print(
-            f"Cityscapes-256 val at {size}: mIoU {matrix.mean_iou():.4f}, "
-            f"pixel accuracy {matrix.pixel_accuracy():.4f}"
-        )
-        print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
+        balance_classes(network, data.train[0], viewer(run, metadata))
+    matrix = validation_matrix(network, data.validation, viewer(run, metadata))
+    print(
+        f"validation: mIoU {matrix.mean_iou():.4f}, pixel accuracy {matrix.pixel_accuracy():.4f}"
+    )
+    print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
     metadata = replace(metadata, provenance={**metadata.provenance, "training": config})
     network = as_described(network, metadata)
     path = run.folder / "final.safetensors"
@@ -111,12 +106,13 @@ def write_model(
     save_model(path, network, metadata)
     if config["calibrate"]:
         device, rate = str(run.device), config["target_fpr"]
-        save_model(path, network, calibrate(network, metadata, run.data, device, rate))
+        save_model(path, network, calibrate(network, metadata, data, device, rate))
     print(f"wrote {path}")
 
 
-def viewer(run: Run, metadata: ModelMetadata, size: tuple[int, int]) -> Viewer:
-    """Returns a viewer that resizes images to ``size``, in the training's precision."""
+def viewer(run: Run, metadata: ModelMetadata) -> Viewer:
+    """Returns a viewer for validation, in the training's precision."""
+    size = tuple(run.config["validation"]["size"])
     half = run.config["precision"] != "fp32"
     return Viewer(metadata.input_scaling, run.device, size, len(metadata.classes), half)
 
@@ -128,8 +124,8 @@ def train(run: Run) -> None:
         run: The run, see :class:`~training.engine.entry.Run`.
     """
     config = run.config
-    taxonomy = load_taxonomy()
-    start = build_start(config, taxonomy)
+    data = TrainingData(config["data"], run.data)
+    start = build_start(config, data.taxonomy)
     check_keys(config, start)
     network, metadata = start.network, start.metadata
     # Freezes what the forward pass does not use, such as auxiliary classifiers.
@@ -145,25 +141,23 @@ def train(run: Run) -> None:
         head_lr=config["decoder_lr"],
         weight_decay=config["weight_decay"],
     )
-    held_out = cityscapes256_val(run.data)
-    every_fifth = Corpus("val", held_out.images[::5], held_out.labels[::5])
+    corpora, num_classes = data.train, len(data.taxonomy.classes)
+    config["steps"] = steps_of(config, sum(map(len, corpora)))
+    some = [corpus.every(config["validation"]["closed_set_every"]) for corpus in data.validation]
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
-        matrix = closed_set_matrix(average, every_fifth, viewer(run, metadata, VALIDATION_SIZE))
+        matrix = validation_matrix(average, some, viewer(run, metadata))
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
-    corpora = training_corpora(run.data)
-    config["steps"] = steps_of(config, sum(map(len, corpora)))
     weights = class_weights(
         corpora,
-        len(taxonomy.classes),
+        num_classes,
         config["class_weight_power"],
         tuple(config["class_weight_range"]),
     )
     loss = ClosedSetCrossEntropy(class_weights=weights.tolist()).follow(network).to(run.device)
-    views = ViewOptions(crop=tuple(config["crop"]), height_range=tuple(config["height_range"]))
     dataset = ViewDataset(
-        corpora, views, seed=config["seed"], class_uniform=config["class_uniform"]
+        corpora, view_options(config), num_classes, config["seed"], config["class_uniform"]
     )
     stream = SampleStream.configured(dataset, config, run.distributed)
     trainer = Trainer(
@@ -189,7 +183,7 @@ def train(run: Run) -> None:
         run.say(f"  {corpus.name}: {len(corpus)} images, weight {corpus.weight}")
     average = trainer.run(stream.batches(trainer.step))
     if run.distributed.is_main:
-        write_model(run, average, metadata, corpora, held_out)
+        write_model(run, average, metadata, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

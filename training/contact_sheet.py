@@ -20,6 +20,7 @@ from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.drawing import UNKNOWN_COLOUR, grid
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.system.tool import run_tool
+from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.data.mixing.paste import blend, fit_to_box
 from training.data.mixing.placement import Box, Ground, PlacementOptions, place
 from training.data.negatives import CocoObjects, NegativeObject, ObjectSource
@@ -32,6 +33,7 @@ _CELL = 220
 _DEFAULT = ("none", "lab_moments", "lab_histogram", "fourier")
 _GREY = 128
 # Close and large enough to judge by eye; training also pastes small, distant objects.
+_GROUND_IDS = load_taxonomy("cityscapes").ids_of("ground")
 _PLACEMENT = PlacementOptions(on_ground=1.0, by_distance=0.0, object_height=(1.0, 2.5))
 
 
@@ -101,7 +103,7 @@ def _row(
     style_seed: list[int],
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    box, _ = place(item.mask.shape, Ground(labels), _PLACEMENT, rng)
+    box, _ = place(item.mask.shape, Ground(labels, _GROUND_IDS), _PLACEMENT, rng)
     colours, coverage = fit_to_box(item.image, item.mask, box, mirror=False)
     inside = coverage >= 0.5
     cells = [np.vstack([_square(_mark(frame, box)), _square(_around(frame, box))])]

@@ -28,15 +28,14 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
-from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
-from training.data.corpora import training_corpora, weighted
+from training.data.corpora import TrainingData
 from training.data.held_out import MaskedFrame
 from training.data.mixing.mixed_views import MixedViewDataset
 from training.data.mixing.mixer import build_mixer
 from training.data.stream import SampleStream
-from training.data.views import ViewOptions
+from training.data.views import view_options
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.players import joined
@@ -57,7 +56,7 @@ from training.networks import (
     set_trainable,
     use_float32_backward,
 )
-from training.validation import OpenSetValidation, Viewer
+from training.validation import OpenSetValidation, Viewer, validation_sizes
 
 _PICTURES = range(8)
 
@@ -74,11 +73,9 @@ def check_sizes(config: dict[str, Any], network: nn.Module) -> None:
         raise ParameterError(
             f"inference_size {short_repr(wanted)}: expected [height, width] in pixels, or []"
         )
-    validation = config["validation"]
     sizes = {
         "crop": config["crop"],
-        "validation.closed_set_size": validation["closed_set_size"],
-        "validation.size": validation["size"],
+        **validation_sizes(config),
         "inference_size": wanted,
     }
     check_multiples(network, sizes)
@@ -120,25 +117,18 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
         )
 
 
-def build_dataset(run: Run, taxonomy: Taxonomy) -> MixedViewDataset:
+def build_dataset(run: Run, data: TrainingData) -> MixedViewDataset:
     """Builds the dataset of training views with pasted objects."""
     config = run.config
-    corpora = weighted(training_corpora(run.data), config["corpus_weights"])
-    mixer = build_mixer(
-        config["mixing"], run.data, config["mixing"]["train_split"], taxonomy, corpora
-    )
-    for corpus in corpora:
+    mixer = build_mixer(config["mixing"], data)
+    for corpus in data.train:
         run.say(f"  {corpus.name}: {len(corpus)} images, weight {corpus.weight}")
     run.say(mixer.outliers.describe())
     return MixedViewDataset(
-        corpora,
-        ViewOptions(
-            crop=tuple(config["crop"]),
-            height_range=tuple(config["height_range"]),
-            max_enlargement=config["max_enlargement"],
-        ),
+        data.train,
+        view_options(config),
         mixer,
-        num_classes=len(taxonomy.classes),
+        num_classes=len(data.taxonomy.classes),
         seed=config["seed"],
         class_uniform=config["class_uniform"],
         focus_outlier=config["focus_outlier"],
@@ -178,6 +168,7 @@ def write_model(
     run: Run,
     network: nn.Module,
     metadata: ModelMetadata,
+    data: TrainingData,
     best: dict[str, Any],
     mixed: list[MaskedFrame],
 ) -> None:
@@ -199,14 +190,15 @@ def write_model(
     )
     network = as_described(network, metadata)
     if config["balance_classes"]:
-        size = tuple(config["validation"]["closed_set_size"])
+        corpus = data.train[0]
+        size = corpus.size or tuple(config["validation"]["size"])
         viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
-        balance_classes(network, training_corpora(run.data)[0], viewer)
+        balance_classes(network, corpus, viewer)
     if config["calibrate"]:
         metadata = calibrate(
             network,
             metadata,
-            run.data,
+            data,
             str(run.device),
             config["target_fpr"],
             mixed=mixed,
@@ -238,12 +230,12 @@ def fine_tune(run: Run) -> None:
     config = run.config
     if config["calibrate"]:
         check_target_fpr(config["target_fpr"], "target_fpr")
-    taxonomy = load_taxonomy()
+    data = TrainingData(config["data"], run.data)
     loss: OpenSetLoss = build_loss(config["loss"]["name"], config["loss"]["options"])
     loss = loss.to(run.device)
     network, metadata = load_for_training(
         config["model"],
-        taxonomy,
+        data.taxonomy,
         outlier_head=loss.needs_outlier_head,
         abstention=loss.extra_logits > 0,
     )
@@ -272,7 +264,7 @@ def fine_tune(run: Run) -> None:
         config["weight_decay"],
     )
     optimizer = build_optimizer(groups, config)
-    dataset = build_dataset(run, taxonomy)
+    dataset = build_dataset(run, data)
     config["steps"] = steps_of(config, sum(map(len, dataset.corpora)))
     stream = SampleStream.configured(dataset, config, run.distributed)
     scaling = metadata.input_scaling
@@ -280,7 +272,7 @@ def fine_tune(run: Run) -> None:
     density = build_joint_density(config, network, run.device)
     players = [player for player in (flow, density) if player is not None]
     heard = functools.reduce(lambda heard, player: player.listening(heard), players, loss)
-    validation = OpenSetValidation(run, metadata, taxonomy) if run.distributed.is_main else None
+    validation = OpenSetValidation(run, metadata, data) if run.distributed.is_main else None
 
     def validate(average: nn.Module) -> dict[str, float]:
         if flow is not None:
@@ -311,7 +303,7 @@ def fine_tune(run: Run) -> None:
     resumed = trainer.resume()
     run.say(f"{'resumes at' if resumed else 'starts at'} step {trainer.step} of {config['steps']}")
     if run.distributed.is_main and not resumed:
-        picture = mixed_samples(dataset, _PICTURES, taxonomy.palette)
+        picture = mixed_samples(dataset, _PICTURES, data.taxonomy.palette)
         save_picture(run.folder / "mixed_samples.png", picture)
         trainer.log.picture(0, "mixed samples", picture)
     if not resumed:
@@ -319,7 +311,7 @@ def fine_tune(run: Run) -> None:
         trainer.log.text("objects", "\n".join(source.describe() for source in sources))
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
-        write_model(run, trainer.best_model(), metadata, trainer.best, validation.mixed)
+        write_model(run, trainer.best_model(), metadata, data, trainer.best, validation.mixed)
         if density is not None:
             write_density(run, density, metadata.name, trainer.best.get("step"))
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.data.corpora import cityscapes256_val, training_corpora
+from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
 from training.data.views import ViewDataset, ViewOptions
 from training.engine.entry import Run, run_entry
@@ -94,17 +94,17 @@ def bits_per_dim(flow: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return -flow(images).mean() / (images.shape[1:].numel() * math.log(2))
 
 
-def held_out_crops(run: Run) -> Tensor:
+def held_out_crops(run: Run, data: TrainingData) -> Tensor:
     """Draws crops of held-out frames, with the training's geometry."""
-    views = ViewDataset(
-        [cityscapes256_val(run.data)], view_options(run.config), 19, _HELD_OUT_SEED, 0.0
-    )
+    views = views_of(data, data.validation, run.config, _HELD_OUT_SEED)
     return torch.stack([views[i][0] for i in range(run.config["validation_crops"])])
 
 
-def view_options(config: dict[str, Any]) -> ViewOptions:
+def views_of(
+    data: TrainingData, corpora: Sequence[Corpus], config: dict[str, Any], seed: int
+) -> ViewDataset:
     """Views without blur and aspect jitter: the flow should learn the look of road scenes."""
-    return ViewOptions(
+    options = ViewOptions(
         crop=tuple(config["crop"]),
         height_range=tuple(config["height_range"]),
         max_enlargement=1.5,
@@ -113,6 +113,8 @@ def view_options(config: dict[str, Any]) -> ViewOptions:
         photometric=config["photometric"],
         blur_probability=0.0,
     )
+    classes = len(data.taxonomy.classes)
+    return ViewDataset(list(corpora), options, classes, seed, class_uniform=0.0)
 
 
 def build_flow(run: Run, first: Tensor) -> DenseFlow:
@@ -145,12 +147,12 @@ def train_flow(run: Run) -> None:
             finite.
     """
     config = run.config
-    corpora = training_corpora(run.data)
-    views = ViewDataset(corpora, view_options(config), seed=config["seed"], class_uniform=0.0)
+    data = TrainingData(config["data"], run.data)
+    views = views_of(data, data.train, config, config["seed"])
     crops = Crops(views)
     flow = build_flow(run, torch.stack([crops[i][0] for i in range(_FIRST_CROPS)]))
     stream = SampleStream.configured(crops, config, run.distributed)
-    validation = Validation(run, held_out_crops(run))
+    validation = Validation(run, held_out_crops(run, data))
     trainer = Trainer(
         model=flow,
         optimizer=flow_optimizer(flow, config["lr"]),

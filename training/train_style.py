@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
-from training.data.corpora import Corpus, cityscapes256_val, training_corpora
+from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
 from training.data.style.cameras import CameraPairs, PairedCrops
 from training.data.style.network import STRIDE, StyleTransfer, to_bytes, to_unit
@@ -35,6 +35,7 @@ from training.engine.storage import write_atomically
 # Seed of the held-out pairs, the same in every run to make runs comparable.
 _HELD_OUT_SEED = 2026
 _HELD_OUT_BATCH = 16
+_HELD_OUT_EVERY = 5
 _PICTURED = 12
 
 
@@ -83,9 +84,9 @@ def save_weights(network: nn.Module, path: Path) -> None:
     write_atomically(path, lambda file: file.write(content), len(content))
 
 
-def held_out_pairs(corpus: Corpus, size: int, count: int) -> PairedCrops:
+def held_out_pairs(corpora: list[Corpus], num_classes: int, size: int, count: int) -> PairedCrops:
     """Draws pairs from frames that are held out from training."""
-    dataset = CameraPairs([corpus], size, _HELD_OUT_SEED)
+    dataset = CameraPairs(corpora, num_classes, size, _HELD_OUT_SEED)
     samples = zip(*(dataset[i] for i in range(count)), strict=True)
     return PairedCrops(*(torch.stack(crops) for crops in samples))
 
@@ -114,10 +115,15 @@ def train_style(run: Run) -> None:
     perceptual = PerceptualDistance(load_imagenet_backbone("lite0")).to(run.device)
     network = StyleTransfer().to(run.device, memory_format=torch.channels_last)
     opponent = Opponent(config["opponent"]["lr"], config["opponent"]["every"], run.device)
-    pairs = CameraPairs(training_corpora(run.data), config["size"], config["seed"])
+    data = TrainingData(config["data"], run.data)
+    classes = len(data.taxonomy.classes)
+    pairs = CameraPairs(data.train, classes, config["size"], config["seed"])
     stream = SampleStream.configured(pairs, config, run.distributed)
     held_out = held_out_pairs(
-        cityscapes256_val(run.data, every=5), config["size"], config["validation_pairs"]
+        [corpus.every(_HELD_OUT_EVERY) for corpus in data.validation],
+        classes,
+        config["size"],
+        config["validation_pairs"],
     )
     trainer = Trainer(
         model=network,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ from anomaly_seg_ros.inference.preprocessing import resized, size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from anomaly_seg_ros.taxonomy import Taxonomy
-from training.data.corpora import Corpus, cityscapes256_val
-from training.data.held_out import MaskedFrame, mixed_held_out, natural_frames
+from training.data.corpora import Corpus, TrainingData
+from training.data.held_out import MaskedFrame, NaturalFrames, mixed_held_out
 from training.engine.entry import Run
 
 
@@ -82,10 +82,28 @@ def upsampled_outputs(maps: Tensor, size: tuple[int, int], network: nn.Module) -
 def closed_set_matrix(network: nn.Module, corpus: Corpus, viewer: Viewer) -> ConfusionMatrix:
     """Counts predictions against labels, at the labels' size."""
     matrix = ConfusionMatrix(viewer.num_classes)
-    for image, label in zip(corpus.images, corpus.labels, strict=True):
+    for image, label in corpus:
         logits = viewer.output(network, image).logits
         logits = upsampled_outputs(logits, label.shape, network)
         matrix.update(label, logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
+    return matrix
+
+
+def validation_sizes(config: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """Network inputs of the validation, by the key that states them."""
+    corpora = config["data"].get("validation") or {}
+    own = {f"data.validation.{name}.size": c.get("size", []) for name, c in corpora.items()}
+    return {"validation.size": config["validation"]["size"], **own}
+
+
+def validation_matrix(
+    network: nn.Module, corpora: Iterable[Corpus], viewer: Viewer
+) -> ConfusionMatrix:
+    """Counts predictions against the labels of several corpora, each at its own input size."""
+    matrix = ConfusionMatrix(viewer.num_classes)
+    for corpus in corpora:
+        own = replace(viewer, size=corpus.size) if corpus.size else viewer
+        matrix.merge(closed_set_matrix(network, corpus, own))
     return matrix
 
 
@@ -127,32 +145,29 @@ class OpenSetValidation:
     """Validates a fine-tuning on frames and objects that it does not train on.
 
     Figures: ``val_miou``; ``mixed_SCORE_ap`` and ``mixed_SCORE_fpr95`` on pasted objects;
-    ``natural_SCORE_...`` on natural unknown objects in CamVid.
+    ``natural_SCORE_...`` on natural unknown objects.
 
     Args:
         run: The run; its configuration has a section "validation".
         metadata: Metadata of the model.
-        taxonomy: Taxonomy of the labels.
+        data: Frames and objects of the run.
     """
 
-    def __init__(self, run: Run, metadata: ModelMetadata, taxonomy: Taxonomy) -> None:
+    def __init__(self, run: Run, metadata: ModelMetadata, data: TrainingData) -> None:
         options = run.config["validation"]
         self.scores: list[str] = options["scores"]
-        self.closed_set = cityscapes256_val(run.data, options["closed_set_every"])
-        self.mixed = mixed_held_out(
-            run.config["mixing"], run.data, taxonomy, options["mixed_frames"]
-        )
-        self.natural = natural_frames(run.data) if options["natural"] else []
+        self.closed_set = [c.every(options["closed_set_every"]) for c in data.validation]
+        self.mixed = mixed_held_out(run.config["mixing"], data, options["mixed_frames"])
+        self.natural = NaturalFrames(data.unknown if options["natural"] else [])
         half = run.config["precision"] != "fp32"
         size = tuple(options["size"])
         self._viewer = Viewer(
             metadata.input_scaling, run.device, size, len(metadata.classes), half
         )
-        self._closed_set_viewer = replace(self._viewer, size=tuple(options["closed_set_size"]))
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Computes the figures of a network in eval mode."""
-        matrix = closed_set_matrix(network, self.closed_set, self._closed_set_viewer)
+        matrix = validation_matrix(network, self.closed_set, self._viewer)
         figures = {"val_miou": matrix.mean_iou()}
         for prefix, frames in (("mixed", self.mixed), ("natural", self.natural)):
             if frames:

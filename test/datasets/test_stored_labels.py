@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import ImageError
-from training.data.corpora import load_corpus
+from training.data.corpora import SampleFrames
 
 
 def labels_of(value: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def test_a_folder_of_class_labels(put_labels, value):
     with pytest.raises(ImageError, match=rf"labels/a\.png: holds the value {value}, .*label_map"):
         dataset[0].load()
     with pytest.raises(ImageError, match=f"holds the value {value}"):
-        load_corpus("ours", dataset)
+        SampleFrames("ours", dataset).index()
 
 
 @pytest.mark.parametrize("value", [19, 26, 33])

@@ -131,7 +131,7 @@ def test_fine_tuning_refuses_before_it_reads_anything(
     def read(*_: object) -> None:
         raise AssertionError("data was read")
 
-    monkeypatch.setattr(fine_tune, "training_corpora", read)
+    monkeypatch.setattr(fine_tune, "build_dataset", read)
     command = ["--run-dir", str(tmp_path / "run"), "--model", str(model), "--device", "cpu"]
     given = ["part=all", "batchnorm=train", "crop=[64, 96]", "batch_size=1"]
     assert fine_tune.main([*command, "--set", *given]) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
-from tiny_scenes import scenes
+from tiny_scenes import scenes, training_data
 
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -17,7 +17,7 @@ from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.registry import build_network
 from training import calibrate
 from training.calibrate import PixelSample, calibrate_scores, class_statistics, sample_pixels
-from training.data.held_out import MaskedFrame
+from training.data.corpora import Corpus
 
 
 def normal_sample(shift: float, seed: int, count: int = 200_000) -> PixelSample:
@@ -124,11 +124,12 @@ def test_converting_advises_a_calibration_only_where_it_works(
 class TestNotes:
     def test_dates_become_texts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         held_out = scenes("held out", 9, count=1)
-        unknown = np.zeros(held_out.labels[0].shape, np.uint8)
-        unknown[:9] = 1
-        frame = MaskedFrame("unknown", held_out.images[0], unknown)
-        monkeypatch.setattr(calibrate, "calibration_corpora", lambda _: [held_out])
-        monkeypatch.setattr(calibrate, "natural_frames", lambda _: [frame])
+        image, labels = held_out.load(0)
+        mask = np.zeros(labels.shape, np.uint8)
+        mask[:9] = 1
+        unknown = Corpus.of_arrays("unknown", [image], [mask])
+        data = training_data(calibration=[held_out], unknown=[unknown])
+        monkeypatch.setattr(calibrate, "TrainingData", lambda *_: data)
         notes = tmp_path / "notes.yaml"
         notes.write_text("day: 2026-11-03\ntimes: [2026-11-03T12:30:00Z]\nseeds: {1: a}\n")
         model = save_tiny_model(tmp_path / "tiny.safetensors")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from every_network import NETWORKS, save_network
-from tiny_scenes import scenes
+from tiny_scenes import scenes, training_data
 from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model
@@ -22,7 +22,6 @@ from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
 from training import calibrate, class_bias, closed_set
 from training.closed_set import class_weights
 from training.data.corpora import Corpus
-from training.data.held_out import MaskedFrame
 from training.engine.storage import load_checkpoint
 from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
@@ -72,7 +71,7 @@ def test_loss_without_labels_is_zero_and_has_a_gradient() -> None:
 
 def test_class_weights_follow_the_shares() -> None:
     label = np.array([[0, 0, 0, 1, 255, 255]], np.uint8)
-    corpus = Corpus("c", [np.zeros((1, 6, 3), np.uint8)], [label])
+    corpus = Corpus.of_arrays("c", [np.zeros((1, 6, 3), np.uint8)], [label])
     weights = class_weights([corpus], 2, 0.5, (0.1, 10)).tolist()
     assert weights == pytest.approx([(1 / (2 * 0.75)) ** 0.5, (1 / (2 * 0.25)) ** 0.5])
     assert class_weights([corpus], 3, 0.5, (0.9, 2.0)).max() == 2.0
@@ -114,7 +113,7 @@ def test_depthwise_backward_is_the_convolutions(kernel: int, stride: int) -> Non
 SETTINGS = [
     "steps=2", "batch_size=2", "accumulate=2", "workers=0", "crop=[64, 64]",
     "height_range=[64, 96]", "validate_every=1", "tensorboard=false", "precision=fp32",
-    "network.inference_size=[64, 96]",
+    "network.inference_size=[64, 96]", "validation.size=[64, 96]",
 ]  # fmt: skip
 
 
@@ -123,14 +122,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the entry on made-up scenes."""
     mask = np.zeros((72, 108), np.uint8)
     mask[30:40] = 1
-    frame = MaskedFrame("unknown", scenes("x", 3).images[0], mask)
-    monkeypatch.setattr(closed_set, "training_corpora", lambda _: [scenes("train", 1)])
-    monkeypatch.setattr(closed_set, "cityscapes256_val", lambda _: scenes("val", 2, 5))
-    monkeypatch.setattr(closed_set, "VALIDATION_SIZE", (64, 96))
-    monkeypatch.setattr(closed_set, "VALIDATION_SIZES", ((64, 96),))
+    data = training_data(
+        train=[scenes("train", 1)],
+        validation=[scenes("val", 2, 5)],
+        calibration=[scenes("val", 2, 1)],
+        unknown=[Corpus.of_arrays("unknown", [scenes("x", 3).load(0)[0]], [mask])],
+    )
+    for module in (closed_set, calibrate):
+        monkeypatch.setattr(module, "TrainingData", lambda *_: data)
     monkeypatch.setattr(class_bias, "_EVERY", 3)
-    monkeypatch.setattr(calibrate, "natural_frames", lambda _: [frame])
-    monkeypatch.setattr(calibrate, "calibration_corpora", lambda _: [scenes("val", 2, 1)])
 
     def start(*settings: str) -> int:
         command = ["--run-dir", str(tmp_path / "run"), "--device", "cpu"]

@@ -1,98 +1,221 @@
+"""Corpora: read from disk by a data block, indexed once, refused with the key at fault."""
+
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
-from anomaly_seg_ros.datasets import Sample, open_dataset
+from anomaly_seg_ros.datasets import Sample
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.labels import UNKNOWN_ID
-from training.data.corpora import Corpus, load_corpus, weighted
+from training.data import label_index
+from training.data.corpora import Corpus, SampleFrames, TrainingData, share_memory
 from training.data.views import ViewDataset, ViewOptions
 
+TAXONOMY = {
+    "classes": [
+        {"name": "floor", "colour": [1, 2, 3], "role": "ground"},
+        {"name": "box", "colour": [4, 5, 6], "role": "thing"},
+    ]
+}
 
-def corpus(name: str) -> Corpus:
-    return Corpus(name, [np.zeros((4, 4, 3), np.uint8)], [np.zeros((4, 4), np.uint8)], 2.0)
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six frames of 24 x 32 with two classes, and their taxonomy."""
+    for folder in ("images", "labels"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump(TAXONOMY))
+    for i in range(6):
+        label = np.zeros((24, 32), np.uint8)
+        label[2 : 3 + i, 2:20] = 1
+        image = np.full((24, 32, 3), 40 * i, np.uint8)
+        cv2.imwrite(str(tmp_path / "mine" / "images" / f"{i}.png"), image)
+        cv2.imwrite(str(tmp_path / "mine" / "labels" / f"{i}.png"), label)
+    return tmp_path
 
 
-def test_weights_change_by_name() -> None:
-    changed = weighted([corpus("a"), corpus("b"), corpus("c")], {"a": 5, "c": 0})
-    assert [(c.name, c.weight) for c in changed] == [("a", 5), ("b", 2.0)]
+def mine(**changes: Any) -> dict[str, Any]:
+    options = {"labels": "classes", "taxonomy": "classes.yaml"}
+    return {"adapter": "folder", "root": "mine", "options": options, **changes}
+
+
+def data(root: Path, **block: Any) -> TrainingData:
+    return TrainingData({"taxonomy": "classes.yaml", **block}, root)
+
+
+def greys(corpus: Corpus) -> list[int]:
+    return [int(image[0, 0, 0]) // 40 for image, _ in corpus]
+
+
+class TestChoiceOfFrames:
+    def test_held_out_frames_are_not_trained_on(self, root: Path) -> None:
+        run = data(root, train={"a": mine(held_out=3)})
+        assert greys(run.train[0]) == [1, 2, 4, 5]
+        assert greys(run.validation[0]) == [0, 3]
+        assert run.calibration == run.validation
+
+    def test_every_second_frame(self, root: Path) -> None:
+        run = data(root, train={"a": mine()}, validation={"b": mine(every=2)})
+        assert greys(run.validation[0]) == [0, 2, 4]
+        assert greys(run.validation[0].every(2)) == [0, 4]
+
+    def test_frames_of_another_corpus_are_left_out(self, root: Path) -> None:
+        train = {"a": mine(without="validation.b")}
+        with pytest.raises(DatasetError, match=r"data\.train\.a: no frame is left of mine"):
+            data(root, train=train, validation={"b": mine(every=3)}).train  # noqa: B018
+
+    def test_a_weight_of_zero_leaves_a_corpus_out(self, root: Path) -> None:
+        run = data(root, train={"a": mine(weight=0), "b": mine()})
+        assert [corpus.name for corpus in run.train] == ["b"]
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
-    [({"x": 1}, "no corpus 'x'"), ({"a": -1}, "negative"), ({"a": 0}, "every corpus")],
+    ("block", "message"),
+    [
+        ({"train": {"a": {"roots": "mine"}}}, r"data\.train\.a\.roots: .* did you mean root"),
+        ({"train": {"a": {"adapter": "folder"}}}, r"data\.train\.a\.root: missing"),
+        ({"train": {"a": mine(weight=-1)}}, r"data\.train\.a\.weight: -1.* negative"),
+        ({"train": {"a": mine(weight="much")}}, r"data\.train\.a\.weight must be a number"),
+        ({"train": {"a": mine(weight=0)}}, r"data\.train: every corpus has weight 0 \(a\)"),
+        ({}, r"data\.train: names no corpus"),
+        ({"train": {"a": mine(held_out=1)}}, r"data\.train\.a\.held_out: .*got 1"),
+        ({"train": {"a": mine(every=0)}}, r"data\.train\.a\.every: .*got 0"),
+        ({"train": {"a": mine(split=3)}}, r"data\.train\.a\.split: .*got 3"),
+        ({"train": {"a": mine(without="train.b")}}, r"without: no corpus 'train\.b'; there are"),
+        ({"train": {"a": mine(split="fog")}}, r"data\.train\.a: .*no split 'fog'"),
+        ({"train": {"a": mine(adapter="kitti")}}, r"data\.train\.a: no data set 'kitti'"),
+        ({"train": {"a": {"root": "gone"}}}, r"data\.train\.a: .*gone: no such folder"),
+        ({"trian": {}}, r"data\.trian: .*did you mean train"),
+        ({"train": ["a"]}, r"data\.train: expected a mapping"),
+        ({"train": {"a": "mine"}}, r"data\.train\.a: expected a mapping with a root"),
+        ({"train": {"a": mine(options={"labels": "classes"})}}, r"the taxonomies do not agree"),
+        ({"train": {"a": mine(classes={"flor": "box"})}}, r"'flor' is no class of the corpus"),
+        ({"train": {"a": mine(classes={"floor": "bxo"})}}, r"floor: 'bxo' is neither a class"),
+    ],
 )
-def test_bad_weights(weights: dict[str, float], message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        weighted([corpus("a")], weights)
+def test_a_bad_block_names_its_key(root: Path, block: dict, message: str) -> None:
+    with pytest.raises(AnomalySegError, match=message):
+        data(root, **block).train  # noqa: B018
 
 
-def test_the_true_width_of_a_squeezed_frame() -> None:
-    squeezed = Corpus("x", [], [np.zeros((256, 256), np.uint8)], aspect=2.0)
-    assert squeezed.squeeze(0) == 2.0
-    assert corpus("a").squeeze(0) == 1.0
+def test_no_frames_to_validate_on(root: Path) -> None:
+    with pytest.raises(ParameterError, match=r"data\.validation: names no corpus.*held_out"):
+        data(root, train={"a": mine()}).validation  # noqa: B018
 
 
-class TestLabelledFrames:
-    """A pair that does not load stops the training before it begins, by name."""
+def test_classes_of_another_taxonomy(root: Path) -> None:
+    classes = {"road": "floor", "car": "box"}
+    for name in (
+        *("sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
+        *("vegetation", "terrain", "sky", "person", "rider", "truck", "bus", "train"),
+        *("motorcycle", "bicycle"),
+    ):
+        classes[name] = "ignore"
+    label = np.array([[0, 13, 255, 8]], np.uint8)
+    cv2.imwrite(str(root / "mine" / "labels" / "0.png"), np.tile(label, (24, 8)))
+    corpus = mine(options={"labels": "classes"}, classes=classes)
+    labels = data(root, train={"a": corpus}).train[0].load(0)[1]
+    assert labels[0, :4].tolist() == [0, 1, 255, 255]
 
-    @pytest.fixture
-    def root(self, tmp_path: Path) -> Path:
-        for folder in ("images", "labels"):
-            (tmp_path / folder).mkdir()
-        for name in ("a", "b"):
-            cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), np.zeros((6, 8, 3), np.uint8))
-            cv2.imwrite(str(tmp_path / "labels" / f"{name}.png"), np.ones((6, 8), np.uint8))
-        return tmp_path
 
-    @staticmethod
-    def load(root: Path, masks: bool = False) -> Corpus:
-        return load_corpus("mine", open_dataset("folder", root, labels="classes"), masks=masks)
-
-    def test_all_frames_are_decoded(self, root: Path) -> None:
-        loaded = self.load(root)
-        assert len(loaded) == 2
-        assert loaded.images[1].shape == (6, 8, 3)
-        assert (loaded.labels[1] == 1).all()
+class TestBadFrames:
+    """A label that does not load stops the training before it begins, by name."""
 
     @pytest.mark.parametrize(
         ("damage", "error", "message"),
         [
-            (lambda p: p.write_bytes(p.read_bytes()[:40]), ImageError, r"labels/b\.png"),
-            (lambda p: cv2.imwrite(str(p), np.zeros((6, 9))), ImageError, r"labels/b\.png"),
-            (lambda p: p.unlink(), DatasetError, r"no label for b\.png"),
+            (lambda p: p.write_bytes(p.read_bytes()[:40]), ImageError, r"labels/1\.png"),
+            (lambda p: cv2.imwrite(str(p), np.full((24, 32), 9)), ImageError, r"1\.png.*value 9"),
+            (lambda p: p.unlink(), DatasetError, r"no label for 1\.png"),
         ],
-        ids=["truncated", "another size", "missing"],
+        ids=["truncated", "a value beyond the classes", "missing"],
     )
-    def test_a_bad_pair(
+    def test_before_the_first_step(
         self, root: Path, damage: Callable, error: type[AnomalySegError], message: str
     ) -> None:
-        damage(root / "labels" / "b.png")
+        damage(root / "mine" / "labels" / "1.png")
         with pytest.raises(error, match=message):
-            self.load(root)
+            data(root, train={"a": mine()}).train[0].index  # noqa: B018
 
-    def test_other_labels_than_asked_for(self, root: Path) -> None:
-        with pytest.raises(DatasetError, match="mine: sample a has no anomaly mask"):
-            self.load(root, masks=True)
+    def test_another_size_than_the_image(self, root: Path) -> None:
+        cv2.imwrite(str(root / "mine" / "labels" / "1.png"), np.zeros((24, 33), np.uint8))
+        with pytest.raises(ImageError, match=r"labels/1\.png"):
+            data(root, train={"a": mine()}).train[0].load(1)
+
+    def test_no_labels_at_all(self, root: Path) -> None:
+        (root / "mine" / "labels").rename(root / "elsewhere")
+        with pytest.raises(DatasetError, match=r"data\.train\.a: frame 0 has no labels"):
+            data(root, train={"a": mine()}).train  # noqa: B018
 
     def test_masks_that_do_not_say_what_their_255_means(self, root: Path) -> None:
-        mask = np.zeros((6, 8), np.uint8)
-        for name in ("a", "b"):
-            cv2.imwrite(str(root / "labels" / f"{name}.png"), mask)
-            mask[2:, :3] = 255
-        with pytest.raises(DatasetError, match=r"mine: .*255 may mean anomaly or ignore"):
-            load_corpus("mine", open_dataset("folder", root), masks=True)
-        known = open_dataset("folder", root, mask_255="anomaly")
-        assert load_corpus("mine", known, masks=True).labels[1].sum() == 12
+        for i in range(6):
+            mask = np.zeros((24, 32), np.uint8)
+            mask[2:, :3] = 255 * (i > 0)
+            cv2.imwrite(str(root / "mine" / "labels" / f"{i}.png"), mask)
+        unknown = {"adapter": "folder", "root": "mine"}
+        with pytest.raises(DatasetError, match=r"unknown\.a: .*255 may mean anomaly or ignore"):
+            data(root, unknown={"a": unknown}).unknown[0].index  # noqa: B018
+        unknown["options"] = {"mask_255": "anomaly"}
+        assert data(root, unknown={"a": unknown}).unknown[0].load(1)[1].sum() == 22 * 3
 
-    def test_no_frames(self) -> None:
-        with pytest.raises(DatasetError, match="mine: no samples"):
-            load_corpus("mine", [])
+
+class TestIndex:
+    def test_counts_sizes_and_regions(self, root: Path) -> None:
+        for path in (root / "mine" / "labels").iterdir():
+            label = np.zeros((24, 32), np.uint8)
+            label[2:20, 3:22] = 1
+            cv2.imwrite(str(path), label)
+        index = data(root, train={"a": mine()}).train[0].index
+        assert index.counts[2, :2].tolist() == [24 * 32 - 18 * 19, 18 * 19]
+        assert index.sizes[2].tolist() == [24, 32]
+        assert index.regions[2].tolist() == [2, 1, 2, 3, 18, 19, 2, 3]
+        some = data(root, train={"a": mine()}).train[0].every(2).index
+        assert some.regions[:, 0].tolist() == [0, 1, 2]
+
+    def test_it_is_kept_and_rebuilt_when_a_file_changes(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = data(root, train={"a": mine()}).train[0].index
+        built = label_index.LabelIndex.build
+        monkeypatch.setattr(label_index.LabelIndex, "build", None)
+        kept = data(root, train={"a": mine()}).train[0].index
+        assert np.array_equal(kept.counts, first.counts)
+        monkeypatch.setattr(label_index.LabelIndex, "build", built)
+        path = root / "mine" / "labels" / "0.png"
+        cv2.imwrite(str(path), np.ones((24, 32), np.uint8))
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+        assert data(root, train={"a": mine()}).train[0].index.counts[0, 1] == 24 * 32
+
+    def test_a_damaged_cache_is_rebuilt(self, root: Path, tmp_path: Path) -> None:
+        first = data(root, train={"a": mine()}).train[0].index
+        (kept,) = Path(os.environ["ANOMALY_SEG_CACHE"]).rglob("*.npz")
+        kept.write_bytes(kept.read_bytes()[:100])
+        again = data(root, train={"a": mine()}).train[0].index
+        assert np.array_equal(again.counts, first.counts)
+
+
+def test_memory_goes_to_the_frames_that_are_drawn_most_often(root: Path) -> None:
+    often, seldom = data(root, train={"a": mine(weight=2), "b": mine()}).train
+    frame = 24 * 32 * 4
+    share_memory([seldom, often], 8 * frame)
+    assert (often.cache.limit, seldom.cache.limit) == (6 * frame, 2 * frame)
+    for corpus in (often, seldom):
+        assert greys(corpus) == greys(corpus) == list(range(6))
+        assert len(corpus.cache._frames) == corpus.cache.limit // frame
+
+
+def test_the_true_width_of_a_squeezed_frame(root: Path) -> None:
+    plain, wide = data(root, train={"a": mine(), "b": mine(aspect=4.0)}).train
+    assert plain.squeeze(0) == 1.0
+    assert wide.squeeze(0) == 4.0 * 24 / 32
 
 
 def test_natural_unknowns_train_nothing(tmp_path: Path) -> None:
@@ -109,8 +232,8 @@ def test_natural_unknowns_train_nothing(tmp_path: Path) -> None:
         anomaly_mask_path=tmp_path / "mask.png",
         labels_path=tmp_path / "labels.png",
     )
-    loaded = load_corpus("street", [sample])
-    assert loaded.labels[0][:, 0].tolist() == [255, UNKNOWN_ID, 0, 0]
+    corpus = Corpus("street", SampleFrames("street", [sample]))
+    assert corpus.load(0)[1][:, 0].tolist() == [255, UNKNOWN_ID, 0, 0]
     views = ViewOptions(crop=(4, 4), height_range=(4, 4), photometric=0, blur_probability=0)
-    _, closed_set = ViewDataset([loaded], views, class_uniform=0)[0]
+    _, closed_set = ViewDataset([corpus], views, 19, class_uniform=0)[0]
     assert set(closed_set.unique().tolist()) <= {0, 255}

@@ -14,7 +14,7 @@ import torch
 from every_network import NETWORKS, SIZE, save_network
 from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 from tiny_releases import prefixed
-from tiny_scenes import scenes
+from tiny_scenes import scenes, training_data
 
 from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -22,7 +22,9 @@ from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.models.registry import build_network
+from anomaly_seg_ros.taxonomy import load_taxonomy
 from training import calibrate, fine_tune, validation
+from training.data.corpora import Corpus, TrainingData
 from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.negatives import NegativeObject
@@ -34,7 +36,7 @@ from training.losses.base import Objective
 SETTINGS = [
     "steps=2", "batch_size=2", "workers=0", "precision=fp32", "crop=[64, 96]",
     "height_range=[64, 96]", "validate_every=1", "checkpoint_every=1", "log_every=1",
-    "validation.closed_set_size=[64, 96]", "validation.size=[64, 96]", "tensorboard=false",
+    "validation.size=[64, 96]", "tensorboard=false",
     "warmup=0", "lr=0.001", "inference_size=[64, 96]", "max_miou_drop=1.0",
 ]  # fmt: skip
 
@@ -55,24 +57,23 @@ class Squares:
 
 
 @pytest.fixture
-def made_up_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_up_data(monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     """Replaces every reader of real data."""
     names = ("cityscapes256", "cityscapes", "camvid", "camvid960", "bdd100k")
     corpora = [scenes(name, seed) for seed, name in enumerate(names)]
-    mixer = Mixer(Squares(), MixOptions(probability=1.0, scene_texture=0.0))
-    monkeypatch.setattr(fine_tune, "training_corpora", lambda _: corpora)
-    monkeypatch.setattr(fine_tune, "build_mixer", lambda *_: mixer)
     held_out = scenes("held out", 9)
+    mixer = Mixer(Squares(), MixOptions(probability=1.0, scene_texture=0.0), load_taxonomy())
     frames = mixed_frames([held_out], mixer, 3, seed=0)
-    monkeypatch.setattr(validation, "cityscapes256_val", lambda *_: held_out)
+    unknown = Corpus.of_arrays("unknown", [frames[0].image], [frames[0].mask])
+    data = training_data(train=corpora, validation=[held_out], unknown=[unknown])
+    monkeypatch.setattr(fine_tune, "TrainingData", lambda *_: data)
+    monkeypatch.setattr(fine_tune, "build_mixer", lambda *_: mixer)
     monkeypatch.setattr(validation, "mixed_held_out", lambda *_: frames)
-    monkeypatch.setattr(validation, "natural_frames", lambda _: frames[:1])
-    monkeypatch.setattr(calibrate, "natural_frames", lambda _: frames[:1])
-    monkeypatch.setattr(calibrate, "calibration_corpora", lambda _: [held_out])
+    return data
 
 
 @pytest.fixture
-def run(made_up_data: None, tmp_path: Path) -> Callable[..., int]:
+def run(made_up_data: TrainingData, tmp_path: Path) -> Callable[..., int]:
     """Runs the entry on a tiny model (or another file), with settings on top."""
     save_tiny_model(tmp_path / "tiny.safetensors")
 
@@ -312,7 +313,7 @@ class TestBadInput:
         save_model(tmp_path / "nan.safetensors", network, tiny_metadata())
         assert run("validation.scores=[msp]", model="nan.safetensors") == 1
         error = capsys.readouterr().err
-        assert "frame 'held out[0] mixed" in error
+        assert "frame 'held out image 0 mixed" in error
         assert "not finite" in error
 
     def test_a_loss_that_turns_nan_names_the_batch(
@@ -344,14 +345,14 @@ class TestBadInput:
         assert "other values of ['loss.options.k']" in capsys.readouterr().err
 
 
-def test_mixed_pixels_count_as_unknown(made_up_data: None, tmp_path: Path) -> None:
+def test_mixed_pixels_count_as_unknown(made_up_data: TrainingData) -> None:
     """Beside the natural ones, in calibration; the network handed in is not changed."""
     network, metadata = tiny_network(), tiny_metadata(inference_size=(64, 96))
     before = {k: v.clone() for k, v in network.state_dict().items()}
     mask = np.zeros((64, 96), np.uint8)
     mask[:4] = 1
     extra = MaskedFrame("extra", np.zeros((64, 96, 3), np.uint8), mask)
-    result = calibrate.calibrate(network, metadata, tmp_path, "cpu", 0.05, mixed=[extra])
+    result = calibrate.calibrate(network, metadata, made_up_data, "cpu", 0.05, mixed=[extra])
     assert "2 frames, 1 of them" in result.provenance["calibration"]["unknown"]
     assert set(network.state_dict()) == set(before)
     for key, value in network.state_dict().items():
@@ -377,7 +378,7 @@ def test_every_network_trains_a_step_and_reloads(
     monkeypatch.setattr(fine_tune, "save_model", record)
     what = ["part=classification_head", "loss.name=top_k_ovr", 'best_figure=""']
     sizes = [f"{key}={list(SIZE)}" for key in ("crop", "validation.size", "inference_size")]
-    once = ["steps=1", "calibrate=false", f"validation.closed_set_size={list(SIZE)}", *sizes]
+    once = ["steps=1", "calibrate=false", *sizes]
     assert run(*what, *once, model="start.safetensors") == 0
     reloaded, _ = load_model(tmp_path / "run" / "final.safetensors")
     start, _ = load_model(tmp_path / "start.safetensors")

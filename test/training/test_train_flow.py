@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_flow import flow
+from tiny_scenes import training_data
 
 from training import train_flow
 from training.data.corpora import Corpus
-from training.data.views import ViewDataset
 from training.flow.dense_flow import load_flow
 
 SETTINGS = [
@@ -30,9 +30,9 @@ def _scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(40, 200, (3, 8, 12, 3), dtype=np.uint8)
     images = [cv2.resize(x, (96, 64), interpolation=cv2.INTER_CUBIC) for x in coarse]
-    corpus = Corpus("scenes", images, [np.zeros((64, 96), np.uint8)] * 3)
-    monkeypatch.setattr(train_flow, "training_corpora", lambda data: [corpus])
-    monkeypatch.setattr(train_flow, "cityscapes256_val", lambda data: corpus)
+    corpus = Corpus.of_arrays("scenes", images, [np.zeros((64, 96), np.uint8)] * 3)
+    data = training_data(train=[corpus], validation=[corpus])
+    monkeypatch.setattr(train_flow, "TrainingData", lambda *_: data)
 
 
 def run(folder: Path, *settings: str) -> int:
@@ -84,8 +84,8 @@ def test_it_trains_writes_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def _crop(index: int) -> tuple[torch.Tensor]:
     config = {"crop": [16, 16], "height_range": [64, 96], "photometric": 0.0}
-    corpus = train_flow.cityscapes256_val(Path())
-    views = ViewDataset([corpus], train_flow.view_options(config), 19, 2026, 0.0)
+    data = train_flow.TrainingData()
+    views = train_flow.views_of(data, data.validation, config, 2026)
     return (views[index][0],)
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_scenes import training_data
 
 from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
 from training import train_style
@@ -20,11 +21,11 @@ SMALL = ("size=16", "batch_size=4", "validation_pairs=16", "workers=0", "precisi
 OFTEN = ("warmup=2", "log_every=2", "checkpoint_every=4", "validate_every=4", "opponent.every=2")
 
 
-def corpus(_: object = None, every: int = 1) -> Corpus:
-    rng = np.random.default_rng(every)
+def corpus(seed: int) -> Corpus:
+    rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (4, 6, 12, 3)).astype(np.uint8)
     images = [cv2.resize(x, (120, 60), interpolation=cv2.INTER_CUBIC) for x in coarse]
-    return Corpus("blobs", images, [np.zeros((60, 120), np.uint8) for _ in images])
+    return Corpus.of_arrays("blobs", images, [np.zeros((60, 120), np.uint8) for _ in images])
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(5)
         return EfficientNetLite(variant)
 
-    monkeypatch.setattr(train_style, "training_corpora", lambda data: [corpus(data)])
-    monkeypatch.setattr(train_style, "cityscapes256_val", corpus)
+    data = training_data(train=[corpus(1)], validation=[corpus(5)])
+    monkeypatch.setattr(train_style, "TrainingData", lambda *_: data)
     monkeypatch.setattr(train_style, "load_imagenet_backbone", trunk)
 
 

@@ -48,7 +48,7 @@ def test_closed_set_matrix_counts_the_argmax() -> None:
         np.random.default_rng(9 + i).integers(0, 3, (16, 24)).astype(np.uint8) for i in (0, 1)
     ]
     labels[0][:4] = 255
-    matrix = closed_set_matrix(RedGreenBlue(), Corpus("c", images, labels), VIEWER)
+    matrix = closed_set_matrix(RedGreenBlue(), Corpus.of_arrays("c", images, labels), VIEWER)
     hits = sum(int((x.argmax(2) == y).sum()) for x, y in zip(images, labels, strict=True))
     assert np.diagonal(matrix.counts).sum() == hits
     assert matrix.counts.sum() == 2 * 16 * 24 - 4 * 24
@@ -75,7 +75,7 @@ def test_images_are_brought_to_the_size_and_results_back() -> None:
     image[:, :24, 0] = 255
     image[:, 24:, 2] = 255
     label = np.where(np.arange(48) < 24, 0, 2).astype(np.uint8)[None].repeat(32, 0)
-    matrix = closed_set_matrix(RedGreenBlue(), Corpus("c", [image], [label]), VIEWER)
+    matrix = closed_set_matrix(RedGreenBlue(), Corpus.of_arrays("c", [image], [label]), VIEWER)
     assert matrix.pixel_accuracy() == 1
 
 
@@ -88,7 +88,7 @@ def test_outputs_are_upsampled_as_the_network_says(align_corners: bool) -> None:
 
     logits = VIEWER.output(network, image).logits
     label = large(logits).argmax(0).numpy().astype(np.uint8)
-    matrix = closed_set_matrix(network, Corpus("c", [image], [label]), VIEWER)
+    matrix = closed_set_matrix(network, Corpus.of_arrays("c", [image], [label]), VIEWER)
     assert matrix.pixel_accuracy() == 1
     # Outliers are the half of the pixels with the highest score.
     score = large(-logits.amax(1, keepdim=True))[0]
@@ -109,7 +109,10 @@ def test_held_out_mixes_are_the_same_every_time() -> None:
     labels = [np.zeros((4, 8), np.uint8) for _ in range(4)]
     labels[0][2] = 255
     images = [np.full((4, 8, 3), i, np.uint8) for i in range(4)]
-    corpora = [Corpus("a", images, labels), Corpus("b", images[:1], labels[:1], aspect=4.0)]
+    corpora = [
+        Corpus.of_arrays("a", images, labels),
+        Corpus.of_arrays("b", images[:1], labels[:1], aspect=4.0),
+    ]
     first = mixed_frames(corpora, corner_mixer, 4, seed=5)
     again = mixed_frames(corpora, corner_mixer, 4, seed=5)
     other = mixed_frames(corpora, corner_mixer, 4, seed=6)

@@ -68,7 +68,10 @@ def dataset() -> ViewDataset:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(6)]
     labels = [rng.integers(0, 5, (48, 64), np.uint8) for _ in range(6)]
-    corpora = [Corpus("a", images[:4], labels[:4], 3.0), Corpus("b", images[4:], labels[4:], 1.0)]
+    corpora = [
+        Corpus.of_arrays("a", images[:4], labels[:4], 3.0),
+        Corpus.of_arrays("b", images[4:], labels[4:], 1.0),
+    ]
     return ViewDataset(corpora, ViewOptions((32, 32), (40, 60)), num_classes=5, seed=3)
 
 
@@ -105,7 +108,10 @@ def test_a_sample_is_described_by_its_frame() -> None:
     """Frames of one grey each, so that a view shows which one it is of."""
     images = [np.full((48, 64, 3), 40 * i, np.uint8) for i in range(6)]
     labels = [np.zeros((48, 64), np.uint8) for _ in images]
-    corpora = [Corpus("a", images[:4], labels[:4]), Corpus("b", images[4:], labels[4:])]
+    corpora = [
+        Corpus.of_arrays("a", images[:4], labels[:4]),
+        Corpus.of_arrays("b", images[4:], labels[4:]),
+    ]
     options = ViewOptions((16, 16), (40, 60), photometric=0.0, blur_probability=0.0)
     dataset = ViewDataset(corpora, options, num_classes=1)
     names = [f"{c.name} image {i}" for c in corpora for i in range(len(c))]

@@ -1,181 +1,472 @@
-"""Labelled road scenes in memory, split into training and held-out frames.
-
-Held out are ``cityscapes256/val``, ``camvid/val`` (one continuous drive, whose full-size frames in
-``camvid960`` are excluded as well), and every sixth BDD100K frame.
-"""
+"""Corpora of labelled frames, which are read from disk when they are needed."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
+import cv2
 import numpy as np
 
-from anomaly_seg_ros.datasets import Sample, open_dataset
-from anomaly_seg_ros.errors import DatasetError, ParameterError
-from anomaly_seg_ros.labels import ANOMALY, UNKNOWN_ID, MaskConvention
+from anomaly_seg_ros.datasets import Dataset, Sample, open_dataset
+from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ParameterError
+from anomaly_seg_ros.io.images import check_same_size
+from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID, MaskConvention
+from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+from training.data.block import CorpusBlock, DataBlock, read_data_block, source_folder
+from training.data.label_index import LabelIndex
 
-BDD_HELD_OUT = 6
-# The 256x256 frames were resized from 2048x1024.
-_SQUEEZED = 2.0
+IGNORED = "ignore"
+
+
+class Frames(Protocol):
+    """Sequence of labelled frames."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, position: int) -> str:
+        """Names a frame in messages."""
+        ...
+
+    def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads (H, W, 3) uint8 RGB and (H, W) uint8 labels."""
+        ...
+
+    def index(self) -> LabelIndex:
+        """What the labels of all frames hold."""
+        ...
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """One source of labelled images, decoded into memory.
+class ArrayFrames:
+    """Frames in memory.
 
     Attributes:
-        name: Name for logs.
         images: (H, W, 3) uint8 RGB arrays.
-        labels: (H, W) uint8 trainIds, with 255 = ignore and :data:`UNKNOWN_ID`; or anomaly masks,
-            see :func:`load_corpus`.
-        weight: Share of the training samples, relative to the other corpora.
-        aspect: True width / height of frames that are stored squeezed; 0 for undistorted ones.
+        labels: (H, W) uint8 arrays.
+        things: Labels of countable objects.
     """
 
-    name: str
-    images: list[np.ndarray] = field(repr=False)
-    labels: list[np.ndarray] = field(repr=False)
-    weight: float = 1.0
-    aspect: float = 0.0
+    images: Sequence[np.ndarray] = field(repr=False)
+    labels: Sequence[np.ndarray] = field(repr=False)
+    things: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, position: int) -> str:
+        """See :class:`Frames`."""
+        return f"image {position}"
+
+    def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Frames`."""
+        return self.images[position], self.labels[position]
+
+    def index(self) -> LabelIndex:
+        """See :class:`Frames`."""
+        return LabelIndex.build(self.labels.__getitem__, len(self), self.things)
+
+
+@dataclass(frozen=True)
+class SampleFrames:
+    """Frames of a data set.
+
+    Attributes:
+        key: Name of the corpus, for messages.
+        samples: Samples with labels or, for ``masks``, with anomaly masks.
+        table: (256,) uint8 map from the data set's trainIds to the run's; None keeps them.
+        things: Labels of countable objects.
+        masks: Labels are the anomaly masks: 0 in-distribution, 1 anomaly, 255 ignore.
+    """
+
+    key: str
+    samples: Sequence[Sample] = field(repr=False)
+    table: np.ndarray | None = field(default=None, repr=False)
+    things: tuple[int, ...] = ()
+    masks: bool = False
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, position: int) -> str:
+        """See :class:`Frames`."""
+        return self.samples[position].name
+
+    def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Frames`.
+
+        Raises:
+            ImageError: A file is missing or damaged, its size differs from the image's, or a label
+                is not defined.
+        """
+        sample, labels = self.samples[position], self.labels(position)
+        image = sample.read_image(labels.shape)
+        check_same_size(image, labels, sample.image_path, self._file(position))
+        return image, labels
+
+    def labels(self, position: int) -> np.ndarray:
+        """Reads the labels alone, (H, W) uint8 with :data:`UNKNOWN_ID` on anomalies."""
+        sample = self.samples[position]
+        if self.masks:
+            return sample.read_anomaly_mask()
+        labels, mask = sample.read_labels(), sample.read_anomaly_mask()
+        if self.table is not None:
+            labels = cv2.LUT(labels, self.table)
+        return labels if mask is None else np.where(mask == ANOMALY, np.uint8(UNKNOWN_ID), labels)
+
+    def index(self) -> LabelIndex:
+        """See :class:`Frames`; kept in the cache folder."""
+        tables = {
+            None if table is None else table.tobytes()
+            for sample in self.samples
+            for table in (self.table, sample.labels_table, sample.anomaly_mask_table)
+        }
+        codes = {(repr(sample.code), sample.mask_255) for sample in self.samples}
+        meaning = (self.masks, sorted(map(repr, tables)), sorted(map(repr, codes)))
+        files = [self._file(i) for i in range(len(self))]
+        index = LabelIndex.cached(self.labels, files, meaning, self.things, f"indexing {self.key}")
+        if self.masks and any(sample.mask_255 is None for sample in self.samples):
+            convention = MaskConvention()
+            convention.add(np.flatnonzero(index.counts.any(axis=0)).astype(np.uint8))
+            convention.check(self.key)
+        return index
+
+    def _file(self, position: int) -> Path:
+        sample = self.samples[position]
+        path = sample.anomaly_mask_path if self.masks else sample.labels_path
+        if path is None:
+            wanted = "anomaly mask" if self.masks else "labels"
+            raise DatasetError(f"{self.key}: frame {sample.name} has no {wanted}")
+        return path
+
+
+@dataclass(frozen=True)
+class SomeFrames:
+    """Some of the frames of another sequence.
+
+    Attributes:
+        frames: The other sequence.
+        chosen: Positions in it.
+    """
+
+    frames: Frames
+    chosen: range
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def name(self, position: int) -> str:
+        """See :class:`Frames`."""
+        return self.frames.name(self.chosen[position])
+
+    def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Frames`."""
+        return self.frames.load(self.chosen[position])
+
+    def index(self) -> LabelIndex:
+        """See :class:`Frames`."""
+        return self.frames.index().take(self.chosen)
+
+
+class FrameCache:
+    """Decoded frames that stay in memory; each process has its own.
+
+    The first frames that are read stay, up to the limit, and none is replaced: draws are uniform
+    within a corpus, so any part of it is hit equally often, and a cache that replaces frames
+    would lose each one before it is drawn again.
+
+    Args:
+        limit: Bytes of pixels and labels.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self._frames: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._bytes = 0
+
+    def load(self, frames: Frames, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a frame of a corpus, from memory if it is there."""
+        if position in self._frames:
+            return self._frames[position]
+        image, labels = frames.load(position)
+        if self._bytes + image.nbytes + labels.nbytes <= self.limit:
+            self._bytes += image.nbytes + labels.nbytes
+            self._frames[position] = image, labels
+        return image, labels
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves out the frames."""
+        return {**self.__dict__, "_frames": {}, "_bytes": 0}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One source of labelled frames.
+
+    Attributes:
+        name: Name for logs.
+        frames: The frames; labels are trainIds of the run's taxonomy, with 255 = ignore and
+            :data:`UNKNOWN_ID`, or anomaly masks.
+        weight: Share of the training samples, relative to the other corpora.
+        aspect: True width / height of frames that are stored squeezed; 0 for undistorted ones.
+        size: Network input (height, width) for these frames in validation; () is the run's own.
+        cache: Decoded frames that stay in memory.
+    """
+
+    name: str
+    frames: Frames
+    weight: float = 1.0
+    aspect: float = 0.0
+    size: tuple[int, ...] = ()
+    cache: FrameCache = field(default_factory=FrameCache, repr=False, compare=False)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        name: str,
+        images: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        weight: float = 1.0,
+        aspect: float = 0.0,
+        things: tuple[int, ...] = (),
+    ) -> Corpus:
+        """A corpus of frames in memory."""
+        return cls(name, ArrayFrames(images, labels, things), weight, aspect)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Reads all frames in order."""
+        return map(self.load, range(len(self)))
+
+    def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a frame.
+
+        Returns:
+            (H, W, 3) uint8 RGB and (H, W) uint8 labels, which must not be changed.
+
+        Raises:
+            ImageError: A file is missing or damaged, or its labels are not defined.
+        """
+        return self.cache.load(self.frames, position)
+
+    @cached_property
+    def index(self) -> LabelIndex:
+        """What the labels of all frames hold."""
+        return self.frames.index()
+
     def squeeze(self, position: int) -> float:
         """True width / stored width of a frame's pixels; 1 if it is not squeezed."""
-        height, width = self.labels[position].shape
-        return self.aspect * height / width if self.aspect else 1.0
+        if not self.aspect:
+            return 1.0
+        height, width = self.index.sizes[position].tolist()
+        return self.aspect * height / width
 
-    def by_class(self, num_classes: int, min_pixels: int = 32) -> list[np.ndarray]:
-        """Indices of the images that show at least ``min_pixels`` pixels of each class."""
-        present = np.array(
-            [
-                np.bincount(x.ravel(), minlength=256)[:num_classes] >= min_pixels
-                for x in self.labels
-            ]
+    def every(self, step: int) -> Corpus:
+        """Every n-th frame."""
+        return self.some(range(0, len(self), step))
+
+    def some(self, chosen: range) -> Corpus:
+        """The frames at these positions."""
+        return replace(self, frames=SomeFrames(self.frames, chosen), cache=FrameCache())
+
+    def image_bytes(self) -> int:
+        """Size of all frames and labels when decoded."""
+        return 4 * int(self.index.sizes.prod(axis=1, dtype=np.int64).sum())
+
+
+def share_memory(corpora: Sequence[Corpus], limit: int) -> None:
+    """Divides a limit among the caches of corpora, those whose frames are drawn most often first.
+
+    Args:
+        corpora: Corpora that are drawn from by their weights.
+        limit: Bytes of this process.
+    """
+    for corpus in sorted(corpora, key=lambda c: c.weight / len(c), reverse=True):
+        corpus.cache.limit = min(limit, corpus.image_bytes())
+        limit -= corpus.cache.limit
+
+
+class FrameSequence(Sequence[np.ndarray]):
+    """The images of several corpora, one after the other, read when they are needed.
+
+    Args:
+        corpora: The corpora.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus]) -> None:
+        self._where = [(corpus, i) for corpus in corpora for i in range(len(corpus))]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        corpus, position = self._where[index]
+        return corpus.load(position)[0]
+
+
+class TrainingData:
+    """The frames of a run, by what they are for.
+
+    Args:
+        values: Section ``data`` of the configuration.
+        folder: Folder that the roots are relative to.
+
+    Attributes:
+        block: The section, checked.
+        folder: As given.
+        taxonomy: Classes of the run.
+
+    Raises:
+        ParameterError: An error in the section, see :func:`.block.read_data_block`.
+        CheckpointError: The taxonomy's file is damaged.
+        ResourceError: There is no such taxonomy.
+    """
+
+    def __init__(self, values: Mapping[str, object], folder: Path) -> None:
+        self.block: DataBlock = read_data_block(values)
+        self.folder = folder
+        self.taxonomy: Taxonomy = load_taxonomy(self._file_or_name(self.block.taxonomy))
+
+    @cached_property
+    def train(self) -> list[Corpus]:
+        """Corpora to train on, without those of weight 0.
+
+        Raises:
+            DatasetError: A folder is missing or has another tree, or a frame has no labels.
+            ParameterError: No corpus is named, or the classes of one do not agree with the run's.
+        """
+        chosen = {name: c for name, c in self.block.train.items() if c.weight > 0}
+        if not chosen:
+            named = ", ".join(self.block.train)
+            raise ParameterError(
+                f"data.train: every corpus has weight 0 ({named})"
+                if named
+                else "data.train: names no corpus to train on"
+            )
+        corpora = [self._open("train", name, corpus) for name, corpus in chosen.items()]
+        share_memory(corpora, int(self.block.cache_mib * 2**20))
+        return corpora
+
+    @cached_property
+    def validation(self) -> list[Corpus]:
+        """Corpora for the closed-set figures; those of ``train`` share no frame with them.
+
+        Raises:
+            ParameterError: None is named, and no corpus to train on has held-out frames.
+        """
+        if self.block.validation:
+            return self._section("validation")
+        held_out = {n: c for n, c in self.block.train.items() if c.held_out and c.weight > 0}
+        if not held_out:
+            raise ParameterError(
+                "data.validation: names no corpus; name one, or hold frames of a corpus in "
+                "data.train back with held_out (5: every fifth frame)"
+            )
+        return [self._open("validation", name, corpus) for name, corpus in held_out.items()]
+
+    @cached_property
+    def calibration(self) -> list[Corpus]:
+        """Held-out in-distribution frames."""
+        return self._section("calibration") if self.block.calibration else self.validation
+
+    @cached_property
+    def unknown(self) -> list[Corpus]:
+        """Corpora with anomaly masks of natural unknown things; may be empty."""
+        return self._section("unknown")
+
+    @cached_property
+    def decoys(self) -> list[Corpus]:
+        """Corpora to cut known things out of."""
+        return self._section("decoys") if self.block.decoys else self.train
+
+    def _section(self, section: str) -> list[Corpus]:
+        blocks: Mapping[str, CorpusBlock] = getattr(self.block, section)
+        return [self._open(section, name, corpus) for name, corpus in blocks.items()]
+
+    def _open(self, section: str, name: str, block: CorpusBlock) -> Corpus:
+        key = f"data.{section}.{name}"
+        datasets = self._datasets(key, block)
+        samples = [sample for part in datasets for sample in self._held_out(section, block, part)]
+        if block.without:
+            other = self.block.named(block.without, f"{key}.without")
+            left_out = {
+                sample.name
+                for dataset in self._datasets(f"data.{block.without}", other)
+                for sample in dataset
+            }
+            samples = [sample for sample in samples if sample.name not in left_out]
+        samples = samples[:: block.every]
+        if not samples:
+            raise DatasetError(f"{key}: no frame is left of {block.root}")
+        masks = section == "unknown"
+        frames = SampleFrames(
+            key,
+            samples,
+            table=None if masks else self._table(key, block, datasets[0].taxonomy_name),
+            things=() if masks else self.taxonomy.ids_of("thing"),
+            masks=masks,
         )
-        return [np.flatnonzero(present[:, c]) for c in range(num_classes)]
+        for position in range(len(frames)):
+            frames._file(position)
+        return Corpus(name, frames, block.weight, block.aspect, block.size)
 
+    def _datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:
+        splits = block.split if isinstance(block.split, tuple) else (block.split,)
+        options = dict(block.options)
+        for option in {"label_map", "taxonomy"} & options.keys():
+            options[option] = self._file_or_name(str(options[option]))
+        root = source_folder(block.root, self.folder)
+        try:
+            return [
+                open_dataset(block.adapter, root, **options, **({"split": s} if s else {}))
+                for s in splits
+            ]
+        except AnomalySegError as error:
+            raise type(error)(f"{key}: {error}") from error
 
-def load_corpus(
-    name: str,
-    samples: Iterable[Sample],
-    weight: float = 1.0,
-    aspect: float = 0.0,
-    masks: bool = False,
-) -> Corpus:
-    """Decodes samples into memory.
+    def _file_or_name(self, value: str) -> str:
+        """A file relative to the data folder, as the roots are; a bare name stays one."""
+        path = Path(value)
+        is_file = path.suffix or len(path.parts) > 1
+        return str(source_folder(value, self.folder)) if is_file else value
 
-    Args:
-        name: Name for logs and errors.
-        samples: Samples of a data set.
-        weight: Sampling weight.
-        aspect: True width / height of frames that are stored squeezed; 0 keeps the stored shape.
-        masks: Use the anomaly masks (0 / 1 / 255) instead of the class labels.
+    @staticmethod
+    def _held_out(section: str, block: CorpusBlock, dataset: Dataset) -> Sequence[Sample]:
+        if not block.held_out:
+            return list(dataset)
+        training = section == "train"
+        return [s for i, s in enumerate(dataset) if (i % block.held_out != 0) == training]
 
-    Raises:
-        ImageError: A file is unreadable, or image and label differ in size.
-        DatasetError: There are no samples, a sample lacks the labels or mask, or all masks hold
-            only 0 and 255 and the meaning of 255 is not given.
-    """
-    corpus = Corpus(name, [], [], weight, aspect)
-    convention = MaskConvention()
-    for sample in samples:
-        loaded = sample.load()
-        label = loaded.anomaly_mask if masks else loaded.labels
-        if label is None:
-            wanted = "anomaly mask" if masks else "labels"
-            raise DatasetError(f"{name}: sample {sample.name} has no {wanted}")
-        if masks and sample.mask_255 is None:
-            convention.add(label)
-        if not masks and loaded.anomaly_mask is not None:
-            label = np.where(loaded.anomaly_mask == ANOMALY, np.uint8(UNKNOWN_ID), label)
-        corpus.images.append(loaded.image)
-        corpus.labels.append(label)
-    if not corpus.images:
-        raise DatasetError(f"{name}: no samples")
-    convention.check(name)
-    return corpus
-
-
-def weighted(corpora: Sequence[Corpus], weights: Mapping[str, float]) -> list[Corpus]:
-    """Changes sampling weights.
-
-    Args:
-        corpora: Corpora in any order.
-        weights: New weights by corpus name; others are kept, and 0 removes a corpus.
-
-    Raises:
-        ParameterError: An unknown name, a negative weight, or no corpus left.
-    """
-    names = [corpus.name for corpus in corpora]
-    for name, weight in weights.items():
-        if name not in names:
-            raise ParameterError(f"corpus_weights: no corpus {name!r}; there are {names}")
-        if weight < 0:
-            raise ParameterError(f"corpus_weights: {name} has the negative weight {weight}")
-    chosen = [replace(c, weight=weights.get(c.name, c.weight)) for c in corpora]
-    chosen = [corpus for corpus in chosen if corpus.weight > 0]
-    if not chosen:
-        raise ParameterError("corpus_weights: every corpus has weight 0")
-    return chosen
-
-
-@functools.lru_cache(maxsize=1)
-def training_corpora(data: Path) -> list[Corpus]:
-    """Loads all frames that the default model trains on, once per process.
-
-    Args:
-        data: Folder of the data sets.
-    """
-    camvid_val = {sample.name for sample in open_dataset("camvid", data / "camvid", split="val")}
-    camvid = [s for part in ("train", "test") for s in _camvid(data, part)]
-    camvid960 = [s for s in open_dataset("camvid", data / "camvid960") if s.name not in camvid_val]
-    bdd = [s for i, s in enumerate(_bdd(data)) if i % BDD_HELD_OUT]
-    return [
-        load_corpus("cityscapes256", _cityscapes256(data, "train"), 12, _SQUEEZED),
-        load_corpus(
-            "cityscapes", open_dataset("cityscapes", data / "cityscapes", split="train"), 1.5
-        ),
-        load_corpus("camvid", camvid, 1.0),
-        load_corpus("camvid960", camvid960, 1.0),
-        load_corpus("bdd100k", bdd, 1.5),
-    ]
-
-
-def cityscapes256_val(data: Path, every: int = 1) -> Corpus:
-    """Loads the 500 validation frames, squeezed to 256x256, or every n-th of them."""
-    samples = _cityscapes256(data, "val")[::every]
-    return load_corpus("cityscapes256/val", samples, aspect=_SQUEEZED)
-
-
-def calibration_corpora(data: Path) -> list[Corpus]:
-    """Loads held-out in-distribution frames."""
-    return [
-        cityscapes256_val(data, every=5),
-        load_corpus("bdd100k", _bdd(data)[::BDD_HELD_OUT]),
-        load_corpus("camvid/val", _camvid(data, "val")[::2]),
-    ]
-
-
-def unknown_corpus(data: Path) -> Corpus:
-    """Loads full-size CamVid frames with masks of things that belong to no Cityscapes class.
-
-    These pixels have no label in training, but some of the frames were trained on.
-    """
-    return load_corpus("camvid960", open_dataset("camvid", data / "camvid960"), masks=True)
-
-
-def _cityscapes256(data: Path, split: str) -> list[Sample]:
-    return list(open_dataset("folder", data / "cityscapes256", split=split, labels="classes"))
-
-
-def _camvid(data: Path, split: str) -> list[Sample]:
-    return list(open_dataset("camvid", data / "camvid", split=split))
-
-
-def _bdd(data: Path) -> list[Sample]:
-    return list(open_dataset("folder", data / "bdd100k", labels="classes"))
+    def _table(self, key: str, block: CorpusBlock, taxonomy: str) -> np.ndarray | None:
+        """Table from the corpus's trainIds to the run's; None if the classes are the same."""
+        theirs = load_taxonomy(taxonomy)
+        ours = {name: i for i, name in enumerate(self.taxonomy.classes)}
+        for source, target in block.classes.items():
+            if source not in theirs.classes:
+                raise ParameterError(
+                    f"{key}.classes: {source!r} is no class of the corpus (taxonomy {theirs.name})"
+                )
+            if target not in ours and target != IGNORED:
+                raise ParameterError(
+                    f"{key}.classes: {source}: {target!r} is neither a class of "
+                    f"{self.taxonomy.name} nor {IGNORED!r}"
+                )
+        if theirs.classes == self.taxonomy.classes and not block.classes:
+            return None
+        meaning = {c: block.classes.get(c, c) for c in theirs.classes}
+        strange = [c for c, target in meaning.items() if target not in ours and target != IGNORED]
+        if strange:
+            raise ParameterError(
+                f"{key}: the taxonomies do not agree: {', '.join(map(repr, strange))} of "
+                f"{theirs.name} are no classes of {self.taxonomy.name}; say what they are with "
+                f"{key}.classes: {{{strange[0]}: CLASS or {IGNORED}}}"
+            )
+        table = np.full(256, IGNORE_INDEX, np.uint8)
+        for i, class_name in enumerate(theirs.classes):
+            table[i] = ours.get(meaning[class_name], IGNORE_INDEX)
+        return table

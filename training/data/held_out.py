@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
-from anomaly_seg_ros.taxonomy import Taxonomy
-from training.data.corpora import Corpus, calibration_corpora, unknown_corpus
+from training.data.corpora import Corpus, TrainingData
 from training.data.mixing.mixer import Mixer, build_mixer, outlier_mask
 
 # Seed of the mixed frames. Runs with the same mixing get the same frames, to be comparable.
@@ -50,43 +48,51 @@ def mixed_frames(
     for i in range(count):
         corpus = corpora[i % len(corpora)]
         position = (i // len(corpora)) * len(corpus) // each
-        image, labels = corpus.images[position], corpus.labels[position]
         rng = np.random.default_rng([seed, i])
-        mixed, target = mixer(image, labels, rng, corpus.squeeze(position))
-        name = f"{corpus.name}[{position}] mixed with seed [{seed}, {i}]"
+        mixed, target = mixer(*corpus.load(position), rng, corpus.squeeze(position))
+        name = f"{corpus.name} {corpus.frames.name(position)} mixed with seed [{seed}, {i}]"
         mask = outlier_mask(target)
         mask[target == IGNORE_INDEX] = IGNORE_INDEX
         frames.append(MaskedFrame(name, mixed, mask))
     return frames
 
 
-def mixed_held_out(
-    mixing: Mapping[str, Any], data: Path, taxonomy: Taxonomy, count: int
-) -> list[MaskedFrame]:
-    """Loads held-out frames with held-out objects pasted in.
+def mixed_held_out(mixing: Mapping[str, Any], data: TrainingData, count: int) -> list[MaskedFrame]:
+    """Pastes held-out objects into the calibration's frames.
 
     Args:
         mixing: Section "mixing" of a fine-tuning's configuration. Runs that differ there get
             different frames, except for ``probability`` and ``scene_texture``, which are not used.
-        data: Folder of the data sets.
-        taxonomy: Taxonomy of the labels.
+        data: Frames and objects of the run.
         count: Number of frames; nothing is read if it is 0.
     """
     if not count:
         return []
-    corpora = calibration_corpora(data)
     # Every frame gets outliers, and all of them are real objects.
     mixing = {**mixing, "probability": 1.0, "scene_texture": 0.0}
-    mixer = build_mixer(mixing, data, mixing["held_out_split"], taxonomy, corpora)
-    return mixed_frames(corpora, mixer, count, HELD_OUT_SEED)
+    mixer = build_mixer(mixing, data, held_out=True)
+    return mixed_frames(data.calibration, mixer, count, HELD_OUT_SEED)
 
 
-def natural_frames(data: Path) -> list[MaskedFrame]:
-    """Loads CamVid frames that show things of no Cityscapes class; see ``unknown_corpus``."""
-    corpus = unknown_corpus(data)
-    pairs = zip(corpus.images, corpus.labels, strict=True)
-    return [
-        MaskedFrame(f"{corpus.name}[{i}]", image, mask)
-        for i, (image, mask) in enumerate(pairs)
-        if (mask == ANOMALY).any()
-    ]
+class NaturalFrames(Sequence[MaskedFrame]):
+    """Frames that show natural unknown things, read when they are needed.
+
+    Args:
+        corpora: Corpora with anomaly masks, such as ``TrainingData.unknown``; frames without an
+            anomaly are left out.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus]) -> None:
+        self._where = [
+            (corpus, int(position))
+            for corpus in corpora
+            for position in np.flatnonzero(corpus.index.counts[:, ANOMALY])
+        ]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> MaskedFrame:
+        corpus, position = self._where[index]
+        image, mask = corpus.load(position)
+        return MaskedFrame(f"{corpus.name} {corpus.frames.name(position)}", image, mask)

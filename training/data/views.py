@@ -8,7 +8,9 @@ it would have drawn.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.labels import IGNORE_INDEX, UNKNOWN_ID
 from training.data.corpora import Corpus
+from training.engine.config import check_positive, check_range, check_share, to_dataclass
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,12 @@ class ViewOptions:
         aspect_jitter: The width is multiplied by a factor in [1 / jitter, jitter] (log-uniform).
         squeeze_probability: Probability that a frame stored squeezed stays squeezed.
         photometric: Strength of brightness, contrast, saturation and hue changes, 0 = off.
-        blur_probability: Probability of a Gaussian blur, with a sigma of up to 1.2 pixels.
+        blur_probability: Probability of a Gaussian blur.
+        blur_sigma: Range of its sigma, in pixels of the view.
+        flip: Probability that the view is mirrored left to right.
+
+    Raises:
+        ParameterError: A range is reversed or a value is out of range; the message names the key.
     """
 
     crop: tuple[int, int] = (256, 384)
@@ -43,6 +52,24 @@ class ViewOptions:
     squeeze_probability: float = 0.25
     photometric: float = 0.3
     blur_probability: float = 0.15
+    blur_sigma: tuple[float, float] = (0.3, 1.2)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("squeeze_probability", "blur_probability", "flip"):
+            check_share(key, getattr(self, key))
+        for key in ("height_range", "blur_sigma"):
+            check_range(key, getattr(self, key), positive=True)
+        for key in ("max_enlargement", "aspect_jitter"):
+            check_positive(key, getattr(self, key))
+        if not 0 <= self.photometric <= 1:
+            raise ParameterError(f"photometric: expected 0 to 1, got {self.photometric}")
+
+
+def view_options(config: Mapping[str, Any]) -> ViewOptions:
+    """Reads the options of the views from an entry's configuration; absent keys are defaults."""
+    names = [f.name for f in fields(ViewOptions)]
+    return to_dataclass(ViewOptions, {name: config[name] for name in names if name in config})
 
 
 def random_view(
@@ -72,7 +99,7 @@ def random_view(
     top, left = _draw_corner(label, (height, width), options.crop, rng, focus_class)
     # The affine map takes view pixels to stored pixels, so only the crop is resampled.
     sy, sx = image.shape[0] / height, image.shape[1] / width
-    flip = rng.random() < 0.5
+    flip = rng.random() < options.flip
     x0, x_step = (left + crop_w - 1, -1) if flip else (left, 1)
     to_stored = np.array(
         [[sx * x_step, 0, sx * (x0 + 0.5) - 0.5], [0, sy, sy * (top + 0.5) - 0.5]], np.float64
@@ -152,7 +179,7 @@ def _photometric(view: np.ndarray, options: ViewOptions, rng: np.random.Generato
         offset = 127.5 * (1 - gain) + bias
         view = cv2.transform(view, np.column_stack([matrix, np.full(3, offset)]))
     if rng.random() < options.blur_probability:
-        view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.3, 1.2))
+        view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*options.blur_sigma))
     return view
 
 
@@ -160,7 +187,7 @@ class ViewDataset(Dataset):
     """Random views of several corpora.
 
     Args:
-        corpora: In-memory sources, drawn in proportion to their weights.
+        corpora: Sources, drawn in proportion to their weights.
         options: Geometry and light of the views.
         num_classes: Number of classes, K.
         seed: Seed of the whole stream.
@@ -173,7 +200,7 @@ class ViewDataset(Dataset):
         self,
         corpora: list[Corpus],
         options: ViewOptions,
-        num_classes: int = 19,
+        num_classes: int,
         seed: int = 0,
         class_uniform: float = 0.5,
     ) -> None:
@@ -184,34 +211,27 @@ class ViewDataset(Dataset):
         self.class_uniform = class_uniform
         weights = np.array([c.weight for c in corpora], np.float64)
         self._shares = weights / weights.sum()
-        self._by_class = [c.by_class(num_classes) for c in corpora]
+        self._by_class = [c.index.by_class(num_classes) for c in corpora]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns (3, h, w) uint8 RGB and (h, w) int64 trainIds."""
         rng = np.random.default_rng([self.seed, index])
         corpus, position, focus = self.draw(rng)
-        image, label = random_view(
-            corpus.images[position],
-            corpus.labels[position],
-            self.options,
-            rng,
-            corpus.aspect,
-            focus,
-        )
+        image, label = random_view(*corpus.load(position), self.options, rng, corpus.aspect, focus)
         label[label == UNKNOWN_ID] = IGNORE_INDEX
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label).long()
 
     def describe(self, index: int) -> str:
         """Names the frame of sample ``index``, for error messages."""
         corpus, position, _ = self.draw(np.random.default_rng([self.seed, index]))
-        return f"{corpus.name} image {position}"
+        return f"{corpus.name} {corpus.frames.name(position)}"
 
     def draw(self, rng: np.random.Generator) -> tuple[Corpus, int, int | None]:
         """Draws a frame: its corpus, its position, and the class to focus on, if any."""
         which = rng.choice(len(self.corpora), p=self._shares)
         corpus = self.corpora[which]
         focus = None
-        position = int(rng.integers(len(corpus.images)))
+        position = int(rng.integers(len(corpus)))
         if rng.random() < self.class_uniform:
             shown = [c for c, found in enumerate(self._by_class[which]) if found.size]
             focus = int(shown[rng.integers(len(shown))])

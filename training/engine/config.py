@@ -4,6 +4,10 @@ The default file of an entry under ``training/configs/`` is the schema: it lists
 default values define the types. A user's file may override any part. Nested keys take dots:
 ``--set mixing.objects=[1,6]``. A default of ``{}`` accepts any keys (another module checks these
 options), and ``null`` accepts any value.
+
+``data`` is different, because its keys are names of the user's choice: its value is the name of a
+file in ``training/configs/data``, the path of such a file, or the content itself, which may change
+another with ``base: NAME or path``. ``--set data.train.NAME.weight=2`` changes a part of it.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+_DATA = "data"
 _TYPE_NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -66,8 +71,12 @@ def load_config(
     """
     schema = read_yaml(defaults)
     config = copy.deepcopy(schema)
+    data = read_data(schema.pop(_DATA), defaults.parent) if _DATA in schema else None
     if path is not None:
-        _merge(config, read_yaml(path), schema, str(path))
+        changes = read_yaml(path)
+        if data is not None and _DATA in changes:
+            data = read_data(changes.pop(_DATA), path.parent, str(path))
+        _merge(config, changes, schema, str(path))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
@@ -76,32 +85,91 @@ def load_config(
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
+        if data is not None and _DATA in nested:
+            given = nested.pop(_DATA)
+            whole = key == _DATA or not isinstance(given, Mapping)
+            data = read_data(given, Path(), f"--set {key}") if whole else _joined(data, given)
         _merge(config, nested, schema, f"--set {key}")
+    if data is not None:
+        config[_DATA] = data
     return config
 
 
-def to_dataclass(cls: type[Any], values: Mapping[str, Any]) -> Any:
+def read_data(value: Any, folder: Path, source: str = "data") -> dict[str, Any]:
+    """Resolves the value of ``data`` to its whole content, which is not checked.
+
+    Args:
+        value: A name in ``training/configs/data``, a path, or a mapping, see the module docstring.
+        folder: Folder that a path is relative to.
+        source: File or option, for error messages.
+
+    Raises:
+        ParameterError: There is no such file, it is not YAML, or the value is neither.
+    """
+    if isinstance(value, Mapping):
+        content = dict(value)
+        base = content.pop("base", None)
+        return content if base is None else _joined(read_data(base, folder, source), content)
+    if not isinstance(value, str) or not value:
+        raise ParameterError(
+            f"{source}: data must be a name, a file or a mapping, got {short_repr(value)}"
+        )
+    path = Path(value).expanduser()
+    if path.suffix or len(path.parts) > 1:
+        path = folder / path
+    else:
+        names = sorted(x.stem for x in (CONFIGS / _DATA).glob("*.yaml"))
+        if value not in names:
+            raise ParameterError(
+                f"{source}: no data {value!r}; expected the path of a YAML file or one of "
+                f"{', '.join(names)}"
+            )
+        path = CONFIGS / _DATA / f"{value}.yaml"
+    return read_data(read_yaml(path), path.parent, str(path))
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of ``old`` with that of ``new`` on top, level by level."""
+    joined = copy.deepcopy(dict(old))
+    for key, value in new.items():
+        below = joined.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        joined[key] = _joined(below, value) if both else value
+    return joined
+
+
+def to_dataclass(cls: type[Any], values: Mapping[str, Any], key: str = "") -> Any:
     """Builds a dataclass of options from its part of the configuration.
 
     Args:
         cls: Dataclass of options; fields whose default is a dataclass are built recursively.
-        values: Values by field name; missing ones keep their defaults. Lists become tuples.
+        values: Values by field name; missing ones keep their defaults. Lists become tuples. Each
+            must have the type of its default, unless that is None or the field is of type Any.
+        key: Dotted key of this part, for messages.
 
     Raises:
-        ParameterError: The options have no such key.
+        ParameterError: The options have no such key (the message names the nearest), or a value
+            has the wrong type.
     """
     defaults = cls()
-    names = {f.name for f in dataclasses.fields(cls)}
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    where = f"{key}." if key else ""
     arguments = {}
-    for key, value in values.items():
-        if key not in names:
-            raise ParameterError(f"{cls.__name__} has no option {key!r}: {', '.join(names)}")
-        default = getattr(defaults, key)
+    for name, value in values.items():
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ParameterError(
+                f"{where}{name}: {cls.__name__} has no option {name!r}; {hint}"
+                f"There are {', '.join(types)}"
+            )
+        default = getattr(defaults, name)
         if dataclasses.is_dataclass(default):
-            value = to_dataclass(type(default), value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[key] = value
+            value = to_dataclass(type(default), value, f"{where}{name}")
+        elif types[name] != "Any":
+            expected = list(default) if isinstance(default, tuple) else default
+            value = _checked(value, expected, f"{where}{name}", "")
+        arguments[name] = tuple(value) if isinstance(value, list) else value
     return cls(**arguments)
 
 
@@ -194,9 +262,9 @@ def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
         if isinstance(old, list):
             return _checked_list(value, old, dotted, source)
         return value
+    kind = _TYPE_NAMES.get(type(old), type(old).__name__)
     raise ParameterError(
-        f"{source}: {dotted} must be {_TYPE_NAMES.get(type(old), type(old).__name__)} "
-        f"like {old!r}, got {short_repr(value)}"
+        f"{source and f'{source}: '}{dotted} must be {kind} like {old!r}, got {short_repr(value)}"
     )
 
 
@@ -206,7 +274,7 @@ def _checked_list(value: list[Any], old: list[Any], dotted: str, source: str) ->
     if len({type(item) for item in old}) == 1 and isinstance(old[0], (int, float)):
         if len(value) != len(old):
             raise ParameterError(
-                f"{source}: {dotted} must have {len(old)} values like {old!r}, "
+                f"{source and f'{source}: '}{dotted} must have {len(old)} values like {old!r}, "
                 f"got {short_repr(value)}"
             )
         return [_checked(item, old[0], dotted, source) for item in value]

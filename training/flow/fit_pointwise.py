@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.system.tool import run_tool
-from anomaly_seg_ros.taxonomy import load_taxonomy
-from training.data.corpora import Corpus, training_corpora
+from training.data.corpora import FrameSequence, TrainingData
 from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import build_mixer
 from training.engine.config import CONFIGS, add_config_options, load_config
@@ -186,11 +185,10 @@ def _drawn(pixels: Tensor, count: int, generator: torch.Generator, device: torch
 
 
 def _frames_with_objects(
-    config: Mapping[str, Any], data: Path, corpora: Sequence[Corpus], count: int
+    config: Mapping[str, Any], data: TrainingData, count: int
 ) -> list[MaskedFrame]:
-    mixing = {**config["mixing"], "probability": 1.0}
-    mixer = build_mixer(mixing, data, mixing["train_split"], load_taxonomy(), corpora)
-    return mixed_frames(corpora, mixer, count, config["seed"])
+    mixer = build_mixer({**config["mixing"], "probability": 1.0}, data)
+    return mixed_frames(data.train, mixer, count, config["seed"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--negatives", type=int, default=0, metavar="N", help="images with pasted objects"
     )
-    add_config_options(parser)  # of a fine-tuning, for its section "mixing"
+    add_config_options(parser)  # of a fine-tuning, for its sections "data" and "mixing"
     parsed = parser.parse_args(arguments)
 
     def fit() -> None:
@@ -222,16 +220,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             multiple=network.size_multiple,
         )
         config = load_config(CONFIGS / "fine_tune.yaml", parsed.config, parsed.set)
-        corpora = training_corpora(parsed.data)
-        images = [
-            image
-            for corpus in corpora
-            for image in corpus.images[:: max(1, len(corpus) // parsed.images)]
-        ]
+        data = TrainingData(config["data"], parsed.data)
+        images = FrameSequence(
+            [corpus.every(max(1, len(corpus) // parsed.images)) for corpus in data.train]
+        )
         pixels = pixels_of(network, images, viewer, parsed.per_image)
         outliers = None
         if parsed.negatives:
-            frames = _frames_with_objects(config, parsed.data, corpora, parsed.negatives)
+            frames = _frames_with_objects(config, data, parsed.negatives)
             inliers, outliers = pixels_by_kind(network, frames, viewer, parsed.per_image)
             pixels = torch.cat([pixels, inliers])
         flow = PointwiseFlow(pixels.shape[1]).to(device)

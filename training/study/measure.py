@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import Sample, open_dataset
+from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from training.data.corpora import cityscapes256_val, training_corpora
+from training.data.corpora import FrameSequence, TrainingData
 from training.flow.pointwise_flow import flow_beside
 from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
 from training.validation import Viewer, closed_set_matrix, upsampled_outputs
@@ -40,7 +40,8 @@ def measure(
     model: str | Path,
     scores: Sequence[str],
     sets: Mapping[str, Mapping[str, str]],
-    data: Path,
+    folder: Path,
+    data: TrainingData,
     device: torch.device,
     options: MeasureOptions,
     size: tuple[int, int] | None = None,
@@ -51,8 +52,9 @@ def measure(
         model: Name or file, see :func:`~anomaly_seg_ros.checkpoints.loading.load_model`.
         scores: Names from :data:`~training.study.scores.STUDY_SCORES`; scores that the model
             cannot compute are left out.
-        sets: Name -> ``adapter`` and ``root`` (relative to ``data``).
-        data: Folder of the data sets.
+        sets: Name -> ``adapter`` and ``root`` (relative to ``folder``).
+        folder: Folder of the data sets.
+        data: Frames for the mIoU, and for scores that are fitted to training frames.
         device: Device to run on, in float32.
         options: See :class:`MeasureOptions`.
         size: (height, width) to resize frames to; None uses the model's own inference size.
@@ -81,23 +83,25 @@ def measure(
     return {
         "sets": {
             name: set_figures(
-                network, open_dataset(where["adapter"], data / where["root"]), viewer, built
+                network, open_dataset(where["adapter"], folder / where["root"]), viewer, built
             )
             for name, where in sets.items()
         },
-        "mIoU": closed_set_matrix(
-            network, cityscapes256_val(data, options.miou_every), viewer
-        ).mean_iou(),
+        "mIoU": mean_iou(network, data, viewer, options.miou_every),
     }
 
 
-def training_frames(data: Path, count: int) -> list[np.ndarray]:
+def mean_iou(network: nn.Module, data: TrainingData, viewer: Viewer, every: int) -> float:
+    """Closed-set mIoU over every n-th validation frame, at the viewer's size."""
+    matrix = ConfusionMatrix(viewer.num_classes)
+    for corpus in data.validation:
+        matrix.merge(closed_set_matrix(network, corpus.every(every), viewer))
+    return matrix.mean_iou()
+
+
+def training_frames(data: TrainingData, count: int) -> FrameSequence:
     """About ``count`` evenly spaced frames from every training corpus."""
-    return [
-        image
-        for corpus in training_corpora(data)
-        for image in corpus.images[:: -(-len(corpus) // count)]
-    ]
+    return FrameSequence([corpus.every(-(-len(corpus) // count)) for corpus in data.train])
 
 
 def set_figures(

@@ -27,7 +27,8 @@ import torch
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.system.tool import run_tool
-from training.engine.config import CONFIGS, load_config
+from training.data.corpora import TrainingData
+from training.engine.config import CONFIGS, load_config, read_data
 from training.engine.distributed import Distributed, training_device
 from training.engine.entry import Run, data_folder, use_exact_float32
 from training.engine.storage import write_atomically
@@ -97,7 +98,10 @@ def run_experiment(
             torch.manual_seed(experiment.seed)
             fine_tune(Run(config, folder, data, on, Distributed(on)))
     options = measure_options(study)
-    figures = measure(model, experiment.scores, study["sets"], data, on, options, experiment.size)
+    frames = TrainingData(read_data(study.get("data", "development"), Path()), data)
+    figures = measure(
+        model, experiment.scores, study["sets"], data, frames, on, options, experiment.size
+    )
     result = {"config": config, "asked": experiment.scores, "protocol": wanted, **figures}
     text = json.dumps(result, indent=1)
     write_atomically(folder / _RESULT, lambda file: file.write(text.encode()))

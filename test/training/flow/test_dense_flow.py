@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_flow import flow as tiny_flow
+from tiny_scenes import real_held_out_frames
 from torch import Tensor
 
 from anomaly_seg_ros.errors import CheckpointError, ImageError, OutputError, ParameterError
-from training.data.corpora import cityscapes256_val
 from training.flow.dense_blocks import SIZES, flow_size
 from training.flow.dense_flow import DenseFlow, load_flow, sample_sheet, save_flow, to_picture
 
@@ -140,8 +140,8 @@ def test_road_scenes_after_initialisation(shared_data: Path) -> None:
     """Far below the 8.25 bits of noise: neighbouring pixels are alike, and each ActNorm after a
     rotation takes some of that out. 25-6 needs 6.3 on such crops, and the public layers 6.5.
     """
-    corpus = cityscapes256_val(shared_data, every=32)
-    crops = np.stack([image[64:128, 96:160] for image in corpus.images])
+    corpus = real_held_out_frames(shared_data, every=32)
+    crops = np.stack([image[64:128, 96:160] for image, _ in corpus])
     batch = torch.from_numpy(crops).permute(0, 3, 1, 2)
     torch.manual_seed(0)
     model = DenseFlow.by_name("tiny")

@@ -12,11 +12,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tiny import save_tiny_model, tiny_network
+from tiny_scenes import training_data
 
 from anomaly_seg_ros.checkpoints.tensor_files import read_tensors
 from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.models.input_scaling import InputScaling
-from training.data.corpora import Corpus
+from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.data.corpora import Corpus, TrainingData
 from training.data.held_out import MaskedFrame
 from training.data.mixing.mixer import Mixer, MixOptions
 from training.data.negatives import NegativeObject
@@ -150,8 +152,9 @@ def test_entry(
 ) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(3)]
-    corpus = Corpus("noise", images, [np.zeros((64, 96), np.uint8)] * 3)
-    monkeypatch.setattr(module, "training_corpora", lambda data: [corpus])
+    corpus = Corpus.of_arrays("noise", images, [np.zeros((64, 96), np.uint8)] * 3)
+    data = training_data(train=[corpus])
+    monkeypatch.setattr(module, "TrainingData", lambda *_: data)
     model = save_tiny_model(tmp_path / "tiny.safetensors")
     output = tmp_path / "flow.safetensors"
     arguments = ["--output", str(output), "--device", "cpu", "--per-image", "20", "--steps", "5"]
@@ -163,20 +166,15 @@ def test_entry(
 
     mixers = []
 
-    def mixer(mixing: dict, data: Path, split: str, *_: object) -> Mixer:
-        mixers.append((mixing["source"], mixing["probability"], split))
-        return Mixer(Squares(), MixOptions(probability=1.0, scene_texture=0.0))
+    def mixer(mixing: dict, frames: TrainingData) -> Mixer:
+        mixers.append((mixing["shadow"], mixing["probability"], frames))
+        options = MixOptions(probability=1.0, scene_texture=0.0)
+        return Mixer(Squares(), options, load_taxonomy())
 
     monkeypatch.setattr(module, "build_mixer", mixer)
-    negatives = [
-        "--negatives",
-        "2",
-        "--set",
-        "mixing.source=ade20k",
-        "mixing.train_split=training",
-    ]
+    negatives = ["--negatives", "2", "--set", "mixing.shadow=0.25"]
     assert module.main([*arguments, "--model", str(model), *negatives]) == 0
-    assert mixers == [("ade20k", 1.0, "training")]
+    assert mixers == [(0.25, 1.0, data)]
     header = json.loads(read_tensors(output)[1]["pointwise_flow"])
     assert 60 < header["provenance"]["pixels"] <= 100
     assert 0 < header["provenance"]["outliers"] <= 40

@@ -36,7 +36,7 @@ class MixedViewDataset(ViewDataset):
     blur as their surroundings. As in the base class, sample ``i`` depends on ``(seed, i)`` alone.
 
     Args:
-        corpora: In-memory sources, drawn in proportion to their weights.
+        corpora: Sources, drawn in proportion to their weights.
         options: Geometry and light of the views.
         mixer: Mixer that pastes the objects.
         num_classes: Number of classes, K.
@@ -51,7 +51,7 @@ class MixedViewDataset(ViewDataset):
         corpora: list[Corpus],
         options: ViewOptions,
         mixer: Mixer,
-        num_classes: int = 19,
+        num_classes: int,
         seed: int = 0,
         class_uniform: float = 0.25,
         focus_outlier: float = 0.5,
@@ -66,8 +66,7 @@ class MixedViewDataset(ViewDataset):
         """Returns one sample, without the batch dimension."""
         rng = np.random.default_rng([self.seed, index])
         corpus, position, focus = self.draw(rng)
-        image, label = corpus.images[position], corpus.labels[position]
-        image, label = self.mixer(image, label, rng, corpus.squeeze(position))
+        image, label = self.mixer(*corpus.load(position), rng, corpus.squeeze(position))
         if rng.random() < self.focus_outlier:
             focus = OUTLIER_ID
         view, target = random_view(image, label, self.options, rng, corpus.aspect, focus)

@@ -14,9 +14,8 @@ network learns as shortcuts within a hundred steps. Three additions guard agains
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,7 +24,8 @@ import numpy as np
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, OUTLIER_ID, UNKNOWN_ID
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.data.corpora import Corpus
+from training.data.block import source_folder
+from training.data.corpora import FrameSequence, TrainingData
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.paste import blend, cast_shadow, fit_to_box, soften
 from training.data.mixing.placement import Ground, PlacementOptions, place
@@ -33,6 +33,7 @@ from training.data.negatives import open_objects
 from training.data.negatives.indexed import IndexedObjects
 from training.data.negatives.objects import (
     BalancedObjects,
+    JoinedObjects,
     NegativeObject,
     ObjectSource,
     SceneObjects,
@@ -41,14 +42,7 @@ from training.data.style import StyleAlignment, build_styles
 from training.engine.config import check_counts, check_range, check_share, to_dataclass
 
 # Keys of the "mixing" configuration that are not fields of MixOptions.
-_OWN_KEYS = (
-    *("source", "root", "train_split", "held_out_split", "mask_255", "known_classes"),
-    *("decoy_sources", "style"),
-)
-# Classes of countable objects; a piece of road or wall is not an object.
-_SCENE_DECOYS = (
-    "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-)  # fmt: skip
+_OWN_KEYS = ("decoy_sources", "style")
 
 
 @dataclass(frozen=True)
@@ -112,9 +106,9 @@ class Mixer:
     Args:
         outliers: Objects of no known class.
         options: See :class:`MixOptions`.
+        taxonomy: Classes of the labels; those with the role "ground" carry objects and paint.
         style: Style alignment of every outlier and decoy, or None.
-        decoys: Objects of known classes, whose ``category`` is a key of ``train_ids``; or None.
-        train_ids: trainId by class name.
+        decoys: Objects of known classes, whose ``category`` is one of the taxonomy; or None.
         textures: (H, W, 3) uint8 road scenes for scene textures.
 
     Raises:
@@ -125,10 +119,10 @@ class Mixer:
         self,
         outliers: ObjectSource,
         options: MixOptions,
+        taxonomy: Taxonomy,
         style: StyleAlignment | None = None,
         decoys: ObjectSource | None = None,
-        train_ids: dict[str, int] | None = None,
-        textures: list[np.ndarray] | None = None,
+        textures: Sequence[np.ndarray] = (),
     ) -> None:
         if options.scene_texture > 0 and not textures:
             raise ValueError("scene_texture > 0 needs the frames to take textures from")
@@ -136,8 +130,9 @@ class Mixer:
         self.options = options
         self.style = style
         self.decoys = decoys
-        self.train_ids = train_ids or {}
-        self.textures = textures or []
+        self.textures = textures
+        self._train_ids = {name: i for i, name in enumerate(taxonomy.classes)}
+        self._ground_ids = taxonomy.ids_of("ground")
 
     def __call__(
         self,
@@ -158,13 +153,13 @@ class Mixer:
             The frame; and the labels, with ``OUTLIER_ID`` on objects and ``UNKNOWN_ID`` on rims.
         """
         mixed, target = frame.copy(), labels.copy()
-        ground = Ground(labels)
+        ground = Ground(labels, self._ground_ids)
         self._paint(mixed, ground, rng, squeeze)
         # Decoys first, because outliers are more often in front of known objects than behind.
         if self.decoys is not None:
             for _ in range(int(rng.integers(self.options.decoys[0], self.options.decoys[1] + 1))):
                 decoy = self.decoys[int(rng.integers(len(self.decoys)))]
-                train_id = self.train_ids[decoy.category]
+                train_id = self._train_ids[decoy.category]
                 self._paste(
                     mixed, target, ground, decoy, frame, train_id, IGNORE_INDEX, rng, squeeze
                 )
@@ -226,69 +221,80 @@ class Mixer:
         return NegativeObject(piece, item.mask, "scene texture", item.source)
 
 
-def build_mixer(
-    mixing: Mapping[str, Any],
-    data: Path,
-    split: str,
-    taxonomy: Taxonomy,
-    corpora: Sequence[Corpus],
-) -> Mixer:
+def build_mixer(mixing: Mapping[str, Any], data: TrainingData, held_out: bool = False) -> Mixer:
     """Builds the mixer of a run: its objects, decoys, textures and styles.
 
     Args:
         mixing: Section "mixing" of the configuration.
-        data: Folder of the data sets; "mixing.root" is relative to it.
-        split: Split of the object data set; for a plain folder, the subfolder of the root.
-        taxonomy: Taxonomy of the known classes.
-        corpora: Road scenes for decoys and scene textures.
+        data: Frames and objects of the run.
+        held_out: Use held-out objects, and decoys and textures from the calibration's frames.
 
     Raises:
-        DatasetError: The object data set is missing or has no usable object.
+        DatasetError: An object data set is missing or has no usable object.
         ParameterError: An unknown source, style or option.
     """
-    options = to_dataclass(MixOptions, {k: v for k, v in mixing.items() if k not in _OWN_KEYS})
-
-    def objects(known: str) -> IndexedObjects:
-        return _objects(mixing, data, split, taxonomy, known)
-
-    textures: list[np.ndarray] = []
+    options = to_dataclass(
+        MixOptions, {k: v for k, v in mixing.items() if k not in _OWN_KEYS}, "mixing"
+    )
+    textures: Sequence[np.ndarray] = ()
     if options.scene_texture > 0:
-        textures = [image for corpus in corpora for image in corpus.images]
+        textures = FrameSequence(data.calibration if held_out else data.train)
     return Mixer(
-        outliers=objects("exclude"),
+        outliers=_outliers(data, held_out),
         options=options,
+        taxonomy=data.taxonomy,
         style=build_styles(mixing["style"]),
-        decoys=_decoys(mixing["decoy_sources"], objects, taxonomy, corpora),
-        train_ids={name: i for i, name in enumerate(taxonomy.classes)},
+        decoys=_decoys(mixing["decoy_sources"], data, held_out),
         textures=textures,
     )
 
 
-def _objects(
-    mixing: Mapping[str, Any], data: Path, split: str, taxonomy: Taxonomy, known: str
-) -> IndexedObjects:
-    """Opens the unknown ("exclude") or known ("only") objects of the object data set."""
-    root = data / mixing["root"]
-    return open_objects(mixing["source"], mixing, root, split, taxonomy, known)
+def objects_of(data: TrainingData, held_out: bool, known: str) -> list[IndexedObjects]:
+    """Opens the unknown ("exclude") or known ("only") objects of a run, by source.
+
+    A folder whose objects have no classes of their own holds no known ones.
+
+    Raises:
+        ParameterError: The run names no source of objects, or one of an unknown kind.
+        DatasetError: A source is missing or has no usable object.
+    """
+    blocks = {name: b for name, b in data.block.objects.items() if b.weight > 0}
+    if not blocks:
+        raise ParameterError("data.objects: names no source of objects to paste")
+    return [
+        open_objects(
+            block.adapter,
+            {"known_classes": block.known_classes, "mask_255": block.mask_255},
+            source_folder(block.root, data.folder),
+            block.held_out_split if held_out else block.train_split,
+            data.taxonomy,
+            known,
+            key=f"data.objects.{name}.adapter",
+        )
+        for name, block in blocks.items()
+        if known == "exclude" or block.adapter != "folder" or block.known_classes
+    ]
 
 
-def _decoys(
-    sources: Sequence[str],
-    objects: Callable[[str], IndexedObjects],
-    taxonomy: Taxonomy,
-    corpora: Sequence[Corpus],
-) -> ObjectSource | None:
-    """Known objects of all sources, balanced over the classes; None without sources."""
+def _outliers(data: TrainingData, held_out: bool) -> ObjectSource:
+    sources = objects_of(data, held_out, "exclude")
+    weights = [block.weight for block in data.block.objects.values() if block.weight > 0]
+    return sources[0] if len(sources) == 1 else JoinedObjects(sources, weights)
+
+
+def _decoys(sources: Sequence[str], data: TrainingData, held_out: bool) -> ObjectSource | None:
+    """Known objects of all sources, balanced over the classes; None if there are none."""
     known: list[tuple[ObjectSource, Sequence[str]]] = []
     for source in sources:
         if source == "objects":
-            found = objects("only")
+            known += [(x, x.categories) for x in objects_of(data, held_out, "only")]
         elif source == "scenes":
-            things = {i: n for i, n in enumerate(taxonomy.classes) if n in _SCENE_DECOYS}
-            found = SceneObjects(corpora, things)
+            corpora = data.calibration if held_out else data.decoys
+            found = SceneObjects(corpora, data.taxonomy.classes)
+            known.append((found, found.categories))
         else:
             raise ParameterError(
                 f"mixing.decoy_sources: expected 'objects' or 'scenes', got {source!r}"
             )
-        known.append((found, found.categories))
-    return BalancedObjects(known) if known else None
+    balanced = BalancedObjects(known)
+    return balanced if len(balanced) else None

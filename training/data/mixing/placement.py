@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,9 +12,6 @@ import numpy as np
 
 from training.engine.config import check_positive, check_range, check_share
 
-# Cityscapes trainIds of the ground: road, sidewalk, terrain.
-GROUND = (0, 1, 9)
-_IS_GROUND = np.isin(np.arange(256), GROUND).astype(np.uint8)
 # With less ground than this share of the frame, the horizon cannot be estimated.
 _MIN_GROUND_SHARE = 0.01
 
@@ -84,11 +82,13 @@ class Ground:
 
     Args:
         labels: (H, W) uint8 trainIds of the frame.
+        ground_ids: trainIds of the ground, such as road and sidewalk.
     """
 
-    def __init__(self, labels: np.ndarray) -> None:
+    def __init__(self, labels: np.ndarray, ground_ids: Sequence[int]) -> None:
         # Ten times faster than numpy.isin on a frame of two million pixels.
-        self.mask = cv2.LUT(labels, _IS_GROUND)
+        table = np.isin(np.arange(256), ground_ids).astype(np.uint8)
+        self.mask = cv2.LUT(labels, table)
         self._in_row = cv2.reduce(self.mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
         self._up_to_row = self._in_row.cumsum()
         self.pixels = int(self._up_to_row[-1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -99,6 +99,35 @@ class JoinedObjects:
         return "\n".join(lines)
 
 
+class LeastRecentlyUsed:
+    """Objects that stay in memory; those unused for longest go first.
+
+    Args:
+        limit_mib: Size of pixels and masks, in MiB per process.
+    """
+
+    def __init__(self, limit_mib: float) -> None:
+        self.limit = limit_mib * 2**20
+        self._kept: OrderedDict[int, NegativeObject] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, index: int, make: Callable[[int], NegativeObject]) -> NegativeObject:
+        """Returns object ``index``, from memory if it is there."""
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        found = self._kept[index] = make(index)
+        self._bytes += found.image.nbytes + found.mask.nbytes
+        while self._bytes > self.limit and self._kept:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.image.nbytes + oldest.mask.nbytes
+        return found
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves out the objects; each worker keeps its own."""
+        return {**self.__dict__, "_kept": OrderedDict(), "_bytes": 0}
+
+
 class SceneObjects:
     """Known objects cut out of labelled road scenes, as decoys for the mixer.
 
@@ -108,30 +137,22 @@ class SceneObjects:
     one class, such as parked cars, count as one.
 
     Args:
-        corpora: Labelled frames.
-        classes: Class name by trainId, for the classes to cut out.
-        min_side: Minimum height and width of a region, in stored pixels.
-        min_fill: Minimum share of its box that a region covers, to leave out for instance the
-            rest of a car behind a fence.
+        corpora: Labelled frames, whose indices list the regions of the things.
+        classes: Names of the run's classes, by trainId.
+        cache_mib: Cache of objects that were cut out, in MiB per process.
     """
 
     def __init__(
-        self,
-        corpora: Sequence[Corpus],
-        classes: dict[int, str],
-        min_side: int = 16,
-        min_fill: float = 0.4,
+        self, corpora: Sequence[Corpus], classes: Sequence[str], cache_mib: float = 64.0
     ) -> None:
         self.corpora = list(corpora)
         self.classes = classes
-        rows = [
-            (c, position, train_id, *box)
-            for c, corpus in enumerate(self.corpora)
-            for position, labels in enumerate(corpus.labels)
-            for train_id, box in _regions(labels, classes, min_side, min_fill)
-        ]
         # Columns: corpus, position, trainId, top, left, height, width, y and x of a region pixel.
-        self._rows = np.array(rows, np.int32).reshape(-1, 9)
+        self._rows = np.concatenate(
+            [np.insert(c.index.regions, 0, i, axis=1) for i, c in enumerate(self.corpora)]
+            or [np.empty((0, 9), np.int32)]
+        )
+        self._kept = LeastRecentlyUsed(cache_mib)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,22 +165,26 @@ class SceneObjects:
     def __getitem__(self, index: int) -> NegativeObject:
         if not 0 <= index < len(self):
             raise IndexError(f"object {index} of {len(self)}")
+        return self._kept(index, self._cut_out)
+
+    def _cut_out(self, index: int) -> NegativeObject:
         c, position, train_id, top, left, height, width, y, x = self._rows[index].tolist()
         corpus = self.corpora[c]
+        image, labels = corpus.load(position)
         box = (slice(top, top + height), slice(left, left + width))
-        same = (corpus.labels[position][box] == train_id).view(np.uint8)
-        _, parts = cv2.connectedComponents(same)
+        _, parts = cv2.connectedComponents((labels[box] == train_id).view(np.uint8))
         mask = parts == parts[y - top, x - left]
-        image = corpus.images[position][box]
+        # A copy, so that the cache does not hold whole frames.
+        image = image[box].copy()
         if corpus.aspect:
             size = (max(1, round(width * corpus.squeeze(position))), height)
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
             mask = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
         return NegativeObject(
-            np.ascontiguousarray(image),
+            image,
             mask,
             self.classes[train_id],
-            f"{corpus.name} frame {position}, row {y}, column {x}",
+            f"{corpus.name} {corpus.frames.name(position)}, row {y}, column {x}",
         )
 
     def describe(self) -> str:
@@ -198,24 +223,3 @@ class BalancedObjects:
     def describe(self) -> str:
         """Joins the descriptions of all sources."""
         return "\n".join(source.describe() for source in self.sources)
-
-
-def _regions(
-    labels: np.ndarray, classes: dict[int, str], min_side: int, min_fill: float
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Finds complete regions: (trainId, (top, left, height, width, y, x)) of each."""
-    found = []
-    for train_id in classes:
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == train_id).view(np.uint8))
-        for part in range(1, len(stats)):
-            left, top, width, height, area = (int(v) for v in stats[part])
-            inside = (
-                left > 0
-                and top > 0
-                and left + width < labels.shape[1]
-                and top + height < labels.shape[0]
-            )
-            if inside and min(width, height) >= min_side and area >= min_fill * width * height:
-                first = int(np.flatnonzero(parts[top] == part)[0])
-                found.append((train_id, (top, left, height, width, top, first)))
-    return found

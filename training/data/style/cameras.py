@@ -170,6 +170,7 @@ class CameraPairs(ViewDataset):
 
     Args:
         corpora: In-distribution frames.
+        num_classes: Number of classes, K.
         size: Side of the crops, in pixels.
         seed: Seed of the whole stream.
         stored: Share of the views that are cropped from the stored frame without resampling, into
@@ -180,6 +181,7 @@ class CameraPairs(ViewDataset):
     def __init__(
         self,
         corpora: list[Corpus],
+        num_classes: int,
         size: int,
         seed: int = 0,
         stored: float = 0.5,
@@ -189,7 +191,7 @@ class CameraPairs(ViewDataset):
         options = ViewOptions(
             crop=shape, squeeze_probability=0.25, photometric=0.0, blur_probability=0.0
         )
-        super().__init__(corpora, options, seed=seed, class_uniform=0.5)
+        super().__init__(corpora, options, num_classes, seed, class_uniform=0.5)
         self.size = size
         self.stored = stored
         self.same_camera = same_camera
@@ -231,7 +233,7 @@ class CameraPairs(ViewDataset):
 
     def _view(self, rng: np.random.Generator) -> np.ndarray:
         corpus, position, focus = self.draw(rng)
-        image, label = corpus.images[position], corpus.labels[position]
+        image, label = corpus.load(position)
         height, width = self.options.crop
         if rng.random() >= self.stored or image.shape[0] < height or image.shape[1] < width:
             return random_view(image, label, self.options, rng, corpus.aspect, focus)[0]

@@ -21,11 +21,11 @@ ORDER = "is larger than .*the smaller one first"
         ("probability", 90, f"{SHARE}, got 90"),
         ("scene_texture", -0.1, SHARE),
         ("soft_edges", math.nan, SHARE),
-        ("shadow", "often", SHARE),
+        ("shadow", "often", "must be a number"),
         ("objects", [4, 1], ORDER),
         ("objects", [-1, 2], COUNTS),
-        ("objects", [1], COUNTS),
-        ("decoys", [0.5, 2], COUNTS),
+        ("objects", [1], "must have 2 values"),
+        ("decoys", [0.5, 2], "must be a whole number"),
         ("decoys", [3, 2], ORDER),
         ("edge_sigma", [1, 0.5], ORDER),
         ("edge_sigma", [-1, 0.5], "expected two numbers from 0 on"),
@@ -37,7 +37,7 @@ ORDER = "is larger than .*the smaller one first"
         ("placement.object_height", [0, 2], "expected two numbers above 0"),
         ("placement.object_height", [2, 1], ORDER),
         ("placement.free_height", [0.1, math.inf], "expected two numbers above 0"),
-        ("placement.free_height", ["a", "b"], "expected two numbers above 0"),
+        ("placement.free_height", ["a", "b"], "must be a number"),
         ("placement.camera_height", 0, "expected a number above 0, got 0"),
         ("placement.min_rows", 0, "expected a number above 0, got 0"),
         ("paint.probability", 5, SHARE),
@@ -53,8 +53,8 @@ def test_bad_options(key: str, value: object, message: str) -> None:
     if "." in key:
         part, name = key.split(".")
         values = {part: {name: value}}
-    with pytest.raises(ParameterError, match=rf"^mixing\.{key}: .*{message}"):
-        to_dataclass(MixOptions, values)
+    with pytest.raises(ParameterError, match=rf"^mixing\.{key}:? .*{message}"):
+        to_dataclass(MixOptions, values, "mixing")
 
 
 def test_limits_are_allowed() -> None:
@@ -68,6 +68,6 @@ def test_limits_are_allowed() -> None:
         "placement": {"on_ground": 1, "object_height": [1.3, 1.3], "max_share": 1, "min_rows": 1},
         "paint": {"probability": 1.0, "patches": [0, 0], "opacity": [0, 1], "metres": [3, 3]},
     }
-    options = to_dataclass(MixOptions, values)
+    options = to_dataclass(MixOptions, values, "mixing")
     assert options.objects == (0, 0)
     assert options.placement.object_height == (1.3, 1.3)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from anomaly_seg_ros.taxonomy import load_taxonomy
 from training.data.corpora import Corpus
 from training.data.mixing.mixed_views import MixedBatch, MixedViewDataset
 from training.data.mixing.mixer import Mixer, MixOptions
@@ -37,10 +38,13 @@ def dataset() -> MixedViewDataset:
             scene_texture=0.3,
             placement=PlacementOptions(on_ground=0.0, free_height=(0.3, 0.5)),
         ),
+        load_taxonomy(),
         textures=images,
     )
     views = ViewOptions(crop=CROP, height_range=(80, 100))
-    return MixedViewDataset([Corpus("street", images, labels)], views, mixer, focus_outlier=1.0)
+    return MixedViewDataset(
+        [Corpus.of_arrays("street", images, labels)], views, mixer, 19, focus_outlier=1.0
+    )
 
 
 def test_sample_has_the_contract_of_a_mixed_batch(dataset: MixedViewDataset) -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from tiny_scenes import training_data
 
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.labels import OUTLIER_ID, UNKNOWN_ID
@@ -18,6 +19,8 @@ from training.data.negatives.objects import NegativeObject
 from training.engine.config import CONFIGS
 
 ROAD, PERSON = 0, 11
+TAXONOMY = load_taxonomy()
+COCO = {"coco": {"adapter": "coco", "root": "coco", "train_split": "val2017"}}
 
 
 class Discs:
@@ -51,7 +54,7 @@ def options(**changes: object) -> MixOptions:
 
 def test_outliers_are_labelled_and_the_rest_is_untouched(street: tuple) -> None:
     frame, labels = street
-    mixed, target = Mixer(Discs("ball"), options(decoys=(0, 0)))(
+    mixed, target = Mixer(Discs("ball"), options(decoys=(0, 0)), TAXONOMY)(
         frame, labels, np.random.default_rng(1)
     )
     touched = (target == OUTLIER_ID) | (target == UNKNOWN_ID)
@@ -65,7 +68,7 @@ def test_outliers_are_labelled_and_the_rest_is_untouched(street: tuple) -> None:
 def test_the_frame_itself_is_not_changed(street: tuple) -> None:
     frame, labels = street
     before = frame.copy(), labels.copy()
-    Mixer(Discs("ball"), options())(frame, labels, np.random.default_rng(1))
+    Mixer(Discs("ball"), options(), TAXONOMY)(frame, labels, np.random.default_rng(1))
     assert np.array_equal(frame, before[0])
     assert np.array_equal(labels, before[1])
 
@@ -74,8 +77,8 @@ def test_decoys_carry_their_class(street: tuple) -> None:
     mixer = Mixer(
         Discs("ball"),
         options(probability=0.0, decoys=(2, 2)),
+        TAXONOMY,
         decoys=Discs("person"),
-        train_ids={"person": PERSON},
     )
     mixed, target = mixer(*street, np.random.default_rng(2))
     assert mixed[target == PERSON].mean() > 150
@@ -86,7 +89,10 @@ def test_scene_textures_fill_the_outline(street: tuple) -> None:
     scene = np.zeros((50, 50, 3), np.uint8)
     scene[..., 1] = 255
     mixer = Mixer(
-        Discs("ball"), options(scene_texture=1.0, soft_edges=0.0, decoys=(0, 0)), textures=[scene]
+        Discs("ball"),
+        options(scene_texture=1.0, soft_edges=0.0, decoys=(0, 0)),
+        TAXONOMY,
+        textures=[scene],
     )
     mixed, target = mixer(*street, np.random.default_rng(3))
     assert (mixed[target == OUTLIER_ID] == (0, 255, 0)).all()
@@ -94,11 +100,11 @@ def test_scene_textures_fill_the_outline(street: tuple) -> None:
 
 def test_textures_need_frames() -> None:
     with pytest.raises(ValueError, match="scene_texture"):
-        Mixer(Discs("ball"), MixOptions(scene_texture=0.5))
+        Mixer(Discs("ball"), MixOptions(scene_texture=0.5), TAXONOMY)
 
 
 def test_share_of_mixed_frames_is_the_probability(street: tuple) -> None:
-    mixer = Mixer(Discs("ball"), options(probability=0.3))
+    mixer = Mixer(Discs("ball"), options(probability=0.3), TAXONOMY)
     rng = np.random.default_rng(4)
     mixed = [(mixer(*street, rng)[1] == OUTLIER_ID).any() for _ in range(400)]
     assert np.mean(mixed) == pytest.approx(0.3, abs=0.07)
@@ -107,7 +113,7 @@ def test_share_of_mixed_frames_is_the_probability(street: tuple) -> None:
 def test_paint_changes_the_ground_and_no_label(street: tuple) -> None:
     frame, labels = street
     paint = PaintOptions(probability=1.0, patches=(3, 3), dark=1.0, opacity=(0.7, 0.7))
-    mixer = Mixer(Discs("ball"), options(probability=0.0, paint=paint))
+    mixer = Mixer(Discs("ball"), options(probability=0.0, paint=paint), TAXONOMY)
     mixed, target = mixer(frame, labels, np.random.default_rng(8))
     assert np.array_equal(target, labels)
     changed = (mixed != frame).any(2)
@@ -125,6 +131,7 @@ def test_style_sees_the_object_its_mask_and_the_frame(street: tuple) -> None:
     mixer = Mixer(
         Discs("ball"),
         options(objects=(1, 1), soft_edges=0.0, decoys=(0, 0)),
+        TAXONOMY,
         style=paint_black,
     )
     mixed, target = mixer(*street, np.random.default_rng(5))
@@ -135,7 +142,7 @@ def test_style_sees_the_object_its_mask_and_the_frame(street: tuple) -> None:
 
 
 def test_same_generator_same_result(street: tuple) -> None:
-    mixer = Mixer(Discs("ball"), options(placement=PlacementOptions(on_ground=0.5)))
+    mixer = Mixer(Discs("ball"), options(placement=PlacementOptions(on_ground=0.5)), TAXONOMY)
     first = mixer(*street, np.random.default_rng(6))
     again = mixer(*street, np.random.default_rng(6))
     other = mixer(*street, np.random.default_rng(7))
@@ -147,20 +154,20 @@ def test_same_generator_same_result(street: tuple) -> None:
 def scene() -> Corpus:
     labels = np.zeros((80, 120), np.uint8)
     labels[20:50, 30:80] = 13
-    return Corpus("street", [np.full((80, 120, 3), 90, np.uint8)], [labels])
+    image = np.full((80, 120, 3), 90, np.uint8)
+    return Corpus.of_arrays("street", [image], [labels], things=TAXONOMY.ids_of("thing"))
 
 
-def mixing(**changes: object) -> dict:
+def build(folder: Path, objects: dict, **changes: object) -> Mixer:
     default = yaml.safe_load((CONFIGS / "fine_tune.yaml").read_text())["mixing"]
-    return {**default, **changes}
+    return build_mixer({**default, **changes}, training_data(folder, objects, train=[scene()]))
 
 
 def test_the_default_mixer_pastes_outliers_and_decoys(shared_data: Path) -> None:
-    taxonomy = load_taxonomy()
-    mixer = build_mixer(mixing(probability=1.0), shared_data, "val2017", taxonomy, [scene()])
+    mixer = build(shared_data, COCO, probability=1.0)
     categories = {mixer.decoys[i].category for i in range(len(mixer.decoys))}
-    assert {"car", "person"} <= categories <= set(taxonomy.classes)
-    _, labels = mixer(scene().images[0], scene().labels[0], np.random.default_rng(0))
+    assert {"car", "person"} <= categories <= set(TAXONOMY.classes)
+    _, labels = mixer(*scene().load(0), np.random.default_rng(0))
     assert (labels == OUTLIER_ID).any()
 
 
@@ -176,45 +183,42 @@ def write_objects(root: Path) -> None:
 
 def test_objects_of_a_folder(tmp_path: Path) -> None:
     write_objects(tmp_path / "mine")
-    settings = mixing(source="folder", root="mine", decoy_sources=["scenes"], scene_texture=0.0)
-    mixer = build_mixer(settings, tmp_path, "train", load_taxonomy(), [scene()])
-    assert len(mixer.outliers) == 2
+    mine = {"adapter": "folder", "root": "mine", "train_split": "train"}
+    mixing = {"decoy_sources": ["scenes"], "scene_texture": 0.0}
+    assert len(build(tmp_path, {"mine": mine}, **mixing).outliers) == 2
     # By name they are known: none is left.
-    settings["known_classes"] = {"object": "car"}
+    mine["known_classes"] = {"object": "car"}
     with pytest.raises(DatasetError, match=r"no usable object left \(2 known class\)"):
-        build_mixer(settings, tmp_path, "train", load_taxonomy(), [scene()])
+        build(tmp_path, {"mine": mine}, **mixing)
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("adapter", "message"),
     [
         ("ade20k", "images/ADE/train: no annotations"),
         ("coco", r"instances_train\.json: no such file"),
     ],
 )
-def test_each_source_reads_its_own_layout(tmp_path: Path, source: str, message: str) -> None:
+def test_each_source_reads_its_own_layout(tmp_path: Path, adapter: str, message: str) -> None:
+    objects = {"mine": {"adapter": adapter, "root": ".", "train_split": "train"}}
     with pytest.raises(DatasetError, match=message):
-        build_mixer(mixing(source=source), tmp_path, "train", load_taxonomy(), [scene()])
+        build(tmp_path, objects)
 
 
 def test_an_unknown_source_of_objects(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"mixing\.source: expected coco.*'lvis'"):
-        build_mixer(mixing(source="lvis"), tmp_path, "train", load_taxonomy(), [scene()])
+    with pytest.raises(ParameterError, match=r"data\.objects\.x\.adapter: .*coco.*'lvis'"):
+        build(tmp_path, {"x": {"adapter": "lvis", "root": "."}})
+
+
+def test_no_source_of_objects(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"data\.objects: names no source"):
+        build(tmp_path, {})
 
 
 def test_an_unknown_source_of_decoys(shared_data: Path) -> None:
     with pytest.raises(ParameterError, match=r"decoy_sources.*'sheep'"):
-        build_mixer(
-            mixing(decoy_sources=["sheep"]),
-            shared_data,
-            "val2017",
-            load_taxonomy(),
-            [scene()],
-        )
+        build(shared_data, COCO, decoy_sources=["sheep"])
 
 
 def test_no_decoys(shared_data: Path) -> None:
-    mixer = build_mixer(
-        mixing(decoy_sources=[]), shared_data, "val2017", load_taxonomy(), [scene()]
-    )
-    assert mixer.decoys is None
+    assert build(shared_data, COCO, decoy_sources=[]).decoys is None

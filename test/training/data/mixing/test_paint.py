@@ -5,6 +5,7 @@ import numpy as np
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.placement import Ground
 
+GROUND = (0, 1, 9)
 CAMERA = (1.3, 0.4)
 
 
@@ -20,7 +21,7 @@ def painted(options: PaintOptions, seed: int) -> np.ndarray:
     frame, labels = street()
     paint_ground(
         frame,
-        Ground(labels),
+        Ground(labels, GROUND),
         np.ones((30, 30), bool),
         options,
         CAMERA,
@@ -78,5 +79,7 @@ def test_a_frame_without_ground_stays_as_it_is() -> None:
     labels[:] = 10
     before = frame.copy()
     shape = np.ones((9, 9), bool)
-    paint_ground(frame, Ground(labels), shape, PaintOptions(), CAMERA, np.random.default_rng(0))
+    paint_ground(
+        frame, Ground(labels, GROUND), shape, PaintOptions(), CAMERA, np.random.default_rng(0)
+    )
     assert np.array_equal(frame, before)

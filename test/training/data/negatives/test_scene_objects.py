@@ -20,7 +20,7 @@ def corpus(aspect: float = 0.0) -> Corpus:
     labels[70:, 0:18] = BUS  # leaves the frame
     labels[90:94, 50:90] = CAR  # too low
     image = np.repeat(labels[..., None], 3, 2)
-    return Corpus("street", [image], [labels], aspect=aspect)
+    return Corpus.of_arrays("street", [image], [labels], aspect=aspect, things=(CAR, BUS))
 
 
 def test_whole_regions_are_cut_out_with_their_pixels() -> None:
@@ -40,7 +40,7 @@ def test_touching_boxes_do_not_mix_regions() -> None:
     labels[5:25, 5:50] = CAR
     labels[30:55, 30:55] = CAR  # inside the box of the first, another region
     image = np.zeros((60, 60, 3), np.uint8)
-    objects = SceneObjects([Corpus("street", [image], [labels])], NAMES)
+    objects = SceneObjects([Corpus.of_arrays("street", [image], [labels], things=(CAR,))], NAMES)
     sizes = sorted(int(objects[i].mask.sum()) for i in range(len(objects)))
     assert sizes == [25 * 25, 45 * 20 + 25 * 20]
 

@@ -15,11 +15,11 @@ def corpus(seed: int = 0) -> Corpus:
     rng = np.random.default_rng(seed)
     smooth = rng.integers(0, 256, (6, 20, 24, 3)).astype(np.uint8)
     images = [np.kron(x, np.ones((8, 8, 1), np.uint8)) for x in smooth]
-    return Corpus("squares", images, [np.zeros((160, 192), np.uint8) for _ in images])
+    return Corpus.of_arrays("squares", images, [np.zeros((160, 192), np.uint8) for _ in images])
 
 
 def image() -> np.ndarray:
-    return corpus().images[0][:72, :80]
+    return corpus().load(0)[0][:72, :80]
 
 
 def test_the_default_camera_changes_nothing() -> None:
@@ -57,17 +57,17 @@ def test_a_camera_is_repeatable_and_draws_differ() -> None:
 
 
 def test_pairs_are_a_function_of_seed_and_index() -> None:
-    one, two = CameraPairs([corpus()], 32, seed=3), CameraPairs([corpus()], 32, seed=3)
+    one, two = CameraPairs([corpus()], 19, 32, seed=3), CameraPairs([corpus()], 19, 32, seed=3)
     for a, b in zip(one[5], two[5], strict=True):
         assert a.shape == (3, 32, 32)
         assert a.dtype == torch.uint8
         assert torch.equal(a, b)
     assert not torch.equal(one[5][0], one[6][0])
-    assert not torch.equal(one[5][0], CameraPairs([corpus()], 32, seed=4)[5][0])
+    assert not torch.equal(one[5][0], CameraPairs([corpus()], 19, 32, seed=4)[5][0])
 
 
 def test_with_one_camera_the_target_is_the_content() -> None:
-    pairs = CameraPairs([corpus()], 32, same_camera=1.0)
+    pairs = CameraPairs([corpus()], 19, 32, same_camera=1.0)
     for i in range(20):
         # Matching equal moments goes to Lab and back.
         assert (pairs[i].content.int() - pairs[i].target.int()).abs().max() <= 1
@@ -79,7 +79,7 @@ def moments(image: torch.Tensor) -> np.ndarray:
 
 
 def test_colours_are_aligned_with_what_each_crop_goes_with() -> None:
-    pairs = CameraPairs([corpus()], 32)
+    pairs = CameraPairs([corpus()], 19, 32)
     errors = []
     for i in range(20):
         sample = pairs[i]
@@ -90,7 +90,7 @@ def test_colours_are_aligned_with_what_each_crop_goes_with() -> None:
 
 
 def test_the_foreign_crop_is_of_another_view() -> None:
-    samples = [CameraPairs([corpus()], 32)[i] for i in range(20)]
+    samples = [CameraPairs([corpus()], 19, 32)[i] for i in range(20)]
     likeness = [
         np.corrcoef(x.foreign.numpy().ravel(), x.content.numpy().ravel())[0, 1] for x in samples
     ]
@@ -98,7 +98,7 @@ def test_the_foreign_crop_is_of_another_view() -> None:
 
 
 def test_content_and_target_show_the_same_place() -> None:
-    pairs = CameraPairs([corpus()], 32, same_camera=0.0)
+    pairs = CameraPairs([corpus()], 19, 32, same_camera=0.0)
     agreement, with_exemplar = [], []
     for i in range(60):
         content, exemplar, target = (x.float().mean(0).flatten() for x in pairs[i][:3])
@@ -109,5 +109,7 @@ def test_content_and_target_show_the_same_place() -> None:
 
 
 def test_frames_smaller_than_a_view_are_scaled() -> None:
-    small = Corpus("small", [np.full((40, 40, 3), 90, np.uint8)], [np.zeros((40, 40), np.uint8)])
-    assert all(crop.shape == (3, 32, 32) for crop in CameraPairs([small], 32)[0])
+    small = Corpus.of_arrays(
+        "small", [np.full((40, 40, 3), 90, np.uint8)], [np.zeros((40, 40), np.uint8)]
+    )
+    assert all(crop.shape == (3, 32, 32) for crop in CameraPairs([small], 19, 32)[0])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_scenes import real_held_out_frames
 
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
-from training.data.corpora import cityscapes256_val
 from training.data.style import build_style
 from training.data.style.cameras import SimulatedCamera
 from training.data.style.lab import LabMoments
@@ -154,7 +154,7 @@ def test_held_out_crops_take_on_the_exemplars_camera(shared_data: Path) -> None:
     cameras = {"blurred": SimulatedCamera(blur=1.2), "coarse": SimulatedCamera(shrink=(1.8, 1.8))}
     for name, camera in cameras.items():
         errors = []
-        for i, frame in enumerate(cityscapes256_val(shared_data, every=25).images):
+        for i, (frame, _) in enumerate(real_held_out_frames(shared_data, every=25)):
             seen = camera(frame)
             content, exemplar, wanted = (
                 frame[96:160, 32:96],
