@@ -289,6 +289,14 @@ def test_bad_options_are_named(changes: dict, message: str) -> None:
         replace(OPTIONS, **changes)
 
 
+def test_the_defaults_are_the_papers() -> None:
+    """Section 4.2 and the public code: one of 26 sizes, lambda 0.03, 0.99 an epoch."""
+    options = FlowOptions()
+    assert list(options.sides) == list(range(16, 217, 8))
+    assert (options.boundary_weight, options.probability, options.passes) == (0.03, 1.0, 2)
+    assert (options.epoch_steps, options.epoch_decay) == (2975 // 16 + 1, 0.99)
+
+
 def test_settings_that_do_not_fit_the_flow_are_named() -> None:
     model = flow()
     optimizer = flow_optimizer(model)
