@@ -39,7 +39,7 @@ def load_for_training(
     """Loads a model, with the outputs that a loss needs.
 
     Args:
-        model: ``default``, ``closed_set``, ``erfnet`` or a file.
+        model: A name, such as ``closed_set``, or a file.
         taxonomy: Taxonomy of the training labels; the model must have the same classes.
         outlier_head: Add an outlier head with random weights if there is none; all other weights
             must be in the file.

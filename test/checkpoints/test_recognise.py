@@ -255,12 +255,25 @@ def test_mixed_layouts(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_only_the_public_erfnet_is_calibrated(public_weights: Path, save: Callable) -> None:
-    public = read_checkpoint(public_weights / "erfnet_cityscapes.pth")
+@pytest.mark.parametrize(
+    ("file", "name", "bias"),
+    [
+        ("erfnet_cityscapes.pth", "erfnet_cityscapes", "decoder.output_conv.bias"),
+        (
+            *("efficientvit_b0_cityscapes.pt", "efficientvit_b0"),
+            "head.output_ops.0.op_list.1.conv.bias",
+        ),
+    ],
+)
+def test_only_the_public_weights_are_calibrated(
+    file: str, name: str, bias: str, public_weights: Path, save: Callable
+) -> None:
+    public = read_checkpoint(public_weights / file)
     found = recognise(public)
-    assert found.metadata.name == "erfnet_cityscapes"
+    assert not found.misfit
+    assert found.metadata.name == name
     assert found.metadata.calibration
     assert not found.changes
     retrained = dict(public.tensors)
-    retrained["decoder.output_conv.bias"] = retrained["decoder.output_conv.bias"] + 1e-6
+    retrained[bias] = retrained[bias] + 1e-6
     assert not recognise(read_checkpoint(save(retrained))).metadata.calibration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.models.input_scaling import InputScaling
+from anomaly_seg_ros.system.resources import weights_dir
 from anomaly_seg_ros.taxonomy import Taxonomy, known_taxonomy, numbered_taxonomy
 
 # (height, width): full size, as the releases were evaluated.
@@ -63,6 +65,18 @@ def width(checkpoint: Checkpoint, key: str, default: int) -> int:
     """Output channels of the layer whose weight or bias this is (its first dimension)."""
     tensor = checkpoint.tensors.get(key)
     return tensor.shape[0] if tensor is not None and tensor.ndim else default
+
+
+def has_values(checkpoint: Checkpoint, key: str, sha256: str) -> bool:
+    """Whether a tensor has exactly the values of a public checkpoint, by SHA-256 of its bytes."""
+    tensor = checkpoint.tensors.get(key)
+    return tensor is not None and hashlib.sha256(tensor.numpy().tobytes()).hexdigest() == sha256
+
+
+def calibrated_metadata(name: str) -> ModelMetadata:
+    """The shipped metadata of a public checkpoint, whose weights are not shipped."""
+    source = weights_dir() / f"{name}.json"
+    return ModelMetadata.from_json(source.read_text(encoding="utf-8"), str(source))
 
 
 def metadata_of(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 from anomaly_seg_ros.checkpoints.formats.base import (
     CheckpointFormat,
     Description,
+    calibrated_metadata,
+    has_values,
     how_to_overrule,
     numbered_remarks,
     width,
 )
-from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.system.resources import weights_dir
 from anomaly_seg_ros.taxonomy import Taxonomy, known_taxonomy, numbered_taxonomy
 
 _BIAS = "decoder.output_conv.bias"
@@ -24,8 +23,7 @@ _PUBLIC_BIAS = "6f9b908c7a25f03733ec2bafd4d2e8956e805e56f5055fa41451af2cfa53efa0
 
 
 def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
-    source = weights_dir() / "erfnet_cityscapes.json"
-    public = ModelMetadata.from_json(source.read_text(encoding="utf-8"), str(source))
+    public = calibrated_metadata("erfnet_cityscapes")
     # A transposed convolution: its weight is (in, out, height, width), so the bias tells.
     outputs = width(checkpoint, _BIAS, 20)
     taxonomy, remarks = _classes(checkpoint, outputs, stated)
@@ -35,7 +33,7 @@ def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
         "num_outputs": outputs,
         "outlier_head": outlier_head,
     }
-    if stated is None and not outlier_head and _is_public(checkpoint):
+    if stated is None and not outlier_head and has_values(checkpoint, _BIAS, _PUBLIC_BIAS):
         return Description("the public ERFNet (Romera et al.)", public)
     metadata = replace(
         public,
@@ -72,11 +70,6 @@ def _classes(
         return taxonomy, (remark,)
     taxonomy = numbered_taxonomy(outputs)
     return taxonomy, numbered_remarks(taxonomy)
-
-
-def _is_public(checkpoint: Checkpoint) -> bool:
-    bias = checkpoint.tensors.get(_BIAS)
-    return bias is not None and hashlib.sha256(bias.numpy().tobytes()).hexdigest() == _PUBLIC_BIAS
 
 
 ERFNET = CheckpointFormat(
