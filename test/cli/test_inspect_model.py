@@ -133,7 +133,7 @@ def test_the_number_of_classes_overrules_the_guess(
 
 def test_one_of_several_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "distilled.pth"
-    teacher = prefixed("teacher.", hollow("erfnet", num_outputs=7))
+    teacher = prefixed("teacher.", hollow("erfnet", num_classes=7, num_outputs=7))
     torch.save({"state_dict": {**teacher, **prefixed("student.", hollow("erfnet"))}}, path)
     chosen = inspect_json(capsys, str(path))
     assert (chosen["prefixes"], chosen["arguments"]["num_outputs"]) == (["student."], 20)
