@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from training.data.corpora import Corpus
+from training.networks import class_bias
 from training.validation import Viewer
 
 # The offsets are fitted to every tenth image of a corpus.
@@ -100,17 +100,15 @@ def balance_classes(model: nn.Module, corpus: Corpus, viewer: Viewer) -> None:
         viewer: Prepares the images for the network.
 
     Raises:
-        ParameterError: The model has no 1x1 convolution ``classifier``.
+        ParameterError: The model's last layer has no bias.
     """
-    if getattr(model, "classifier", None) is None:
-        raise ParameterError(
-            f"balance_classes: {type(model).__name__} has no classifier with a bias for each class"
-        )
+    layer_bias = class_bias(model)
     if corpus.size:
         viewer = replace(viewer, size=corpus.size)
     logits, labels = collect_logits(model, corpus.every(_EVERY), viewer.to_input)
     bias, mean_iou = fit_class_bias(logits, labels)
     with torch.no_grad():
-        model.classifier.bias += bias.to(viewer.device)
+        # Outputs behind those of the classes are no classes.
+        layer_bias[: len(bias)] += bias.to(viewer.device)
     print("class offsets " + " ".join(f"{b:.2f}" for b in bias.tolist()))
     print(f"mIoU {mean_iou:.4f} on the training images that they were fitted to")

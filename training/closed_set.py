@@ -35,8 +35,8 @@ from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.networks import (
     as_described,
-    check_balance,
     check_multiples,
+    class_bias,
     parameter_groups,
     set_trainable,
     use_float32_backward,
@@ -84,7 +84,8 @@ def check_keys(config: dict[str, Any], start: Start) -> None:
     check_multiples(start.network, sizes)
     if config["calibrate"]:
         check_target_fpr(config["target_fpr"], "target_fpr")
-    check_balance(config, start.network)
+    if config["balance_classes"]:
+        class_bias(start.network)
     if reason := missing_for(config["default_score"], config["calibrate"], has_outlier_head=False):
         raise ParameterError(f"default_score: {reason}")
 

@@ -49,8 +49,8 @@ from training.losses import LOSSES, OpenSetLoss, build_loss
 from training.losses.base import Objective
 from training.networks import (
     as_described,
-    check_balance,
     check_multiples,
+    class_bias,
     load_for_training,
     parameter_groups,
     set_trainable,
@@ -243,7 +243,8 @@ def fine_tune(run: Run) -> None:
     check_head(config, network)
     check_sizes(config, network)
     check_scores(config, network)
-    check_balance(config, network)
+    if config["balance_classes"]:
+        class_bias(network)
     trained = set_trainable(
         network,
         config["part"],

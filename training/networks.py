@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -202,17 +201,24 @@ def check_multiples(network: nn.Module, sizes: Mapping[str, Sequence[int]]) -> N
             )
 
 
-def check_balance(config: Mapping[str, Any], network: nn.Module) -> None:
-    """Refuses class balancing that would fail after the training.
+def class_bias(network: nn.Module) -> nn.Parameter:
+    """The bias of the last layer, whose first K numbers are of the classes.
+
+    Of several last layers, whose outputs are added, it is that of the first one that has a bias.
 
     Raises:
-        ParameterError: The network has no classifier with a bias.
+        ParameterError: There is none, as in the public layouts of WideResNet38 and of ResNet101
+            with a plain stem.
     """
-    if config["balance_classes"] and getattr(network, "classifier", None) is None:
+    paths = network.trainable_parts.get("last_layer", ())
+    biases = (getattr(network.get_submodule(path), "bias", None) for path in paths)
+    found = next((bias for bias in biases if bias is not None), None)
+    if found is None:
         raise ParameterError(
             f"balance_classes: {type(network).__name__} has no classifier with a bias for each "
             "class; set it to false"
         )
+    return found
 
 
 def set_trainable(

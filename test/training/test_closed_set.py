@@ -18,10 +18,11 @@ from torch import nn
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE, IMAGENET
+from anomaly_seg_ros.taxonomy import load_taxonomy
 from training import calibrate, class_bias, closed_set
 from training.closed_set import class_weights
-from training.data.corpora import Corpus
+from training.data.corpora import Corpus, TrainingData
 from training.engine.storage import load_checkpoint
 from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
@@ -118,16 +119,20 @@ SETTINGS = [
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the entry on made-up scenes."""
+def data() -> TrainingData:
     mask = np.zeros((72, 108), np.uint8)
     mask[30:40] = 1
-    data = training_data(
+    return training_data(
         train=[scenes("train", 1)],
         validation=[scenes("val", 2, 5)],
         calibration=[scenes("val", 2, 1)],
         unknown=[Corpus.of_arrays("unknown", [scenes("x", 3).load(0)[0]], [mask])],
     )
+
+
+@pytest.fixture
+def run(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the entry on made-up scenes."""
     for module in (closed_set, calibrate):
         monkeypatch.setattr(module, "TrainingData", lambda *_: data)
     monkeypatch.setattr(class_bias, "_EVERY", 3)
@@ -151,7 +156,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (["start=''", "target_fpr=0.95"], "target_fpr 0.95: outside the calibrated range"),
         (["start=''", "default_score=dense_hybrid"], "default_score: score 'dense_hybrid' needs"),
         (["start=''", "default_score=sml", "calibrate=false"], "default_score: score 'sml' needs"),
-        (["start=''", "network.architecture=erfnet"], "balance_classes: ERFNet has no classifier"),
+        (
+            ["start=''", "network.architecture=resnet101", "network.arguments={stem: plain}"],
+            "balance_classes: DeepLabV3PlusResNet101 has no classifier with a bias",
+        ),
         (["start=''", "epochs=-1"], "epochs -1: expected a number from 0"),
         (["network.architecture=erfnet"], "start: imagenet: no weights of erfnet can be"),
     ],
@@ -219,7 +227,8 @@ def test_every_network_trains(
     else:
         choice += ["start=''"]
     rates = ["schedule=cosine", "final_lr=1.0e-7", "optimizer=adam", "backbone_lr=1.0e-4"]
-    assert run(*choice, *rates, "balance_classes=false", "accumulate=1") == 0
+    balanced = f"balance_classes={json.dumps(name != 'resnet101 plain')}"
+    assert run(*choice, *rates, balanced, "accumulate=1") == 0
     assert "training all" in capsys.readouterr().out
     network, metadata = load_model(tmp_path / "run" / "final.safetensors")
     assert metadata.architecture == architecture
@@ -233,3 +242,33 @@ def test_every_network_trains(
         assert unused
         assert all(torch.equal(state[key], start[key]) for key in unused)
         assert not torch.equal(state["logits.conv.weight"], start["logits.conv.weight"])
+
+
+@pytest.mark.slow
+def test_ldn_on_streethazards_from_imagenet(
+    run: Callable[..., int],
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Twelve classes; torchvision's file is in torch's cache, with random weights."""
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    published = models.densenet121(weights=None).state_dict()
+    torch.save(published, cache / "densenet121-a639ec97.pth")
+    data.taxonomy = load_taxonomy("streethazards")
+    recipe = ["network.architecture=ladder_densenet121", "decoder_lr=4.0e-4", "backbone_lr=0.0"]
+    assert run(*recipe, "accumulate=1") == 0
+    assert "new (spp, upsample, logits)" in capsys.readouterr().out
+    network, metadata = load_model(tmp_path / "run" / "final.safetensors")
+    assert metadata.classes == data.taxonomy.classes
+    assert metadata.input_scaling == IMAGENET
+    assert "sml" in metadata.calibration
+    # At a rate of 0 the trunk stays.
+    key = "features.denseblock3.denselayer7.conv2.weight"
+    assert torch.equal(network.backbone.state_dict()[key], published[key])
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 64, 64)).logits.shape[1] == 12

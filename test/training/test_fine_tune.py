@@ -20,6 +20,7 @@ from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.inference.segmenter import Segmenter
+from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.input_scaling import InputScaling
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import load_taxonomy
@@ -292,12 +293,13 @@ class TestBadInput:
         assert run(model="other.safetensors") == 1
         assert "other.safetensors does not fit ERFNet" in capsys.readouterr().err
 
-    def test_balancing_what_cannot_be_balanced(self, run, tmp_path: Path, capsys) -> None:
-        metadata = tiny_metadata(architecture="erfnet", arguments={"num_classes": 19})
-        network = build_network("erfnet", metadata.arguments)
-        save_model(tmp_path / "erfnet.safetensors", network, metadata)
-        assert run("balance_classes=true", model="erfnet.safetensors") == 1
-        assert "balance_classes: ERFNet has no classifier" in capsys.readouterr().err
+    def test_balancing_what_cannot_be_balanced(
+        self, run, capsys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parts = {**DeepLabV3PlusLite.trainable_parts, "last_layer": ("fuse4.1.0",)}  # no bias
+        monkeypatch.setattr(DeepLabV3PlusLite, "trainable_parts", parts)
+        assert run("balance_classes=true") == 1
+        assert "balance_classes: DeepLabV3PlusLite has no classifier" in capsys.readouterr().err
 
     def test_other_classes(self, run, tmp_path: Path, capsys) -> None:
         metadata = tiny_metadata()
