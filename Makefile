@@ -82,9 +82,9 @@ format: $(VENV)/.dev ## Put the code into the project's format
 	@$(PY) -m ruff format .
 
 train: RUN_DIR = runs/closed_set
-train: $(VENV)/.dev ## Train a closed-set model, or resume it, in RUN_DIR=folder [DATA=folder ARGS=...]
-	@$(TRAIN_PY) -m training.closed_set \
-		--run-dir "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
+train: $(VENV)/.dev ## Train a closed-set model, or resume it, in RUN_DIR=folder [START=model CONFIG=file DATA=folder ARGS=...]
+	@$(TRAIN_PY) -m training.closed_set --run-dir "$(RUN_DIR)" $(if $(CONFIG),--config "$(CONFIG)") \
+		$(if $(START),--start "$(START)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 fine-tune: RUN_DIR = runs/fine_tune
 fine-tune: $(VENV)/.dev ## Fine-tune MODEL=name with outliers in RUN_DIR=folder [CONFIG=file DATA=folder ARGS=...]

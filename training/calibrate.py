@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             default_score=args.default_score or metadata.default_score,
             provenance={**metadata.provenance, **notes},
         )
-        config = load_config(CONFIGS / "fine_tune.yaml", args.config, args.set)
+        config = load_config(CONFIGS / "fine_tune.yaml", args.config, args.set, args.data)
         data = TrainingData(config["data"], args.data)
         check_model(network, metadata, data.taxonomy, str(model))
         mixed = mixed_held_out(config["mixing"], data, args.mixed)

@@ -26,6 +26,8 @@ TAXONOMY = {
     ]
 }
 
+CITYSCAPES = {"labels": "classes", "taxonomy": "cityscapes"}
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -43,7 +45,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def mine(**changes: Any) -> dict[str, Any]:
-    options = {"labels": "classes", "taxonomy": "classes.yaml"}
+    options = {"labels": "classes"}
     return {"adapter": "folder", "root": "mine", "options": options, **changes}
 
 
@@ -96,7 +98,7 @@ class TestChoiceOfFrames:
         ({"trian": {}}, r"data\.trian: .*did you mean train"),
         ({"train": ["a"]}, r"data\.train: expected a mapping"),
         ({"train": {"a": "mine"}}, r"data\.train\.a: expected a mapping with a root"),
-        ({"train": {"a": mine(options={"labels": "classes"})}}, r"the taxonomies do not agree"),
+        ({"train": {"a": mine(options=CITYSCAPES)}}, r"the taxonomies do not agree"),
         ({"train": {"a": mine(classes={"flor": "box"})}}, r"'flor' is no class of the corpus"),
         ({"train": {"a": mine(classes={"floor": "bxo"})}}, r"floor: 'bxo' is neither a class"),
     ],
@@ -121,7 +123,7 @@ def test_classes_of_another_taxonomy(root: Path) -> None:
         classes[name] = "ignore"
     label = np.array([[0, 13, 255, 8]], np.uint8)
     cv2.imwrite(str(root / "mine" / "labels" / "0.png"), np.tile(label, (24, 8)))
-    corpus = mine(options={"labels": "classes"}, classes=classes)
+    corpus = mine(options=CITYSCAPES, classes=classes)
     labels = data(root, train={"a": corpus}).train[0].load(0)[1]
     assert labels[0, :4].tolist() == [0, 1, 255, 255]
 

@@ -26,7 +26,8 @@ class CorpusBlock:
         root: Folder, relative to the run's data folder; required.
         adapter: Data set, see ``docs/datasets.md``; "auto" recognises it by its folder tree.
         split: Split, or list of splits to join; "" is the adapter's default.
-        options: Further options of the adapter.
+        options: Further options of the adapter. With ``labels: classes``, ``taxonomy`` is the
+            run's own unless it is given.
         weight: Share of the training samples, relative to the other corpora; 0 leaves it out.
         aspect: True width / height of frames that are stored squeezed; 0 for undistorted ones.
         classes: Name of a class of the corpus -> class of the run's taxonomy, or "ignore". Classes

@@ -418,6 +418,8 @@ class TrainingData:
     def _datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:
         splits = block.split if isinstance(block.split, tuple) else (block.split,)
         options = dict(block.options)
+        if options.get("labels") == "classes":
+            options.setdefault("taxonomy", self.block.taxonomy)
         for option in {"label_map", "taxonomy"} & options.keys():
             options[option] = self._file_or_name(str(options[option]))
         root = source_folder(block.root, self.folder)

@@ -7,7 +7,8 @@ options), and ``null`` accepts any value.
 
 ``data`` is different, because its keys are names of the user's choice: its value is the name of a
 file in ``training/configs/data``, the path of such a file, or the content itself, which may change
-another with ``base: NAME or path``. ``--set data.train.NAME.weight=2`` changes a part of it.
+another with ``base: NAME or path``. ``--set data.train.NAME.weight=2`` changes a part of it. A
+``data.yaml`` in the data folder takes the place of the default.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(
-    defaults: Path, path: Path | None = None, overrides: Sequence[str] = ()
+    defaults: Path,
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    data_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Reads the defaults, then a file, then the overrides.
 
@@ -61,6 +65,8 @@ def load_config(
         defaults: Default file, which is the schema.
         path: The user's file, or None.
         overrides: ``key=value`` items, with values in YAML.
+        data_folder: Folder of the data sets. If it holds a ``data.yaml``, that is the default of
+            ``data``.
 
     Returns:
         A new nested dict with every key of ``defaults``.
@@ -71,7 +77,11 @@ def load_config(
     """
     schema = read_yaml(defaults)
     config = copy.deepcopy(schema)
-    data = read_data(schema.pop(_DATA), defaults.parent) if _DATA in schema else None
+    data = None
+    if _DATA in schema:
+        own = None if data_folder is None else data_folder / "data.yaml"
+        default = schema.pop(_DATA)
+        data = read_data(own.name if own and own.is_file() else default, data_folder or Path())
     if path is not None:
         changes = read_yaml(path)
         if data is not None and _DATA in changes:

@@ -91,7 +91,7 @@ def run_entry(
 
     def start() -> None:
         given = [f"{k}={v}" for k in shorthands if (v := getattr(parsed, k)) is not None]
-        config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given])
+        config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given], parsed.data)
         torch.manual_seed(config["seed"])
         use_exact_float32()
         device = training_device(parsed.device)

@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             len(metadata.classes),
             multiple=network.size_multiple,
         )
-        config = load_config(CONFIGS / "fine_tune.yaml", parsed.config, parsed.set)
+        config = load_config(CONFIGS / "fine_tune.yaml", parsed.config, parsed.set, parsed.data)
         data = TrainingData(config["data"], parsed.data)
         images = FrameSequence(
             [corpus.every(max(1, len(corpus) // parsed.images)) for corpus in data.train]

@@ -100,20 +100,27 @@ class RandomStyle:
         return image if style is None else style(image, mask, exemplar, rng)
 
 
-def build_styles(names: str | Sequence[str]) -> StyleAlignment | None:
+Style = str | Mapping[str, Any]
+
+
+def build_styles(styles: Style | Sequence[Style]) -> StyleAlignment | None:
     """Builds one style, or a random choice among several.
 
     Args:
-        names: One of ``STYLES``, or a list of them.
+        styles: One of ``STYLES``, or a mapping with its ``name`` and options, such as ``{name:
+            lab_moments, strength: [0.5, 1]}``; or a list of these.
 
     Raises:
-        ParameterError: A name is unknown, or the list is empty.
+        ParameterError: A name or an option is unknown, or the list is empty.
     """
-    if isinstance(names, str):
-        return build_style(names)
-    if not names:
+    chosen = [styles] if isinstance(styles, str | Mapping) else styles
+    if not chosen:
         raise ParameterError("style: expected at least one name, 'none' for no alignment")
-    return build_style(names[0]) if len(names) == 1 else RandomStyle(list(map(build_style, names)))
+    built = []
+    for style in chosen:
+        options = {"name": style} if isinstance(style, str) else dict(style)
+        built.append(build_style(options.pop("name", ""), options))
+    return built[0] if len(built) == 1 else RandomStyle(built)
 
 
 class Strength:
