@@ -164,6 +164,17 @@ def test_the_abstention_class_does_not_stay(run: Callable[..., int], tmp_path: P
     assert network.num_classes == len(metadata.classes) == 19
 
 
+def test_a_k_plus_1_classifier_runs_with_its_own_score(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    assert run("loss.name=k_plus_1", "default_score=k_plus_1") == 0
+    segmenter = Segmenter.load(tmp_path / "run" / "final.safetensors", device="cpu")
+    assert segmenter.metadata.default_score == "k_plus_1"
+    assert len(segmenter.metadata.classes) == 19
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    assert np.ptp(segmenter.predict(image, ("k_plus_1",)).scores["k_plus_1"]) > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"), [([], True), (["loss.options.align_corners=false"], False)]
 )
