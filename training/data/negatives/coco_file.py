@@ -29,11 +29,11 @@ from training.data.negatives.quality import DAMAGED, Instance
 from training.data.negatives.run_lengths import RunLengths
 from training.data.negatives.segmentation import UnusableMaskError, from_polygons, run_lengths
 
+_ID = (int, float, str)
 # Keys that every entry must have.
 _NEEDED = {
     "images": ("file_name", "height", "id", "width"),
     "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id"),
 }
 
 
@@ -65,6 +65,7 @@ class _File(msgspec.Struct):
     annotations: list[_Annotation] = []
 
 
+_FILE_PARTS = {"images": _Image, "categories": _Category, "annotations": _Annotation}
 _FILE = msgspec.json.Decoder(_File)
 _POLYGONS = msgspec.json.Decoder(list[list[float]])
 
@@ -97,14 +98,17 @@ class CocoFile:
                 self._unusable.append(Unusable(rule, f"annotation {_name(entry)}"))
             else:
                 self._annotations[entry.image_id].append(entry)
+                entry.image_id = None  # a number of its own; there are a million
 
     def __len__(self) -> int:
-        return len(self._images)
+        return max(1, len(self._images))
 
     def read(self, index: int) -> Iterator[AnnotatedImage | Unusable]:
         """Yields an image; before the first one, all annotations that have no image."""
         if index == 0:
             yield from self._unusable
+        if not self._images:  # all are there twice, with different content
+            return
         image = self._images[index]
         annotations = sorted(
             self._annotations.get(image.id, ()), key=lambda entry: _id_order(entry.id)
@@ -125,12 +129,12 @@ def _read(path: Path) -> _File:
         content = _FILE.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         content = _converted(parse_annotations(data, path), path)
-    for part in _NEEDED:
+    for part in _FILE_PARTS:
         if not getattr(content, part):
             raise DatasetError(f"{path}: no {part}")
     if any(getattr(x, "segments_info", UNSET) is not UNSET for x in content.annotations):
         raise DatasetError(f"{path}: COCO's panoptic format; the instances are needed")
-    for part in ("images", "categories"):
+    for part in _NEEDED:
         for entry in getattr(content, part):
             if absent := _absent(entry, part):
                 raise DatasetError(f"{path}: {part}: {_name(entry)} has no {absent}")
@@ -140,9 +144,11 @@ def _read(path: Path) -> _File:
 def _converted(content: Any, path: Path) -> _File:
     """Takes over what the standard library read; entries that are no objects stay as they are."""
     if not isinstance(content, dict):
-        raise DatasetError(f"{path}: not in COCO's format (no object with {', '.join(_NEEDED)})")
+        raise DatasetError(
+            f"{path}: not in COCO's format (no object with {', '.join(_FILE_PARTS)})"
+        )
     found = _File()
-    for part, cls in (("images", _Image), ("categories", _Category), ("annotations", _Annotation)):
+    for part, cls in _FILE_PARTS.items():
         entries = content.get(part) or []
         if not isinstance(entries, list):
             raise DatasetError(f"{path}: not in COCO's format ({part} is no list)")
@@ -160,11 +166,11 @@ def _converted(content: Any, path: Path) -> _File:
 
 def _absent(entry: Any, part: str) -> str:
     """Lists the keys that an entry lacks; an id must be a number or a text."""
+    values = {key: getattr(entry, key, UNSET) for key in _NEEDED[part]}
     return ", ".join(
         key
-        for key in _NEEDED[part]
-        if (value := getattr(entry, key, UNSET)) is UNSET
-        or (key.endswith("id") and not isinstance(value, int | float | str))
+        for key, value in values.items()
+        if value is UNSET or (key == "id" and not isinstance(value, _ID))
     )
 
 
@@ -214,7 +220,12 @@ def _misplaced(
     names_twice: set[Any],
 ) -> str:
     """Returns why an annotation has no valid image or category, or "" if it has."""
-    if _absent(entry, "annotations"):
+    if not (
+        isinstance(entry, _Annotation)
+        and isinstance(entry.id, _ID)
+        and isinstance(entry.image_id, _ID)
+        and isinstance(entry.category_id, _ID)
+    ):
         return "incomplete"
     if entry.image_id in images_twice:
         return "of an image id that stands twice"

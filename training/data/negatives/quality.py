@@ -164,17 +164,17 @@ def rim_overlap(instance: Instance, others: Iterable[Instance], options: Quality
     ]
     if not near:
         return 0.0
-    mask = np.zeros((bottom - top + 2 * rim, right - left + 2 * rim), np.uint8)
-    mask[rim:-rim, rim:-rim] = instance.mask
-    outside = cv2.dilate(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) > mask
+    # In column order, as the masks are; (w, h).
+    mask = cv2.copyMakeBorder(_pixels(instance.mask), rim, rim, rim, rim, cv2.BORDER_CONSTANT)
+    outside = cv2.dilate(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) - mask
     # The part of the rim that lies in the image.
     height, width = instance.shape.size
     first_row, first_column = max(0, top - rim), max(0, left - rim)
     inside = (first_row, first_column, min(height, bottom + rim), min(width, right + rim))
-    covered = RunLengths.union(near).cut(inside)
-    rows, columns = first_row - around[0], first_column - around[1]
-    seen = outside[rows : rows + covered.shape[0], columns : columns + covered.shape[1]]
-    return np.count_nonzero(covered & seen) / np.count_nonzero(outside)
+    covered = _pixels(RunLengths.union(near).cut(inside))
+    row, column = first_row - around[0], first_column - around[1]
+    seen = outside[column : column + covered.shape[0], row : row + covered.shape[1]]
+    return cv2.countNonZero(covered & seen) / cv2.countNonZero(outside)
 
 
 def hole_fraction(mask: np.ndarray) -> float:
@@ -184,19 +184,23 @@ def hole_fraction(mask: np.ndarray) -> float:
 
 def count_pieces(mask: np.ndarray) -> int:
     """Number of 8-connected pieces of an (h, w) mask, without specks below 2 % of its area."""
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
+    _, pieces = cv2.connectedComponents(_pixels(mask), connectivity=8)
+    areas = np.bincount(pieces.ravel())[1:]
     return int(np.count_nonzero(areas > _SPECK * areas.sum()))
 
 
 def _outlines_and_holes(mask: np.ndarray) -> tuple[int, float]:
     """Number of outer outlines of a mask, and the share of holes within them."""
-    # Neither changes when the mask is turned, and OpenCV would copy one in column order.
-    pixels = (mask.T if mask.flags.f_contiguous else mask).astype(np.uint8)
-    outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    pixels = _pixels(mask)
+    outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros(pixels.shape, np.uint8)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
-    return len(outlines), 1 - np.count_nonzero(mask) / max(1, np.count_nonzero(filled))
+    return len(outlines), 1 - cv2.countNonZero(pixels) / max(1, cv2.countNonZero(filled))
+
+
+def _pixels(mask: np.ndarray) -> np.ndarray:
+    """Mask as uint8, turned if it is in column order; OpenCV would copy it."""
+    return np.ascontiguousarray(mask.T if mask.flags.f_contiguous else mask, bool).view(np.uint8)
 
 
 def _meet(one: Box, other: Box) -> bool:

@@ -71,7 +71,7 @@ class RunLengths:
     @property
     def box(self) -> Box:
         """Box around all pixels; four zeros for an empty mask."""
-        left, top, width, height = (int(x) for x in rle.toBbox(self.code))
+        left, top, width, height = map(int, rle.toBbox(self.code).tolist())
         return (top, left, top + height, left + width) if width and height else (0, 0, 0, 0)
 
     def cut(self, box: Box) -> np.ndarray:
@@ -92,9 +92,9 @@ class RunLengths:
         first = starts - columns * rows
         last = ends - starts + first
         if last.size and last.max() > rows:  # runs that reach into the next column
-            return _filled(starts, ends, right - left, rows)[top:bottom]
-        if height < rows:
-            first, last = first - top, last - top
+            return np.asfortranarray(_filled(starts, ends, right - left, rows)[top:bottom])
+        first, last = first - top, last - top
+        if first.size and (first.min() < 0 or last.max() > height):
             inside = (last > 0) & (first < height)
             columns, first, last = columns[inside], first[inside], last[inside]
             first, last = np.maximum(first, 0), np.minimum(last, height)
@@ -106,8 +106,7 @@ def _filled(starts: np.ndarray, ends: np.ndarray, columns: int, rows: int) -> np
     """Draws runs of pixels in column order into an empty mask, (rows, columns) bool."""
     edges = np.empty(2 * len(starts) + 2, np.int64)
     edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, starts, ends, columns * rows
-    np.maximum(edges, 0, out=edges)
-    np.minimum(edges, columns * rows, out=edges)
+    edges[1], edges[-2] = max(edges[1], 0), min(edges[-2], columns * rows)
     values = np.zeros(len(edges) - 1, bool)
     values[1::2] = True
     return values.repeat(edges[1:] - edges[:-1]).reshape(columns, rows).T

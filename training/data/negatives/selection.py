@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -141,6 +142,7 @@ _selection: list[Selection] = []
 
 def _begin(selection: Selection) -> None:
     cv2.setNumThreads(0)  # a forked process would wait for threads that it does not have
+    gc.freeze()  # visiting the annotations would copy their pages
     _selection[:] = [selection]
 
 

@@ -74,6 +74,23 @@ def test_the_table_comes_before_the_taxonomys_own_names(tmp_path: Path) -> None:
     assert known.target("pole") == "fence"
 
 
+def test_no_vehicle_of_streethazards_is_an_anomaly() -> None:
+    taxonomy = load_taxonomy("streethazards")
+    for vocabulary in ("coco", "ade20k"):
+        theirs = KnownClasses.load(CITYSCAPES, vocabulary)
+        known = KnownClasses.load(taxonomy, vocabulary)
+        # Nothing that Cityscapes knows is new to it, except that it may be unclear.
+        assert theirs.targets.keys() - known.targets.keys() <= set(CITYSCAPES.classes)
+    assert (
+        known.target(
+            "bus, autobus, coach, charabanc, double-decker, jitney, motorbus, "
+            "motorcoach, omnibus, passenger vehicle"
+        )
+        == "car"
+    )
+    assert KnownClasses.load(taxonomy, "coco").target("person") == "pedestrian"
+
+
 @pytest.mark.parametrize("vocabulary", ["coco", "ade20k"])
 def test_only_the_classes_join_the_names_of_the_table(vocabulary: str) -> None:
     table = yaml.safe_load(Path(known_classes.__file__).with_suffix(".yaml").read_text())

@@ -95,6 +95,16 @@ def test_rim_overlap_against_scipy() -> None:
     assert got == pytest.approx((rim & covered).sum() / rim.sum())
 
 
+def test_rim_overlap_of_a_neighbour_as_high_as_the_image() -> None:
+    wall = rectangle(0, 62, SIZE[0], 90)
+    assert rim_overlap(GOOD, [wall], Quality(rim=3)) == pytest.approx(36 / 396)
+    # At the border of the image, the rim goes on beyond it.
+    corner = rectangle(0, 0, 30, 30)
+    assert rim_overlap(corner, [rectangle(0, 30, 80, 50)], Quality(rim=3)) == pytest.approx(
+        33 * 3 / 396
+    )
+
+
 def test_occlusion() -> None:
     # By hand: 3 * 36 = 108 of the 396 pixels of the rim, then 3 * 31 more.
     over_two_sides = [rectangle(10, 60, 55, 90), rectangle(50, 10, 70, 58)]

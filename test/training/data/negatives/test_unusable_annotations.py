@@ -140,6 +140,16 @@ def test_ids_of_merged_files(tiny_coco: Path, edit_annotations: Edit) -> None:
     assert source.dropped["of a category id that stands twice"] == 1
 
 
+def test_a_file_without_an_image_that_is_clear(tiny_coco: Path, edit_annotations: Edit) -> None:
+    edit_annotations(
+        lambda content: content.update(
+            images=[{**x, "file_name": name} for x in content["images"] for name in "ab"]
+        )
+    )
+    with pytest.raises(DatasetError, match=r"left \(7 of an image id that stands twice\)"):
+        CocoObjects(tiny_coco)
+
+
 def test_entries_that_are_merely_repeated(tiny_coco: Path, edit_annotations: Edit) -> None:
     before = CocoObjects(tiny_coco).describe()
 
