@@ -78,18 +78,18 @@ class Numbered:
 
 @pytest.mark.parametrize("weights", [(1, 1), (2.0, 1.0), (0.003, 0.001), (1, 9)])
 def test_weights_set_how_often_a_source_is_drawn(weights: tuple[float, float]) -> None:
-    joined = JoinedObjects([Numbered("few", 346), Numbered("many", 948)], weights)
+    joined = JoinedObjects([Numbered("few", 35), Numbered("many", 95)], weights)
     items = [joined[i] for i in range(len(joined))]
     counts = Counter(item.category for item in items)
     share = counts["few"] / len(joined)
     assert share / (1 - share) == pytest.approx(weights[0] / weights[1], rel=0.005)
     # All objects of a source equally often.
-    for name, size in (("few", 346), ("many", 948)):
+    for name, size in (("few", 35), ("many", 95)):
         each = Counter(item.source for item in items if item.category == name)
         assert len(each) == size
         assert len(set(each.values())) == 1
     assert joined[123].source == joined[123].source
-    assert f"{share:.1%} of the draws: 346 of few" in joined.describe()
+    assert f"{share:.1%} of the draws: 35 of few" in joined.describe()
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1), (1, float("nan")), (1, float("inf"))])
