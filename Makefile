@@ -92,12 +92,8 @@ fine-tune: $(VENV)/.dev ## Fine-tune MODEL=name with outliers in RUN_DIR=folder 
 		$(if $(filter-out file,$(origin MODEL)),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 study: RUN_DIR = runs/study
-# ARGS may ask for another study, or a part of it: docs/results.md shows the shipped one.
-study: TABLES = $(if $(strip $(ARGS)),$(RUN_DIR)/tables.md,docs/results.md)
-study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder, write their tables [DATA=folder; ARGS=... writes RUN_DIR/tables.md]
+study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder [DATA=folder ARGS=...]
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
-	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" --tables "$(TABLES)" \
-		$(if $(DATA),--data "$(DATA)") $(ARGS)
 
 benchmark: $(VENV)/.dev ## Time the node beside the bare network and a naive node [ARGS="--compare OLD.json"]
 	@$(PY) -m benchmarks.online $(ARGS)

@@ -216,6 +216,11 @@ def figures(table: str, row: str, score: str, metric: str) -> list[float]:
     return [float(line.cells[title][metric].split()[0]) for title in SETS]
 
 
+def rows(table: str) -> list[str]:
+    definitions = dict(re.findall(r"^\[([^]]+)\]: #(\S+)$", RESULTS.read_text(), flags=re.M))
+    return list(dict.fromkeys(x.row for x in read_table(sections(RESULTS)[definitions[table]])))
+
+
 def lower(table: str, row: str, than: str, score: str, metric: str) -> list[bool]:
     """On each set, whether a row's figure is below another row's."""
     pairs = zip(*(figures(table, name, score, metric) for name in (row, than)), strict=True)
@@ -224,7 +229,7 @@ def lower(table: str, row: str, than: str, score: str, metric: str) -> list[bool
 
 def outliers_gain_most_on_obstacle_track() -> bool:
     before = figures("Losses", "before", "energy", "AP")
-    losses = [name for name in STUDY["tables"]["losses"]["rows"] if name not in NO_OUTLIERS]
+    losses = [name for name in rows("Losses") if name not in NO_OUTLIERS]
     gains = [
         [b - a for a, b in zip(before, figures("Losses", loss, "energy", "AP"), strict=True)]
         for loss in losses
@@ -233,14 +238,14 @@ def outliers_gain_most_on_obstacle_track() -> bool:
 
 
 def styles_lower_fpr95(count_by_set: tuple[int, int, int, int]) -> bool:
-    styles = [name for name in STUDY["tables"]["style"]["rows"] if name != "none"]
+    styles = [name for name in rows("Style") if name != "none"]
     each = [lower("Style", style, "none", "energy", "FPR95") for style in styles]
     return len(styles) == 4 and tuple(map(sum, zip(*each, strict=True))) == count_by_set
 
 
 def styles_lower_ap(sets: tuple[int, ...], most: str) -> bool:
     """Every style, on these sets, and one of them most."""
-    styles = [name for name in STUDY["tables"]["style"]["rows"] if name != "none"]
+    styles = [name for name in rows("Style") if name != "none"]
     aps = {name: figures("Style", name, "energy", "AP") for name in styles}
     none = figures("Style", "none", "energy", "AP")
     return all(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anomaly_seg_ros.checkpoints.loading import PUBLIC, SHIPPED
 from anomaly_seg_ros.errors import ParameterError
-from training.engine.config import read_yaml, to_dataclass
+from training.engine.config import read_data, read_yaml, to_dataclass
 from training.study.measure import MeasureOptions
 from training.study.scores import STUDY_SCORES
 
@@ -25,15 +25,15 @@ class Experiment:
     """One model to train, if it has overrides, and to measure.
 
     Attributes:
-        name: Row of the table that the results appear in.
-        model: ``closed_set``, ``default``, ``erfnet`` or a file.
+        row: Row of the table that the results appear in.
+        model: A model's name, or a file.
         overrides: ``key=value`` settings for the fine-tuning; None measures the model untrained.
-        seed: Seed of the fine-tuning.
+        seed: Seed of the fine-tuning; 0 without one.
         scores: Scores to measure.
         size: (height, width) to resize frames to; None uses the model's own inference size.
     """
 
-    name: str
+    row: str
     model: str
     overrides: tuple[str, ...] | None
     seed: int
@@ -73,49 +73,21 @@ def read_study(path: Path) -> dict[str, Any]:
     return study
 
 
-def read_experiments(study: dict[str, Any]) -> dict[str, list[Experiment]]:
+def read_experiments(study: Mapping[str, Any]) -> dict[str, list[Experiment]]:
     """Lists the experiments of every table, one per row and seed.
 
     Args:
-        study: Content of the study's file: ``common`` overrides by model, and ``tables`` with
-            their ``model``, ``scores`` and ``rows``. A row maps its name to a list of overrides,
-            or to null to measure the model untrained. ``models``, ``seeds`` and ``sizes`` replace,
-            by row name, the table's model, seed 1 and the model's own inference size (a row at
-            another size is a separate training).
+        study: Content of the study's file: ``seeds``, ``common`` overrides, ``models`` with the
+            ``size`` and the ``overrides`` of each, and ``tables`` with their ``model``, ``scores``
+            and ``rows``. A row maps its name to a list of overrides, or to null to measure the
+            model untrained. A table's ``models`` and ``sizes`` replace, by row name, its model and
+            that model's size; ``reference`` names the row that the others are compared with.
 
     Raises:
-        ParameterError: An unknown score, an override that is not text, a size that is not a pair
-            of pixels, or a training of a model without common overrides.
+        ParameterError: An unknown score or reference, an override that is not text, or a size
+            that is not a pair of pixels.
     """
-    tables = {}
-    for key, table in study["tables"].items():
-        scores = tuple(table["scores"])
-        for score in scores:
-            if score not in STUDY_SCORES:
-                raise ParameterError(
-                    f"table {key}: unknown score {score!r}, expected one of "
-                    f"{', '.join(STUDY_SCORES)}"
-                )
-        experiments = []
-        for name, changes in table["rows"].items():
-            model = table.get("models", {}).get(name, table["model"])
-            size = _size(table.get("sizes", {}).get(name), f"table {key}, row {name!r}")
-            if changes is None:
-                experiments.append(Experiment(name, model, None, 0, scores, size))
-                continue
-            if model not in (study.get("common") or {}):
-                raise ParameterError(f"table {key}: no common overrides for model {model!r}")
-            overrides = (*study["common"][model], *changes)
-            for override in overrides:
-                if not isinstance(override, str):
-                    raise ParameterError(
-                        f"table {key}, row {name!r}: {override} is no text, quote the override"
-                    )
-            seeds = table.get("seeds", {}).get(name, [1])
-            experiments.extend(
-                Experiment(name, model, overrides, seed, scores, size) for seed in seeds
-            )
-        tables[key] = experiments
+    tables = {key: _rows(key, table, study) for key, table in study["tables"].items()}
     # An experiment that several tables share is measured once, with the scores of all of them.
     wanted: dict[str, dict[str, None]] = {}
     for experiment in itertools.chain.from_iterable(tables.values()):
@@ -126,6 +98,23 @@ def read_experiments(study: dict[str, Any]) -> dict[str, list[Experiment]]:
     }
 
 
+def in_order(tables: Mapping[str, Sequence[Experiment]], seeds: int) -> list[Experiment]:
+    """All experiments once: those without training, then every row's first seed, and so on.
+
+    Args:
+        tables: See :func:`read_experiments`.
+        seeds: Number of seeds of a row to run; 0 for all.
+    """
+    turns: dict[str, tuple[int, Experiment]] = {}
+    for rows in tables.values():
+        taken: dict[str, int] = {}
+        for each in rows:
+            taken[each.row] = turn = taken.get(each.row, 0) + 1
+            if not seeds or turn <= seeds:
+                turns.setdefault(each.folder, (0 if each.overrides is None else turn, each))
+    return [each for _, each in sorted(turns.values(), key=lambda pair: pair[0])]
+
+
 def protocol(study: Mapping[str, Any], data: Path) -> dict[str, Any]:
     """Describes what a study measures on, and how; stored with every result.
 
@@ -134,7 +123,8 @@ def protocol(study: Mapping[str, Any], data: Path) -> dict[str, Any]:
         data: Folder of the data sets.
 
     Returns:
-        ``data``, ``sets`` (name -> ``adapter`` and ``root``) and ``options``, as plain values.
+        ``data`` (folder), ``validation`` corpora, ``sets`` (name -> ``adapter`` and ``root``) and
+        ``options``, as plain values.
     """
     # Titles are left out: they do not affect the measurement.
     sets = {
@@ -142,7 +132,18 @@ def protocol(study: Mapping[str, Any], data: Path) -> dict[str, Any]:
         for name, where in study["sets"].items()
     }
     options = measure_options(study)
-    return {"data": str(data.resolve()), "sets": sets, "options": asdict(options)}
+    validation = study_data(study).get("validation")
+    return {
+        "data": str(data.resolve()),
+        "validation": validation,
+        "sets": sets,
+        "options": asdict(options),
+    }
+
+
+def study_data(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of the data block that a study measures with, by default that of development."""
+    return read_data(study.get("data", "development"), Path())
 
 
 def measure_options(study: Mapping[str, Any]) -> MeasureOptions:
@@ -150,22 +151,53 @@ def measure_options(study: Mapping[str, Any]) -> MeasureOptions:
     return to_dataclass(MeasureOptions, study.get("measure") or {})
 
 
-def _size(given: Any, source: str) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    if isinstance(given, list) and [type(n) for n in given] == [int, int] and min(given) > 0:
-        return tuple(given)
-    raise ParameterError(f"{source}: a size is [height, width] in pixels, not {given!r}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def require_keys(content: Any, keys: Sequence[str], source: str) -> None:
+def require_keys(content: Any, keys: Iterable[str], source: str) -> None:
     """Raises ParameterError if ``content`` is not a mapping with all ``keys`` set."""
     if not isinstance(content, Mapping):
         raise ParameterError(f"{source}: expected a mapping of keys to values")
     missing = [key for key in keys if content.get(key) is None]
     if missing:
         raise ParameterError(f"{source}: no {', '.join(missing)}")
+
+
+def _rows(key: str, table: Mapping[str, Any], study: Mapping[str, Any]) -> list[Experiment]:
+    scores = tuple(table["scores"])
+    for score in scores:
+        if score not in STUDY_SCORES:
+            raise ParameterError(
+                f"table {key}: unknown score {score!r}, expected one of {', '.join(STUDY_SCORES)}"
+            )
+    if (reference := table.get("reference")) not in (None, *table["rows"]):
+        raise ParameterError(f"table {key}: reference: no row {reference!r}")
+    experiments = []
+    for name, changes in table["rows"].items():
+        model = table.get("models", {}).get(name, table["model"])
+        of_model = (study.get("models") or {}).get(model) or {}
+        size = table.get("sizes", {}).get(name, of_model.get("size"))
+        size = _size(size, f"table {key}, row {name!r}")
+        if changes is None:
+            experiments.append(Experiment(name, model, None, 0, scores, size))
+            continue
+        overrides = (*(study.get("common") or ()), *of_model.get("overrides", ()), *changes)
+        for override in overrides:
+            if not isinstance(override, str):
+                raise ParameterError(
+                    f"table {key}, row {name!r}: {override} is no text, quote the override"
+                )
+        experiments += [
+            Experiment(name, model, overrides, seed, scores, size)
+            for seed in study.get("seeds") or (1,)
+        ]
+    return experiments
+
+
+def _size(given: Any, source: str) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    if isinstance(given, list) and [type(n) for n in given] == [int, int] and min(given) > 0:
+        return given[0], given[1]
+    raise ParameterError(f"{source}: a size is [height, width] in pixels, not {given!r}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

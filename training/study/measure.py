@@ -13,12 +13,12 @@ from torch import nn
 
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.datasets import Sample, open_dataset
-from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from training.data.corpora import FrameSequence, TrainingData
 from training.flow.pointwise_flow import flow_beside
+from training.study.image_scores import Histograms, ImageHistograms, ImageScores
 from training.study.scores import FrameScore, ScoreBuilder, ScoreOptions, is_offered
-from training.validation import Viewer, closed_set_matrix, upsampled_outputs
+from training.validation import Viewer, upsampled_outputs, validation_matrix
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,10 @@ class MeasureOptions:
     """Settings of the measurements.
 
     Attributes:
-        miou_every: Measure mIoU on every n-th of the 500 Cityscapes-256 validation frames.
         training_frames: Frames per corpus for the scores that are fitted to training frames.
         scores: See :class:`~training.study.scores.ScoreOptions`.
     """
 
-    miou_every: int = 5
     training_frames: int = 20
     scores: ScoreOptions = field(default_factory=ScoreOptions)
 
@@ -45,7 +43,7 @@ def measure(
     device: torch.device,
     options: MeasureOptions,
     size: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Histograms]:
     """Measures a model as the Segmenter runs it, against full-size masks.
 
     Args:
@@ -54,13 +52,14 @@ def measure(
             cannot compute are left out.
         sets: Name -> ``adapter`` and ``root`` (relative to ``folder``).
         folder: Folder of the data sets.
-        data: Frames for the mIoU, and for scores that are fitted to training frames.
+        data: Corpora for the mIoU, and frames for scores that are fitted to training frames.
         device: Device to run on, in float32.
         options: See :class:`MeasureOptions`.
         size: (height, width) to resize frames to; None uses the model's own inference size.
 
     Returns:
-        ``sets`` (set -> score -> ``AP``, ``AUROC``, ``FPR95``) and ``mIoU``, fractions.
+        ``sets`` (set -> score -> ``AP``, ``AUROC``, ``FPR95``) and ``mIoU`` (validation corpus ->
+        mIoU), fractions; and the histograms of the sets.
     """
     network, metadata = load_model(model)
     network.to(device, memory_format=torch.channels_last).requires_grad_(False)
@@ -80,23 +79,18 @@ def measure(
         flow_beside(model),
     )
     built = {name: builder(name) for name in scores if is_offered(name, network, metadata)}
-    return {
-        "sets": {
-            name: set_figures(
-                network, open_dataset(where["adapter"], folder / where["root"]), viewer, built
-            )
-            for name, where in sets.items()
-        },
-        "mIoU": mean_iou(network, data, viewer, options.miou_every),
+    measured = {
+        name: set_figures(
+            network, open_dataset(where["adapter"], folder / where["root"]), viewer, built
+        )
+        for name, where in sets.items()
     }
-
-
-def mean_iou(network: nn.Module, data: TrainingData, viewer: Viewer, every: int) -> float:
-    """Closed-set mIoU over every n-th validation frame, at the viewer's size."""
-    matrix = ConfusionMatrix(viewer.num_classes)
-    for corpus in data.validation:
-        matrix.merge(closed_set_matrix(network, corpus.every(every), viewer))
-    return matrix.mean_iou()
+    closed_set = {
+        corpus.name: validation_matrix(network, [corpus], viewer).mean_iou()
+        for corpus in data.validation
+    }
+    figures = {"sets": {name: part[0] for name, part in measured.items()}, "mIoU": closed_set}
+    return figures, {name: part[1] for name, part in measured.items()}
 
 
 def training_frames(data: TrainingData, count: int) -> FrameSequence:
@@ -109,7 +103,7 @@ def set_figures(
     samples: Iterable[Sample],
     viewer: Viewer,
     scores: Mapping[str, FrameScore],
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, ImageHistograms]]:
     """Computes AP, AUROC and FPR95 of each score over the pixels of all frames.
 
     Args:
@@ -117,13 +111,16 @@ def set_figures(
         samples: Frames with anomaly masks.
         viewer: Runs the network on single frames.
         scores: Scores by name. Their maps are upsampled bilinearly to the masks, as in the node.
+
+    Returns:
+        Exact figures by score, as fractions, and histograms by score.
     """
-    pooled = {name: PixelScores() for name in scores}
+    pooled = {name: (PixelScores(), ImageScores()) for name in scores}
     for sample in samples:
         frame = sample.load()
         inputs = viewer.to_input(frame.image)
         output = viewer.output(network, frame.image)
-        for name, pixels in pooled.items():
+        for name, (pixels, images) in pooled.items():
             raw = scores[name](inputs, output)[None]
             size = frame.anomaly_mask.shape
             if raw.shape[-2:] == output.logits.shape[-2:]:
@@ -132,9 +129,11 @@ def set_figures(
                 # A smoothed score is on the input's grid. The frame was resized to it with
                 # aligned pixel centres, whatever the network's own convention.
                 full = F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
-            pixels.update(full[0, 0].cpu().numpy(), frame.anomaly_mask, sample.name)
+            array = full[0, 0].cpu().numpy()
+            pixels.update(array, frame.anomaly_mask, sample.name)
+            images.add(sample.name, array, frame.anomaly_mask)
     figures = {}
-    for name, pixels in pooled.items():
+    for name, (pixels, _) in pooled.items():
         metrics = pixels.compute()
         figures[name] = {"AP": metrics.AP, "AUROC": metrics.AUROC, "FPR95": metrics.FPR95}
-    return figures
+    return figures, {name: images.finish() for name, (_, images) in pooled.items()}

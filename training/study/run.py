@@ -1,14 +1,10 @@
 """Fine-tune many models, measure each on the anomaly sets, and write the tables of a study.
 
-    python -m training.study --study training/configs/study.yaml --out runs/study
-    python -m training.study --study ... --out runs/study --tables docs/results.md
+    python -m training.study --out runs/study
 
-With ``--tables`` nothing is trained or measured; the tables are written from finished results.
-Tables and rows without a result keep their old content, and so do tables that ``--only`` does not
-name.
-
-An experiment that occurs in several tables is trained once, and an unfinished training is resumed.
-A finished one is not repeated. It is measured again, but not trained again, if a table asks for a
+Every row's first seed comes before any second one, and it may be stopped and started at any time:
+a finished experiment is not repeated, an unfinished training is resumed, and one that several
+tables share is trained once. It is measured again, but not trained again, if a table asks for a
 score that was not measured, or if the sets, the options or ``--data`` have changed. The anomaly
 sets are never trained on.
 """
@@ -16,46 +12,50 @@ sets are never trained on.
 from __future__ import annotations
 
 import argparse
-import itertools
+import datetime
 import json
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.system.tool import run_tool
 from training.data.corpora import TrainingData
-from training.engine.config import CONFIGS, load_config, read_data
+from training.engine.config import CONFIGS, load_config
 from training.engine.distributed import Distributed, training_device
 from training.engine.entry import Run, data_folder, use_exact_float32
 from training.engine.storage import write_atomically
 from training.fine_tune import fine_tune
 from training.study.experiments import (
     Experiment,
+    in_order,
     measure_options,
     protocol,
     read_experiments,
     read_study,
     require_keys,
+    study_data,
 )
+from training.study.image_scores import save_histograms
 from training.study.measure import measure
-from training.study.tables import write_tables
 
-_RESULT = "result.json"
+RESULT = "result.json"
+HISTOGRAMS = "images.npz"
+# A model of an unfinished experiment is as large as the network; its training state is larger.
+_TRAINING_STATE = "last.pt"
 
 
 def finished_result(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """Reads the result in a run folder, if it was measured under the wanted protocol.
 
-    Old results have no protocol, only the names of their sets. They count if they cover the
-    wanted sets.
-
     Args:
         folder: Run folder of an experiment.
-        wanted: See :func:`protocol`. Additional measured sets do no harm.
+        wanted: See :func:`~training.study.experiments.protocol`. Further sets do no harm.
 
     Returns:
         None if there is no result, or if it was measured differently.
@@ -63,21 +63,19 @@ def finished_result(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] |
     Raises:
         ParameterError: The file is damaged.
     """
-    path = folder / _RESULT
+    path = folder / RESULT
     if not path.exists():
         return None
     result = safe_yaml_json.read_json(path, ParameterError)
-    require_keys(result, ("asked", "sets", "mIoU"), str(path))
-    if "protocol" not in result:
-        return result if wanted["sets"].keys() <= result["sets"].keys() else None
+    require_keys(result, ("asked", "sets", "mIoU", "protocol"), str(path))
     measured = result["protocol"]
-    require_keys(measured, tuple(wanted), f"{path}: protocol")
-    same = all(measured[key] == wanted[key] for key in ("data", "options"))
+    require_keys(measured, wanted, f"{path}: protocol")
+    same = all(measured[key] == wanted[key] for key in wanted if key != "sets")
     return result if same and wanted["sets"].items() <= measured["sets"].items() else None
 
 
 def run_experiment(
-    experiment: Experiment, study: dict[str, Any], out: Path, data: Path, device: str
+    experiment: Experiment, study: Mapping[str, Any], out: Path, data: Path, device: str
 ) -> None:
     """Trains and measures one model; skips what has been done already."""
     folder = out / experiment.folder
@@ -86,7 +84,8 @@ def run_experiment(
     if finished is not None and set(experiment.scores) <= set(finished["asked"]):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"== {experiment.name}, seed {experiment.seed}: {folder}", flush=True)
+    print(f"== {experiment.row}, seed {experiment.seed}: {folder}", flush=True)
+    begin = time.monotonic()
     on = training_device(device)
     model: str | Path = experiment.model
     config: dict[str, Any] = {}
@@ -97,30 +96,73 @@ def run_experiment(
         if not model.exists():
             torch.manual_seed(experiment.seed)
             fine_tune(Run(config, folder, data, on, Distributed(on)))
+    trained = time.monotonic()
     options = measure_options(study)
-    frames = TrainingData(read_data(study.get("data", "development"), Path()), data)
-    figures = measure(
+    frames = TrainingData(study_data(study), data)
+    figures, histograms = measure(
         model, experiment.scores, study["sets"], data, frames, on, options, experiment.size
     )
-    result = {"config": config, "asked": experiment.scores, "protocol": wanted, **figures}
+    save_histograms(folder / HISTOGRAMS, histograms)
+    result = {
+        "config": config,
+        "asked": experiment.scores,
+        "protocol": wanted,
+        **provenance(on),
+        "seconds": {"training": trained - begin, "measurement": time.monotonic() - trained},
+        **figures,
+    }
     text = json.dumps(result, indent=1)
-    write_atomically(folder / _RESULT, lambda file: file.write(text.encode()))
+    write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
+    (folder / _TRAINING_STATE).unlink(missing_ok=True)
 
 
-def _results(
-    out: Path, tables: Mapping[str, Sequence[Experiment]], study: dict[str, Any], data: Path
-) -> dict[str, dict[str, Any] | None]:
-    """Results by run folder; None, with a printed note, if the protocol differs."""
-    wanted = protocol(study, data)
-    results: dict[str, dict[str, Any] | None] = {}
-    for name in dict.fromkeys(each.folder for each in itertools.chain(*tables.values())):
-        result = finished_result(out / name, wanted)
-        if result is not None:
-            results[name] = result
-        elif (out / name / _RESULT).exists():
-            results[name] = None
-            print(f"left out, as measured on other sets, options or --data: {out / name}")
-    return results
+def provenance(device: torch.device) -> dict[str, str]:
+    """Commit (with "+" if files are changed), date and device of a result."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": name,
+    }
+
+
+def run_all(
+    experiments: Sequence[Experiment],
+    study: Mapping[str, Any],
+    out: Path,
+    data: Path,
+    device: str,
+) -> None:
+    """Runs experiments in order; one that fails does not keep the others from running.
+
+    Raises:
+        ParameterError: Some failed; the message names them.
+    """
+    tried = [_failure(each, study, out, data, device) for each in experiments]
+    if failed := list(filter(None, tried)):
+        raise ParameterError(f"{len(failed)} of {len(experiments)} failed: {'; '.join(failed)}")
+
+
+def _failure(
+    experiment: Experiment, study: Mapping[str, Any], out: Path, data: Path, device: str
+) -> str:
+    """Runs an experiment; returns what went wrong."""
+    try:
+        run_experiment(experiment, study, out, data, device)
+    except AnomalySegError as error:
+        failure = f"{experiment.row}, seed {experiment.seed}: {error}"
+        print(f"failed: {failure}", flush=True)
+        return failure
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,8 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="run folders and results")
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="*", help="tables to run or to write; all by default")
-    parser.add_argument("--tables", type=Path, help="write the tables of what is finished here")
+    parser.add_argument("--only", nargs="*", help="tables to run; all by default")
+    parser.add_argument("--seeds", type=int, default=0, help="of each row, at most; 0 for all")
     args = parser.parse_args(arguments)
 
     def start() -> None:
@@ -143,11 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key in args.only or ():
             if key not in tables:
                 raise ParameterError(f"--only {key}: the tables are {', '.join(tables)}")
-        tables = {key: tables[key] for key in args.only or tables}
-        if args.tables is None:
-            for experiment in itertools.chain.from_iterable(tables.values()):
-                run_experiment(experiment, study, args.out, args.data, args.device)
-        else:
-            write_tables(args.tables, study, tables, _results(args.out, tables, study, args.data))
+        chosen = in_order({key: tables[key] for key in args.only or tables}, args.seeds)
+        run_all(chosen, study, args.out, args.data, args.device)
 
     return run_tool("study", start)

@@ -132,7 +132,7 @@ def _lines(
     """Lines of a table: from results where there are any, else the old ones, named in a note."""
     by_name: dict[str, list[Experiment]] = {}
     for row in rows:
-        by_name.setdefault(row.name, []).append(row)
+        by_name.setdefault(row.row, []).append(row)
     old = [line for line in read_table(standing) if line.score in table["scores"]]
     any_measured = any(results.get(row.folder) for row in rows)
     lines, kept = [], []
