@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune study \
+.PHONY: help demo test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune recipe study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics
 
 help: ## This list
@@ -90,6 +90,10 @@ fine-tune: RUN_DIR = runs/fine_tune
 fine-tune: $(VENV)/.dev ## Fine-tune MODEL=name with outliers in RUN_DIR=folder [CONFIG=file DATA=folder ARGS=...]
 	@$(TRAIN_PY) -m training.fine_tune --run-dir "$(RUN_DIR)" $(if $(CONFIG),--config "$(CONFIG)") \
 		$(if $(filter-out file,$(origin MODEL)),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+recipe: $(VENV)/.dev ## Train and evaluate a set-up of the papers, NAME=recipe, beside its figures; lists them without NAME [DATA=folder OUT=folder ARGS="--steps 2"]
+	@$(TRAIN_PY) -m training.recipe $(or $(NAME),--list) $(if $(DATA),--data "$(DATA)") \
+		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
 study: RUN_DIR = runs/study
 study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder [DATA=folder ARGS=...]

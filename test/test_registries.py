@@ -15,6 +15,7 @@ from anomaly_seg_ros.models.registry import ARCHITECTURES
 from anomaly_seg_ros.scores import SCORES
 from training.losses import LOSSES
 from training.posthoc import POSTHOC
+from training.recipes.schema import names as recipes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a reader looks up, where, and the names.
@@ -26,6 +27,7 @@ REGISTRIES: dict[str, tuple[tuple[str, ...], Iterable[str]]] = {
     "formats": (("docs/models.md",), FORMATS),
     "losses": (("training/README.md",), LOSSES),
     "post-hoc scores": (("training/README.md",), POSTHOC),
+    "recipes": (("docs/recipes.md",), recipes()),
     "backends": (("docs/node.md", "docs/performance.md"), BACKENDS),
 }
 

@@ -65,7 +65,7 @@ class ObjectsBlock:
         mask_255: Meaning of 255 next to other values in a folder's masks, "anomaly" (an object) or
             "ignore"; "" if masks hold 0 and 255 only.
         known_classes: Name of an object's class -> class of the taxonomy, "unclear" or "unknown",
-            on top of ``training/data/negatives/known_classes.yaml``.
+            on top of ``training/data/negatives/known_classes.yaml``; or "unknown" for all.
     """
 
     root: str = ""

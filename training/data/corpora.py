@@ -390,13 +390,13 @@ class TrainingData:
 
     def _open(self, section: str, name: str, block: CorpusBlock) -> Corpus:
         key = f"data.{section}.{name}"
-        datasets = self._datasets(key, block)
+        datasets = self.datasets(key, block)
         samples = [sample for part in datasets for sample in self._held_out(section, block, part)]
         if block.without:
             other = self.block.named(block.without, f"{key}.without")
             left_out = {
                 sample.name
-                for dataset in self._datasets(f"data.{block.without}", other)
+                for dataset in self.datasets(f"data.{block.without}", other)
                 for sample in dataset
             }
             samples = [sample for sample in samples if sample.name not in left_out]
@@ -415,7 +415,17 @@ class TrainingData:
             frames._file(position)
         return Corpus(name, frames, block.weight, block.aspect, block.size)
 
-    def _datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:
+    def datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:
+        """Opens the splits of a corpus.
+
+        Args:
+            key: Key of the block, which begins the message of an error.
+            block: The corpus.
+
+        Raises:
+            DatasetError: A folder is missing or has another tree.
+            ParameterError: There is no such adapter, split or option.
+        """
         splits = block.split if isinstance(block.split, tuple) else (block.split,)
         options = dict(block.options)
         if options.get("labels") == "classes":

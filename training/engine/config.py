@@ -75,6 +75,29 @@ def load_config(
         ParameterError: A file is missing or not YAML, a key does not exist, or a value has the
             wrong type; the message names the file and the key.
     """
+    changes = {} if path is None else read_yaml(path)
+    return merged_config(defaults, changes, path or Path(), overrides, data_folder)
+
+
+def merged_config(
+    defaults: Path,
+    changes: Mapping[str, Any],
+    source: Path,
+    overrides: Sequence[str] = (),
+    data_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Merges the defaults, changes that are already read, and the overrides.
+
+    Args:
+        defaults: Default file, which is the schema.
+        changes: Content of a file like it.
+        source: That file, for messages and relative paths.
+        overrides: See :func:`load_config`.
+        data_folder: See :func:`load_config`.
+
+    Raises:
+        ParameterError: See :func:`load_config`.
+    """
     schema = read_yaml(defaults)
     config = copy.deepcopy(schema)
     data = None
@@ -82,11 +105,10 @@ def load_config(
         own = None if data_folder is None else data_folder / "data.yaml"
         default = schema.pop(_DATA)
         data = read_data(own.name if own and own.is_file() else default, data_folder or Path())
-    if path is not None:
-        changes = read_yaml(path)
-        if data is not None and _DATA in changes:
-            data = read_data(changes.pop(_DATA), path.parent, str(path))
-        _merge(config, changes, schema, str(path))
+    changes = dict(changes)
+    if data is not None and _DATA in changes:
+        data = read_data(changes.pop(_DATA), source.parent, str(source))
+    _merge(config, changes, schema, str(source))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
@@ -98,7 +120,7 @@ def load_config(
         if data is not None and _DATA in nested:
             given = nested.pop(_DATA)
             whole = key == _DATA or not isinstance(given, Mapping)
-            data = read_data(given, Path(), f"--set {key}") if whole else _joined(data, given)
+            data = read_data(given, Path(), f"--set {key}") if whole else joined(data, given)
         _merge(config, nested, schema, f"--set {key}")
     if data is not None:
         config[_DATA] = data
@@ -119,7 +141,7 @@ def read_data(value: Any, folder: Path, source: str = "data") -> dict[str, Any]:
     if isinstance(value, Mapping):
         content = dict(value)
         base = content.pop("base", None)
-        return content if base is None else _joined(read_data(base, folder, source), content)
+        return content if base is None else joined(read_data(base, folder, source), content)
     if not isinstance(value, str) or not value:
         raise ParameterError(
             f"{source}: data must be a name, a file or a mapping, got {short_repr(value)}"
@@ -138,14 +160,14 @@ def read_data(value: Any, folder: Path, source: str = "data") -> dict[str, Any]:
     return read_data(read_yaml(path), path.parent, str(path))
 
 
-def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Content of ``old`` with that of ``new`` on top, level by level."""
-    joined = copy.deepcopy(dict(old))
+    result = copy.deepcopy(dict(old))
     for key, value in new.items():
-        below = joined.get(key)
+        below = result.get(key)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        joined[key] = _joined(below, value) if both else value
-    return joined
+        result[key] = joined(below, value) if both else value
+    return result
 
 
 def to_dataclass(cls: type[Any], values: Mapping[str, Any], key: str = "") -> Any:

@@ -15,7 +15,7 @@ network learns as shortcuts within a hundred steps. Three additions guard agains
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -35,6 +35,7 @@ from training.data.negatives.objects import (
     BalancedObjects,
     JoinedObjects,
     NegativeObject,
+    NoObjects,
     ObjectSource,
     SceneObjects,
 )
@@ -54,6 +55,8 @@ class MixOptions:
         objects: Minimum and maximum number of outliers in such a frame.
         decoys: Minimum and maximum number of decoys in every frame, if there is a source.
         scene_texture: Share of the outliers that are filled with another scene.
+        whole_box: Share of the outliers that are pasted as whole rectangles, with what surrounds
+            the object in its photograph.
         soft_edges: Share of the objects with a blurred edge; the others have a hard edge.
         shadow: Share of the objects on the ground that cast a contact shadow.
         shadow_strength: Range of the share of light lost in the shadow.
@@ -69,6 +72,7 @@ class MixOptions:
     objects: tuple[int, int] = (1, 4)
     decoys: tuple[int, int] = (0, 2)
     scene_texture: float = 0.15
+    whole_box: float = 0.0
     soft_edges: float = 0.7
     edge_sigma: tuple[float, float] = (0.4, 1.2)
     shadow: float = 0.5
@@ -77,7 +81,7 @@ class MixOptions:
     paint: PaintOptions = field(default_factory=PaintOptions)
 
     def __post_init__(self) -> None:
-        for key in ("probability", "scene_texture", "soft_edges", "shadow"):
+        for key in ("probability", "scene_texture", "whole_box", "soft_edges", "shadow"):
             check_share(f"mixing.{key}", getattr(self, key))
         check_counts("mixing.objects", self.objects)
         check_counts("mixing.decoys", self.decoys)
@@ -169,6 +173,9 @@ class Mixer:
                 outlier = self.outliers[int(rng.integers(len(self.outliers)))]
                 if rng.random() < self.options.scene_texture:
                     outlier = self._textured(outlier, rng)
+                # Draws no number where the option is off: the samples of older runs stay.
+                if self.options.whole_box > 0 and rng.random() < self.options.whole_box:
+                    outlier = replace(outlier, mask=np.ones_like(outlier.mask))
                 self._paste(
                     mixed, target, ground, outlier, frame, OUTLIER_ID, UNKNOWN_ID, rng, squeeze
                 )
@@ -231,7 +238,8 @@ def build_mixer(mixing: Mapping[str, Any], data: TrainingData, held_out: bool = 
 
     Raises:
         DatasetError: An object data set is missing or has no usable object.
-        ParameterError: An unknown source, style or option.
+        ParameterError: An unknown source, style or option, or no source of objects although
+            some are to be pasted.
     """
     options = to_dataclass(
         MixOptions, {k: v for k, v in mixing.items() if k not in _OWN_KEYS}, "mixing"
@@ -240,7 +248,7 @@ def build_mixer(mixing: Mapping[str, Any], data: TrainingData, held_out: bool = 
     if options.scene_texture > 0:
         textures = FrameSequence(data.calibration if held_out else data.train)
     return Mixer(
-        outliers=_outliers(data, held_out),
+        outliers=_outliers(data, held_out, options),
         options=options,
         taxonomy=data.taxonomy,
         style=build_styles(mixing["style"]),
@@ -276,9 +284,11 @@ def objects_of(data: TrainingData, held_out: bool, known: str) -> list[IndexedOb
     ]
 
 
-def _outliers(data: TrainingData, held_out: bool) -> ObjectSource:
-    sources = objects_of(data, held_out, "exclude")
+def _outliers(data: TrainingData, held_out: bool, options: MixOptions) -> ObjectSource:
     weights = [block.weight for block in data.block.objects.values() if block.weight > 0]
+    if not weights and options.probability == options.paint.probability == 0:
+        return NoObjects()
+    sources = objects_of(data, held_out, "exclude")
     return sources[0] if len(sources) == 1 else JoinedObjects(sources, weights)
 
 

@@ -60,7 +60,7 @@ class Ade20kObjects(IndexedObjects):
         split: str = "training",
         known: str = "exclude",
         taxonomy: Taxonomy | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | str | None = None,
         quality: Quality | None = None,
         cache_mib: float = 64.0,
     ) -> None:

@@ -45,7 +45,7 @@ class CocoObjects(IndexedObjects):
         split: str = "train2017",
         known: str = "exclude",
         taxonomy: Taxonomy | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | str | None = None,
         quality: Quality | None = None,
         cache_mib: float = 64.0,
     ) -> None:

@@ -52,7 +52,7 @@ class FolderObjects(IndexedObjects):
         category: str = "object",
         known: str = "exclude",
         taxonomy: Taxonomy | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | str | None = None,
         quality: Quality | None = None,
         cache_mib: float = 64.0,
         mask_255: str | None = None,

@@ -40,7 +40,7 @@ class KnownClasses:
         cls,
         taxonomy: Taxonomy,
         vocabulary: str,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | str | None = None,
         names: Callable[[], Iterable[str]] | None = None,
         table: str | Path = _TABLE,
     ) -> KnownClasses:
@@ -52,7 +52,8 @@ class KnownClasses:
         Args:
             taxonomy: Target taxonomy.
             vocabulary: Section of the table for this taxonomy; a missing one is empty.
-            overrides: Name -> target class, "unclear" or "unknown".
+            overrides: Name -> target class, "unclear" or "unknown"; or "unknown" for all names, as
+                in DenseHybrid's public code, which pastes people and cars as outliers as well.
             names: Reads the class names of a data set that has names of its own. Without a section
                 for it, nothing says which of them the taxonomy knows: a "car" would become an
                 anomaly where the taxonomy has a "vehicle". The overrides have to say so then; if
@@ -63,9 +64,11 @@ class KnownClasses:
             ParameterError: The table is unreadable, overrides are needed or no mapping, or a name
                 stands for a class that the taxonomy does not have.
         """
+        if overrides == UNKNOWN:
+            return cls(taxonomy.name, vocabulary, {})
         if not isinstance(overrides, Mapping | None):
             raise ParameterError(
-                f"known_classes: expected a mapping of names to classes, got "
+                f"known_classes: expected a mapping of names to classes, or {UNKNOWN}, got "
                 f"{short_repr(overrides)}"
             )
         section = (_read(Path(table)).get(taxonomy.name) or {}).get(vocabulary)
@@ -96,7 +99,7 @@ class KnownClasses:
         """Returns the target class, "unclear" or "unknown"."""
         return self.targets.get(_folded(category), UNKNOWN)
 
-    def check_names(self, categories: Iterable[str], overrides: Mapping[str, str]) -> None:
+    def check_names(self, categories: Iterable[str], overrides: Mapping[str, str] | str) -> None:
         """Refuses misspelt overrides, which would silently have no effect.
 
         Args:
@@ -106,6 +109,8 @@ class KnownClasses:
         Raises:
             ParameterError: An override names a class that the data set does not have.
         """
+        if overrides == UNKNOWN:
+            return
         categories = {_folded(category) for category in categories}
         for name in overrides:
             if _folded(name) not in categories:

@@ -49,6 +49,20 @@ class ObjectSource(Protocol):
         ...
 
 
+class NoObjects:
+    """No objects, for runs whose outliers come from a flow alone."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> NegativeObject:
+        raise IndexError(f"object {index} of none")
+
+    def describe(self) -> str:
+        """See :class:`ObjectSource`."""
+        return "no objects to paste"
+
+
 class JoinedObjects:
     """Several sources as one, in proportion to their sizes or to weights.
 

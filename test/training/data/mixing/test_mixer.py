@@ -98,6 +98,16 @@ def test_scene_textures_fill_the_outline(street: tuple) -> None:
     assert (mixed[target == OUTLIER_ID] == (0, 255, 0)).all()
 
 
+def test_whole_boxes_are_pasted_with_what_surrounds_the_object(street: tuple) -> None:
+    plain = {"soft_edges": 0.0, "decoys": (0, 0), "objects": (1, 1)}
+    for share, filled in ((0.0, False), (1.0, True)):
+        mixer = Mixer(Discs("ball"), options(whole_box=share, **plain), TAXONOMY)
+        _, target = mixer(*street, np.random.default_rng(3))
+        rows, columns = np.nonzero((target == OUTLIER_ID) | (target == UNKNOWN_ID))
+        box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert (len(rows) == box) == filled
+
+
 def test_textures_need_frames() -> None:
     with pytest.raises(ValueError, match="scene_texture"):
         Mixer(Discs("ball"), MixOptions(scene_texture=0.5), TAXONOMY)
@@ -213,6 +223,16 @@ def test_an_unknown_source_of_objects(tmp_path: Path) -> None:
 def test_no_source_of_objects(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"data\.objects: names no source"):
         build(tmp_path, {})
+
+
+def test_a_run_whose_outliers_a_flow_draws_needs_none(street: tuple) -> None:
+    mixing = {"decoy_sources": [], "scene_texture": 0.0, "style": ["none"], "probability": 0.0}
+    mixer = build_mixer(mixing, training_data(train=[scene()]))
+    assert len(mixer.outliers) == 0
+    assert mixer.outliers.describe() == "no objects to paste"
+    mixed, target = mixer(*street, np.random.default_rng(0))
+    assert np.array_equal(mixed, street[0])
+    assert np.array_equal(target, street[1])
 
 
 def test_an_unknown_source_of_decoys(shared_data: Path) -> None:

@@ -162,3 +162,13 @@ def test_a_table_that_names_a_class_the_taxonomy_has_not(tmp_path: Path) -> None
     path.write_text("cityscapes: {coco: {horse: rider, cow: cattle}}")
     with pytest.raises(ParameterError, match="known class 'cow' of coco: 'cattle'"):
         KnownClasses.load(CITYSCAPES, "coco", table=path)
+
+
+def test_no_class_is_known() -> None:
+    """As in DenseHybrid's public code; also where overrides would have to say what is known."""
+    known = KnownClasses.load(CITYSCAPES, "coco", "unknown", names)
+    assert {known.target(name) for name in ("car", "person", "rider", "potted plant")} == {
+        "unknown"
+    }
+    known.check_names(["dog"], "unknown")
+    assert KnownClasses.load(MINE, "ade20k", "unknown", names).target("car") == "unknown"

@@ -1,0 +1,417 @@
+"""The recipes of the papers: they parse, say what the papers say, and run in miniature."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import save_tiny_model
+from tiny_papers import write_all
+from tiny_releases import prefixed
+
+from anomaly_seg_ros.evaluation.results import FPR95_KEYS
+from anomaly_seg_ros.models.registry import build_network
+from training import recipe as entry
+from training.data.block import read_data_block
+from training.data.mixing.mixer import MixOptions
+from training.data.views import view_options
+from training.engine.config import flatten, to_dataclass
+from training.flow.dense_flow import SIZES
+from training.flow.synthetic_negatives import FlowOptions
+from training.losses import build_loss
+from training.recipes.figures import compared, markdown
+from training.recipes.needs import SOURCES
+from training.recipes.schema import (
+    FPR95_CONVENTIONS,
+    PaperFigures,
+    Recipe,
+    names,
+    overridden,
+    read_recipe,
+)
+
+NAMES = names()
+PAPERS = Path(__file__).resolve().parents[3] / "shared" / "papers"
+
+
+def configurations(recipe: Recipe, overrides: Sequence[str] = ()) -> dict[str, dict]:
+    recipe, by_stage = overridden(recipe, overrides)
+    return {k: s.configuration(recipe.source, by_stage[k]) for k, s in recipe.stages.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_a_recipe_names_exists(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.needs.gpu_gib > 0
+    assert recipe.needs.gpu_hours > 0
+    assert recipe.needs.estimate
+    for variant in ("", *recipe.variants):
+        _, overrides = recipe.varied(variant) if variant else (recipe, ())
+        for stage, config in configurations(recipe, overrides).items():
+            block = read_data_block(config["data"])
+            adapters = {corpus.adapter for _, _, corpus in block.corpora()}
+            adapters |= {objects.adapter for objects in block.objects.values()}
+            assert adapters <= SOURCES.keys()
+            if recipe.stages[stage].entry == "fine_tune":
+                build_loss(config["loss"]["name"], config["loss"]["options"])
+                view_options(config)
+                mixing = {k: v for k, v in config["mixing"].items() if k in vars(MixOptions())}
+                to_dataclass(MixOptions, mixing, "mixing")
+                to_dataclass(FlowOptions, config["flow"]["options"])
+            if recipe.stages[stage].entry == "train_flow":
+                assert config["size"] in SIZES
+    assert {data.adapter for data in recipe.evaluation.sets.values()} <= SOURCES.keys()
+    assert recipe.figures or "not at hand" in " ".join(recipe.differs)
+    # A choice is noted beside the value that was chosen.
+    keys = {
+        f"{stage}.{key}"
+        for stage, config in configurations(recipe).items()
+        for key, _ in flatten({**config, "data": {}})
+    }
+    for choice in recipe.open_choices:
+        if choice.partition(".")[0] in recipe.stages and "." in choice and ".data" not in choice:
+            assert any(key.startswith(choice) for key in keys), choice
+
+
+# What the issue and the papers state, by recipe and stage.
+TOP_K = {
+    "mixing.probability": 0.1,
+    "optimizer": "adamw",
+    "lr": 1e-5,
+    "schedule": "poly",
+    "poly_power": 0.9,
+    "epochs": 20,
+    "loss.name": "top_k_ovr",
+    "loss.options.k": 5,
+    "loss.options.slope": 2,
+    "part": "classification_head",
+}
+HYBRID = {"loss.name": "dense_hybrid", "optimizer": "adam", "epochs": 10, "part": "all"}
+REAL = {**HYBRID, "loss.options.beta": 0.03, "mixing.probability": 1}
+SYNTHETIC = {
+    **HYBRID,
+    "loss.options.beta": 0.01,
+    "mixing.probability": 0,
+    "flow.lr": 1e-5,
+    "flow.options.boundary_weight": 0.03,
+    "flow.options.smallest": 16,
+    "flow.options.largest": 216,
+}
+LADDER = {"lr": 1e-5, "final_lr": 1e-7, "schedule": "cosine", "backbone_factor": 0.25}
+FLOW = {"size": "45-6", "crop": [64, 64]}
+CLOSED = {"epochs": 120, "decoder_lr": 4e-4, "backbone_lr": 1e-4, "start": "imagenet"}
+STATED = {
+    "topk_ovr_wide_resnet38": {"fine_tune": {**TOP_K, "loss.options.gamma": 0.05}},
+    "topk_ovr_resnet101": {"fine_tune": {**TOP_K, "loss.options.gamma": 0.01}},
+    "densehybrid_wide_resnet38": {"fine_tune": {**REAL, "lr": 1e-6, "schedule": "constant"}},
+    "densehybrid_wide_resnet38_mix": {"fine_tune": {**REAL, "lr": 1e-6}},
+    "densehybrid_segment_me": {"fine_tune": REAL},
+    "densehybrid_street_hazards": {"closed_set": CLOSED, "fine_tune": {**REAL, **LADDER}},
+    "syn_densehybrid_wide_resnet38": {"flow": FLOW, "fine_tune": {**SYNTHETIC, "lr": 1e-6}},
+    "syn_densehybrid_street_hazards": {
+        "closed_set": CLOSED,
+        "flow": FLOW,
+        "fine_tune": {**SYNTHETIC, **LADDER},
+    },
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hyper_parameters_are_the_papers(name: str) -> None:
+    found = configurations(read_recipe(name))
+    for stage, stated in STATED[name].items():
+        values = dict(flatten(found[stage]))
+        assert {key: values[key] for key in stated} == stated
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_stand_in_the_paper(name: str) -> None:
+    """All values of a row stand in one line of the paper's text."""
+    if not PAPERS.is_dir():
+        pytest.skip("the papers are not here")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(PAPERS.glob("*.txt")))
+    lines = [{float(x) for x in re.findall(r"\d+\.\d+", line)} for line in text.splitlines()]
+    recipe = read_recipe(name)
+    rows = [*recipe.figures, *(f for v in recipe.variants.values() for f in v.figures)]
+    for row in rows:
+        if not row.row.endswith("w. Style Align."):  # a sum
+            assert any(set(row.values.values()) <= line for line in lines), row
+
+
+def test_what_may_be_wrong_in_a_recipe(tmp_path: Path) -> None:
+    text = yaml.safe_load(
+        (Path(entry.__file__).parent / "recipes" / "topk_ovr_wide_resnet38.yaml").read_text()
+    )
+
+    def error(change: Callable[[dict], object]) -> str:
+        content = json.loads(json.dumps(text))
+        change(content)
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(entry.ParameterError) as caught:
+            configurations(read_recipe(str(tmp_path / "mine.yaml")))
+        return str(caught.value)
+
+    stage = "fine_tune"
+    assert "mine.yaml: tabels: " in error(lambda c: c.update(tabels=c.pop("tables")))
+    assert "did you mean tables" in error(lambda c: c.update(tabels=c.pop("tables")))
+    assert "entry: 'tune', expected one of" in error(
+        lambda c: c["stages"][stage].update(entry="tune")
+    )
+    wrong = error(lambda c: c["stages"][stage]["inputs"].update(model="other"))
+    assert "inputs.model: 'other' is neither an earlier stage nor one of needs.check" in wrong
+    wrong = error(lambda c: c["stages"][stage]["config"].update(batchsize=3))
+    assert "unknown configuration key 'batchsize'; did you mean batch_size" in wrong
+    wrong = error(lambda c: c["figures"][1].update(set="somewhere"))
+    assert "set 'somewhere', expected one of cityscapes_val" in wrong
+    assert "AP: expected a number" in error(lambda c: c["figures"][1].update(AP="high"))
+    assert "names no score" in error(lambda c: c["figures"][1].pop("score"))
+    wrong = error(lambda c: c["evaluation"]["sets"]["road_anomaly"].update(adapter="roads"))
+    assert "adapter 'roads', expected one of" in wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["topk"], "no recipe 'topk'; there are densehybrid_"),
+        (["topk_ovr_resnet101", "--set", "k=3"], "--set k=3: expected STAGE.KEY=VALUE"),
+        (["topk_ovr_resnet101", "--set", "train.k=3"], "stage 'train', expected one of fine_tune"),
+        (
+            ["topk_ovr_resnet101", "--set", "fine_tune.lrr=3"],
+            "stage fine_tune: --set lrr: unknown",
+        ),
+        (["topk_ovr_resnet101", "--variant", "k4"], "variant 'k4', expected one of no_style, k3"),
+        (["topk_ovr_resnet101", "--set", "evaluation.scores=[x]"], "scores: 'x', expected one"),
+        (["topk_ovr_resnet101", "--set", "evaluation.limt=1"], "evaluation.limt: .*mean limit"),
+        (["topk_ovr_resnet101", "--set", "evaluation.fpr95=first"], "fpr95 'first', expected one"),
+        (["topk_ovr_resnet101", "--processes", "0"], "--processes 0: too few"),
+    ],
+)
+def test_wrong_calls(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.main(arguments) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == NAMES
+    assert any(line.split()[:2] == ["--variant", "k3"] for line in lines)
+
+
+def test_everything_that_is_missing_is_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_all(tmp_path / "data"), tmp_path / "out"
+    (data / "cityscapes" / "gtFine").rename(data / "elsewhere")
+    (data / "coco" / "val2017").rename(data / "val")
+    (data / "lost_and_found").rename(data / "lost")
+    arguments = ["topk_ovr_wide_resnet38", "--data", str(data), "--out", str(out)]
+    assert entry.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert (
+        f"{data}/weights/cityscapes_best.pth (no such file)\n    get: cityscapes_best.pth" in error
+    )
+    assert f"{data}/cityscapes (has no labels)" in error
+    assert "gtFine_trainvaltest.zip from https://www.cityscapes-dataset.com" in error
+    assert f"{data}/coco (has no val2017)" in error
+    assert f"{data}/lost_and_found (no such folder)\n    get: leftImg8bit.zip" in error
+    assert "lacks 4 of its sources" in error
+    assert not out.exists()
+
+
+def test_figures_are_found_where_the_benchmark_has_them() -> None:
+    score = {
+        "AP": 10.0,
+        "AUROC": 50.0,
+        "FPR95": 8.0,
+        "FPR95_conventions": {"at_least": 8.0, "above": 8.5},
+        "per_image": {"AP": 20.0, "FPR95": None},
+        "distance": [{"from_m": 5.0, "AP": 1.0}, {"from_m": 10.0, "AP": 2.0}],
+    }
+    run = {
+        "scores": {"energy": score},
+        "segmentation": {"mIoU": 70.0},
+        "open_set": {"energy": {"open_mIoU": 30.0, "gap": 40.0}},
+    }
+    rows = [
+        PaperFigures("a", "x", "energy", values={"AP": 11.0, "FPR95": 9.0, "open_mIoU": 31.0}),
+        PaperFigures("b", "x", "energy", per_image=True, values={"AP": 20.5, "FPR95": 9.0}),
+        PaperFigures("c", "x", "energy", from_m=10, values={"AP": 2.25}),
+        PaperFigures("d", "x", values={"mIoU": 71.0}),
+        PaperFigures("e", "absent", "energy", values={"AP": 1.0}),
+    ]
+    found = compared(rows, {"x": run}, "above")
+    assert [c.ours for c in found] == [10.0, 8.5, 30.0, 20.0, None, 2.0, 70.0, None]
+    assert [c.ours for c in compared(rows, {"x": run}, "at_least")][1] == 8.0
+    assert tuple(FPR95_KEYS) == FPR95_CONVENTIONS
+    table = markdown(found, "note").splitlines()
+    assert table[0] == "note"
+    assert table[4] == "| a | x | energy | AP | 11.00 | 10.00 | -1.00 |"
+    assert table[-1] == "| e | absent | energy | AP | 1.00 | - | - |"
+
+
+def in_process(module: str, arguments: Sequence[str], processes: int = 1) -> int:
+    """A stage without the start of a Python of its own."""
+    return importlib.import_module(module).main(list(arguments))
+
+
+# What makes a run small; the networks, losses and rates stay.
+SMALL = {
+    "closed_set": [
+        *("crop=[64,64]", "batch_size=2", "network.inference_size=[64,128]"),
+        *("validation.size=[64,128]", "workers=0", "precision=fp32", "tensorboard=false"),
+    ],
+    "flow": [
+        *("crop=[16,16]", "batch_size=2", "workers=0", "validation_crops=2", "tensorboard=false"),
+        *("sample_sizes=[[16,16]]", "checkpointing=false"),
+    ],
+    "fine_tune": [
+        *("crop=[64,64]", "batch_size=2", "inference_size=[64,128]", "validation.size=[64,128]"),
+        *("workers=0", "precision=fp32", "tensorboard=false"),
+    ],
+    "evaluation": ["inference_mode=resized", "inference_size=[64,128]"],
+}
+
+
+def arguments_of(recipe: Recipe, data: Path, out: Path) -> list[str]:
+    changes = [f"{stage}.{x}" for stage in (*recipe.stages, "evaluation") for x in SMALL[stage]]
+    for stage, config in configurations(recipe).items():
+        if config.get("validation", {}).get("mixed_frames"):
+            changes.append(f"{stage}.validation.mixed_frames=1")
+        if stage == "closed_set":
+            changes.append("closed_set.start=''")
+        if config.get("flow"):
+            changes.append(f"{stage}.flow.options.largest=24")
+        if stage == "flow" and recipe.name == "syn_densehybrid_street_hazards":
+            changes.append("flow.size=small")  # the other one has the real size
+    return [recipe.name, "--data", str(data), "--out", str(out), "--steps", "2", "--set", *changes]
+
+
+def write_start(recipe: Recipe, data: Path) -> None:
+    """The public checkpoint in its layout, in half precision to spare the disk."""
+    for checkpoint in recipe.needs.checkpoints.values():
+        path = data / checkpoint.file
+        path.parent.mkdir()
+        torch.manual_seed(0)
+        name = "resnet101" if "r101" in path.name else "wide_resnet38"
+        state = build_network(name, {"num_classes": 19}).half().state_dict()
+        torch.save({"state_dict": prefixed("module.", state)}, path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "launch", in_process)
+    recipe = read_recipe(name)
+    data, out = write_all(tmp_path / "data"), tmp_path / "out"
+    write_start(recipe, data)
+    assert entry.main(arguments_of(recipe, data, out)) == 0
+    document = json.loads((out / "recipe.json").read_text())
+    assert document["steps"] == 2
+    rows = document["figures"]
+    assert len(rows) == sum(len(row.values) for row in recipe.figures)
+    assert all(row["ours"] is not None for row in rows if "Table 6" not in row["row"])
+    by_distance = [row for row in rows if row["row"] == "Table 6, 10-15 m"]
+    assert all(row["ours"] is not None for row in by_distance)
+    runs = json.loads((out / "evaluation" / "benchmark.json").read_text())["runs"]
+    assert [run["data"] for run in runs] == list(recipe.evaluation.sets)
+    printed = capsys.readouterr().out
+    assert "Shortened to 2 steps" in printed
+    assert (out / "recipe.md").read_text() in printed
+
+
+TINY = """
+title: in miniature
+paper: none
+tables: [none]
+needs: {checkpoints: {start: {file: tiny.safetensors, get: nowhere}}}
+stages:
+  first: &stage
+    entry: fine_tune
+    inputs: {model: start}
+    config:
+      data:
+        train: {c: {adapter: cityscapes, root: cityscapes, split: train}}
+        validation: {c: {adapter: cityscapes, root: cityscapes}}
+        calibration: {c: {adapter: cityscapes, root: cityscapes}}
+        unknown: {}
+        objects:
+          coco: {adapter: coco, root: coco, train_split: train2017, held_out_split: val2017}
+      mixing: {decoy_sources: []}
+      validation: {mixed_frames: 1}
+      calibrate: false
+  second: {<<: *stage, inputs: {model: first}}
+evaluation:
+  scores: [energy]
+  sets: {road: {adapter: road_anomaly, root: road_anomaly}}
+figures: [{row: one, set: road, score: energy, AP: 3.5}]
+"""
+
+
+class TestResuming:
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+        data = write_all(tmp_path / "data")
+        save_tiny_model(data / "tiny.safetensors")
+        (tmp_path / "mine.yaml").write_text(TINY)
+        monkeypatch.setattr(entry, "launch", in_process)
+        small = [f"{stage}.{x}" for stage in ("first", "second") for x in SMALL["fine_tune"]]
+        small += [f"evaluation.{x}" for x in SMALL["evaluation"]]
+
+        def call(*changes: str) -> int:
+            out = ["--out", str(tmp_path / "out"), "--data", str(data), "--steps", "1"]
+            return entry.main([str(tmp_path / "mine.yaml"), *out, "--set", *small, *changes])
+
+        return call
+
+    def test_finished_stages_are_not_repeated(
+        self,
+        run: Callable[..., int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        called: list[str] = []
+
+        def fails_in_the_second(module: str, arguments: Sequence[str], processes: int = 1) -> int:
+            called.append(Path(arguments[1]).name if "training" in module else "evaluation")
+            return 3 if called == ["first", "second"] else in_process(module, arguments)
+
+        monkeypatch.setattr(entry, "launch", fails_in_the_second)
+        assert run() == 1
+        assert "stage second ended with code 3" in capsys.readouterr().err
+        assert run() == 0
+        assert called == ["first", "second", "second", "evaluation"]
+        assert "stage first: finished before" in capsys.readouterr().out
+        assert (
+            json.loads((tmp_path / "out" / "recipe.json").read_text())["figures"][0]["paper"]
+            == 3.5
+        )
+        assert run("first.lr=1.0e-3") == 1
+        assert "finished with other values of ['lr']" in capsys.readouterr().err
+
+
+def test_processes_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr(
+        entry.subprocess, "run", lambda command, check: commands.append(command[1:]) or Done()
+    )
+    assert entry.launch("training.fine_tune", ["--run-dir", "x"], 4) == 0
+    assert entry.launch("training.fine_tune", ["--run-dir", "x"]) == 0
+    module = ["-m", "training.fine_tune", "--run-dir", "x"]
+    assert commands == [["-m", "torch.distributed.run", "--nproc-per-node", "4", *module], module]

@@ -1,0 +1,1 @@
+"""The set-ups of the two papers: a YAML file each, and what reads, checks and runs them."""
