@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,8 +16,14 @@ import yaml
 from anomaly_seg_ros.datasets import Sample
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.labels import UNKNOWN_ID
-from training.data import label_index
-from training.data.corpora import Corpus, SampleFrames, TrainingData, share_memory
+from training.data import corpora, label_index
+from training.data.corpora import (
+    Corpus,
+    FrameSequence,
+    SampleFrames,
+    TrainingData,
+    share_memory,
+)
 from training.data.views import ViewDataset, ViewOptions
 
 TAXONOMY = {
@@ -182,6 +189,25 @@ class TestIndex:
         some = data(root, train={"a": mine()}).train[0].every(2).index
         assert some.regions[:, 0].tolist() == [0, 1, 2]
 
+    def test_regions_in_the_order_of_the_whole_frame(self) -> None:
+        rng = np.random.default_rng(3)
+        for _ in range(20):
+            blocks = rng.integers(0, 3, rng.integers(6, 20, 2)).astype(np.uint8)
+            label = cv2.resize(blocks, None, fx=17, fy=21, interpolation=cv2.INTER_NEAREST)
+            above, left = rng.integers(0, 5, 2).tolist()
+            label = cv2.copyMakeBorder(label, above, 1, left, 2, cv2.BORDER_CONSTANT, value=9)
+            expected = []
+            for thing in (0, 1, 2):
+                mask = (label == thing).view(np.uint8)
+                _, parts, boxes, _ = cv2.connectedComponentsWithStats(mask)
+                for part, (x, y, w, h, area) in enumerate(boxes[1:].tolist(), 1):
+                    inside = 0 < x < label.shape[1] - w and 0 < y < label.shape[0] - h
+                    if inside and area >= 0.4 * w * h:
+                        first = int((parts[y] == part).argmax())
+                        expected.append([0, thing, y, x, h, w, y, first])
+            index = label_index.LabelIndex.build([label].__getitem__, 1, (0, 1, 2))
+            assert index.regions.tolist() == expected
+
     def test_it_is_kept_and_rebuilt_when_a_file_changes(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -212,6 +238,25 @@ def test_memory_goes_to_the_frames_that_are_drawn_most_often(root: Path) -> None
     for corpus in (often, seldom):
         assert greys(corpus) == greys(corpus) == list(range(6))
         assert len(corpus.cache._frames) == corpus.cache.limit // frame
+
+
+def test_loader_processes_share_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus,) = data(root, train={"a": mine()}, cache_mib=24 * 32 * 4 * 5 / 2**20).train
+    monkeypatch.setattr(corpora, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    assert greys(corpus) == list(range(6))
+    assert len(corpus.cache._frames) == 2
+
+
+def test_an_image_alone_is_that_of_the_frame(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus,) = data(root, train={"a": mine()}, cache_mib=24 * 32 * 4 / 2**20).train
+    corpus = corpus.some(range(1, 6, 2))
+    monkeypatch.setattr(SampleFrames, "labels", None)
+    images = [image.copy() for image in FrameSequence([corpus])]
+    monkeypatch.undo()
+    assert [int(image[0, 0, 0]) for image in images] == [40, 120, 200]
+    assert all(np.array_equal(a, b) for a, (b, _) in zip(images, corpus, strict=True))
+    again = FrameSequence([corpus])[0]
+    assert np.array_equal(again, images[0])
 
 
 def test_the_true_width_of_a_squeezed_frame(root: Path) -> None:

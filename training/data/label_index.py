@@ -142,16 +142,21 @@ def _regions(labels: np.ndarray, things: Iterable[int]) -> list[tuple[int, ...]]
     """Complete regions: (trainId, top, left, height, width, row, column) of each."""
     found = []
     for train_id in things:
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == train_id).view(np.uint8))
+        mask = (labels == train_id).view(np.uint8)
+        # Components are numbered by blocks of 2 x 2 pixels, so the part begins at even numbers:
+        # the order of the regions, which samples are drawn by, is then that of the whole frame.
+        x, y, right, bottom = cv2.boundingRect(mask)
+        right, bottom, x, y = x + right, y + bottom, x & ~1, y & ~1
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(mask[y:bottom, x:right])
         for part in range(1, len(stats)):
-            left, top, width, height, area = (int(v) for v in stats[part])
+            left, top, width, height, area = stats[part].tolist()
             inside = (
-                left > 0
-                and top > 0
-                and left + width < labels.shape[1]
-                and top + height < labels.shape[0]
+                left + x > 0
+                and top + y > 0
+                and left + x + width < labels.shape[1]
+                and top + y + height < labels.shape[0]
             )
             if inside and min(width, height) >= MIN_SIDE and area >= MIN_FILL * width * height:
                 first = int(np.flatnonzero(parts[top] == part)[0])
-                found.append((train_id, top, left, height, width, top, first))
+                found.append((train_id, top + y, left + x, height, width, top + y, first + x))
     return found
