@@ -3,6 +3,7 @@ one; a run that goes wrong stops, says why, and leaves the last good checkpoint.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -189,6 +190,31 @@ def test_named_batches_keep_their_type(tmp_path: Path) -> None:
 
     trainer(tmp_path, loss_fn=objective, steps=2).run(mixed_batches(0, 2))
     assert (tmp_path / "last.pt").exists()
+
+
+class TestTimeLimit:
+    def test_a_run_that_ends_early_validates_and_goes_on_bit_for_bit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = trainer(tmp_path / "whole", loss_fn=noisy_loss).run(batches(0, 12))
+        # Every look at the clock takes a second.
+        monkeypatch.setattr("time.monotonic", itertools.count().__next__)
+        limited = {"max_seconds": 5.0, "lr": 1e-2}
+        first = trainer(tmp_path, limited, loss_fn=noisy_loss, max_seconds=5.0)
+        first.run(batches(0, 12))
+        monkeypatch.undo()
+        assert first.step in (4, 5)
+        assert not first.stopped
+        assert [x["step"] for x in lines_of(tmp_path) if "weight" in x] == [first.step]
+        resumed = trainer(tmp_path, {"max_seconds": 0.0, "lr": 1e-2}, loss_fn=noisy_loss)
+        assert resumed.resume()
+        average = resumed.run(batches(first.step, 12)).state_dict()
+        assert all(torch.equal(value, average[key]) for key, value in whole.state_dict().items())
+
+    @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+    def test_a_limit_that_is_none_is_refused(self, seconds: float) -> None:
+        with pytest.raises(ParameterError, match="max_seconds"):
+            LoopOptions(steps=1, max_seconds=seconds)
 
 
 class TestAccumulation:

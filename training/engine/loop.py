@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,6 +78,8 @@ class LoopOptions:
         max_drop: Stop once ``guard_figure`` is more than this below its start; such a model is
             never the best.
         tensorboard: Also log to TensorBoard.
+        max_seconds: Stop after the step in which so many seconds are over, as if the run were
+            finished: validate and write a checkpoint, from which it can be resumed. 0 = no limit.
     """
 
     steps: int
@@ -98,8 +101,11 @@ class LoopOptions:
     guard_figure: str = ""
     max_drop: float = 0.0
     tensorboard: bool = False
+    max_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_seconds < math.inf:  # written so that NaN is refused
+            raise ParameterError(f"max_seconds {self.max_seconds:g}: expected 0 or more")
         for name in ("steps", "validate_every", "checkpoint_every", "log_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -216,10 +222,10 @@ class Trainer:
         state = load_checkpoint(self.checkpoint_path)
         if "config" not in state:
             raise CheckpointError(f"{self.checkpoint_path}: not the checkpoint of a training")
-        if state["config"] != self.config:
+        if _without_limit(state["config"]) != _without_limit(self.config):
             raise ParameterError(
                 f"{self.checkpoint_path} was written with other values of "
-                f"{changed_keys(state['config'], self.config)}; "
+                f"{changed_keys(_without_limit(state['config']), _without_limit(self.config))}; "
                 "use another run folder or restore them"
             )
         load_strictly(self.model, state["model"], str(self.checkpoint_path))
@@ -238,7 +244,7 @@ class Trainer:
         return True
 
     def run(self, batches: Iterable[Batch]) -> nn.Module:
-        """Trains to ``options.steps``, or until the guard stops it.
+        """Trains to ``options.steps``, or until the guard or the time limit stops it.
 
         Args:
             batches: Micro-batches, beginning at ``self.step``.
@@ -252,6 +258,7 @@ class Trainer:
             OutputError: The disk is full; the last checkpoint is untouched.
         """
         network = self._wrapped()
+        began = time.monotonic()
         with tqdm(
             total=self.options.steps,
             initial=self.step,
@@ -271,7 +278,11 @@ class Trainer:
                 recent.add(self._train_step(network, micro_batches))
                 self.step += 1
                 bar.update()
-                self._report(recent, lr_factor, bar)
+                late = self._is_late(began)
+                self._report(recent, lr_factor, bar, late)
+                if late:
+                    bar.write(f"max_seconds are over at step {self.step}; the run can be resumed")
+                    break
         self.log.close()
         return self.averaged()
 
@@ -375,9 +386,14 @@ class Trainer:
             group["lr"] = final + (peak - final) * factor
         return factor
 
-    def _report(self, recent: RunningMeans, lr_factor: float, bar: tqdm) -> None:
+    def _is_late(self, began: float) -> bool:
+        """Whether the time limit is over, by the clock of the main rank."""
+        limit = self.options.max_seconds
+        return bool(limit) and self.distributed.agreed(time.monotonic() - began >= limit)
+
+    def _report(self, recent: RunningMeans, lr_factor: float, bar: tqdm, late: bool) -> None:
         """Logs, validates and writes a checkpoint when due."""
-        finished = self.step == self.options.steps
+        finished = late or self.step == self.options.steps
         if self.step % self.options.log_every == 0:
             figures = self.distributed.means(recent.take())
             bar.set_postfix(loss=f"{figures['loss']:.3f}")
@@ -451,6 +467,11 @@ class Trainer:
         if self.second_player is not None:
             state["second_player"] = self.second_player.state_dict()
         save_atomically(state, self.checkpoint_path)
+
+
+def _without_limit(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the time limit, which may differ when a run is resumed."""
+    return {key: value for key, value in config.items() if key != "max_seconds"}
 
 
 def _memory_gb(device: torch.device) -> float:
