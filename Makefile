@@ -31,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune recipe study \
-	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics
+	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ benchmark: $(VENV)/.dev ## Time the node beside the bare network and a naive nod
 
 benchmark-metrics: $(VENV)/.dev ## Time exact AP, AUROC and FPR95 beside scikit-learn [ARGS="--frames 1 5"]
 	@$(PY) -m benchmarks.metrics $(ARGS)
+
+gpu-run: $(VENV)/.dev ## CUDA tests, benchmark and a training in ten minutes, kept in OUT=folder [DATA=folder ARGS="--device cpu --seconds 60"]
+	@$(PY) -m tools.gpu_run --out "$(or $(OUT),out/gpu)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 inspect-networks: $(VENV)/.runtime ## Size, GFLOPs and ms of every network [ARGS="--no-time"]
 	@$(TRAIN_PY) -m benchmarks.inspect_networks $(ARGS)

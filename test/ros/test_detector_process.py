@@ -90,6 +90,7 @@ def test_signals_end_an_active_node_with_code_0(start_process, probe, number):
     assert "Traceback" not in output
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("graphs", ["false", "true"])
 def test_it_starts_on_a_gpu(start_process, probe, graphs):

@@ -62,6 +62,7 @@ def test_events_go_to_the_stream_of_the_watched_device(monkeypatch: pytest.Monke
     assert FakeEvent.recorded == ["stream of cuda:1"] * 3
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_laps_end_when_the_device_gets_there() -> None:
     device = torch.device("cuda")

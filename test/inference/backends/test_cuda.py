@@ -1,4 +1,4 @@
-"""The CUDA path on a real GPU: `make test TESTS=test/backends/test_cuda.py` there."""
+"""The CUDA path on a real GPU; `make gpu-run` runs these tests there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from anomaly_seg_ros.inference.prediction import Prediction, UnknownRule
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.system.memory import peak_memory, reset_peak
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 RULE = UnknownRule("energy", 0.5, mask=True, open_set_labels=True)
 STAGES = ["resize", "upload", "network", "score", "download"]

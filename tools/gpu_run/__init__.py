@@ -1,0 +1,1 @@
+"""One prepared run for a machine with a GPU and ten minutes."""
