@@ -182,6 +182,9 @@ def _streamed(dataset: Dataset, batch_size: int, workers: int) -> Iterator[objec
 
 def memory(tree: Path, cache_mib: float, workers: int, arguments: argparse.Namespace) -> None:
     """Prints the highest memory of a process of its own and its workers, with mixed views."""
+    # Workers are forked, as in a training, though this process was not.
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
     config = configuration(arguments, cache_mib)
     dataset = our_datasets(config, TrainingData(config["data"], tree))["mixed views"]
     before = family_bytes()
