@@ -49,7 +49,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="'default', 'erfnet' or a weights file; empty: as in the parameter file",
+        description="a name in docs/models.md or a weights file; empty: as in the parameter file",
     ),
     DeclareLaunchArgument(
         "device",

@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run-dir", type=Path, help="folder of a training")
-    source.add_argument("--model", help="default, closed_set, erfnet, or a file")
+    source.add_argument("--model", help="a name of docs/models.md, or a file")
     parser.add_argument("--out", type=Path, required=True, help=".safetensors, or .json alone")
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--device", default="auto")

@@ -12,6 +12,7 @@ the last that passed it.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -114,6 +115,25 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
         raise ParameterError(
             f"outlier_head: the model has none, and the loss {config['loss']['name']!r} would not "
             f"train a new one; set it to false, or loss.name to one of {trains}"
+        )
+
+
+def check_best_figure(config: dict[str, Any], data: TrainingData) -> None:
+    """Refuses a figure that the validation will not give.
+
+    Raises:
+        ParameterError: There is no such figure; the message lists those that there are.
+    """
+    validation = config["validation"]
+    prefixes = ["mixed"] if validation["mixed_frames"] else []
+    prefixes += ["natural"] if validation["natural"] and data.block.unknown else []
+    figures = ["val_miou"]
+    for prefix, score in itertools.product(prefixes, validation["scores"]):
+        figures += [f"{prefix}_{score}_ap", f"{prefix}_{score}_fpr95"]
+    if config["best_figure"] not in ("", *figures):
+        raise ParameterError(
+            f"best_figure: the validation gives no {config['best_figure']!r}; it gives "
+            f"{', '.join(figures)}"
         )
 
 
@@ -243,6 +263,7 @@ def fine_tune(run: Run) -> None:
     check_head(config, network)
     check_sizes(config, network)
     check_scores(config, network)
+    check_best_figure(config, data)
     if config["balance_classes"]:
         class_bias(network)
     trained = set_trainable(

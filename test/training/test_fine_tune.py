@@ -258,6 +258,7 @@ class TestBadInput:
             ("crop=[64, 90]", "crop [64, 90]: height and width must be multiples of 32"),
             ("validation.size=[60, 96]", "validation.size [60, 96]"),
             ("validation.scores=[dense_hybrid]", "validation.scores: score 'dense_hybrid' needs"),
+            ("best_figure=mixed_msp_ap", "best_figure: the validation gives no 'mixed_msp_ap'"),
             ("default_score=nonsense", "default_score: unknown score 'nonsense'"),
             ("default_score=sml calibrate=false", "default_score: score 'sml' needs"),
             ("inference_size=[64]", "inference_size [64]: expected [height, width]"),
