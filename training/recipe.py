@@ -139,7 +139,7 @@ class Reproduction:
             )
             folder = source_folder(data.root, self.data)
             sets.append(f"{name}={data.adapter}:{folder}" + (f"?{options}" if options else ""))
-        arguments = ["--models", f"{self.recipe.name}={model}", "--data", *sets]
+        arguments = ["--models", f"ours={model}", "--data", *sets]
         arguments += ["--scores", *evaluation.scores, "--out", str(self.out / "evaluation")]
         arguments += ["--inference-mode", evaluation.inference_mode, "--precision", "fp32"]
         arguments += self._device()

@@ -144,6 +144,15 @@ def test_figures_stand_in_the_paper(name: str) -> None:
             assert any(set(row.values.values()) <= line for line in lines), row
 
 
+def test_the_closed_set_model_of_street_hazards_serves_both() -> None:
+    """The finished folder of one recipe may be copied to the other."""
+    real, synthetic = (
+        configurations(read_recipe(f"{kind}densehybrid_street_hazards"))["closed_set"]
+        for kind in ("", "syn_")
+    )
+    assert real == synthetic
+
+
 def test_what_may_be_wrong_in_a_recipe(tmp_path: Path) -> None:
     text = yaml.safe_load(
         (Path(entry.__file__).parent / "recipes" / "topk_ovr_wide_resnet38.yaml").read_text()
@@ -173,6 +182,8 @@ def test_what_may_be_wrong_in_a_recipe(tmp_path: Path) -> None:
     assert "names no score" in error(lambda c: c["figures"][1].pop("score"))
     wrong = error(lambda c: c["evaluation"]["sets"]["road_anomaly"].update(adapter="roads"))
     assert "adapter 'roads', expected one of" in wrong
+    wrong = error(lambda c: c["evaluation"]["sets"].update({"a b": {}}))
+    assert "evaluation.sets: 'a b': names consist of letters" in wrong
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,9 @@ def test_everything_that_is_missing_is_named_at_once(
     assert f"{data}/lost_and_found (no such folder)\n    get: leftImg8bit.zip" in error
     assert "lacks 4 of its sources" in error
     assert not out.exists()
+    # Another start makes the recipe's own unnecessary.
+    assert entry.main([*arguments, "--set", "fine_tune.model=mine.safetensors"]) == 1
+    assert "lacks 3 of its sources" in capsys.readouterr().err
 
 
 def test_figures_are_found_where_the_benchmark_has_them() -> None:

@@ -11,6 +11,7 @@ from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, first_line
 from training.data.block import ObjectsBlock, source_folder
 from training.data.corpora import TrainingData
+from training.engine.config import flatten
 from training.recipes.schema import EVALUATION, EvaluationSet, Recipe
 
 # Adapter -> what to get from where; docs/datasets.md says how its folder must look.
@@ -82,9 +83,11 @@ def _faults(
     recipe: Recipe, configurations: Mapping[str, dict[str, Any]], data: Path
 ) -> Iterator[tuple[Path, str, str, str]]:
     """Yields path, what to get, what is wrong, and the stage of everything that is not there."""
+    # An override may name another file.
+    used = [value for config in configurations.values() for _, value in flatten(config)]
     for name, checkpoint in recipe.needs.checkpoints.items():
         path = source_folder(checkpoint.file, data)
-        if not path.is_file():
+        if str(path.absolute()) in used and not path.is_file():
             yield path, checkpoint.get, "no such file", name
     for stage, config in configurations.items():
         values = TrainingData(config["data"], data)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ ENTRIES = {
     "train_flow": ("flow.yaml", "flow.safetensors"),
     "fine_tune": ("fine_tune.yaml", "final.safetensors"),
 }
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # Metric -> whether it belongs to a score.
 METRICS = {
     **dict.fromkeys(("AUROC", "AP", "FPR95", "open_mIoU", "closed_mIoU", "gap", "mean_F1"), True),
@@ -330,6 +332,11 @@ def _check(recipe: Recipe) -> None:
                     f"of needs.checkpoints ({', '.join(sorted(known)) or 'none'})"
                 )
         known.add(name)
+    for name in recipe.evaluation.sets:
+        if not _NAME.fullmatch(name):
+            raise ParameterError(
+                f"{EVALUATION}.sets: {name!r}: names consist of letters, digits and _ . -"
+            )
     check_evaluation(recipe.evaluation)
     variants = [figure for variant in recipe.variants.values() for figure in variant.figures]
     for figure in (*recipe.figures, *variants):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anomaly_seg_ros.labels import IGNORE_INDEX, OUTLIER_ID
 from training.data.corpora import Corpus
-from training.data.mixing.mixer import Mixer, outlier_mask
+from training.data.mixing.mixer import VIEW, Mixer, outlier_mask
 from training.data.views import ViewDataset, ViewOptions, random_view
 
 
@@ -33,7 +33,8 @@ class MixedViewDataset(ViewDataset):
     """Random views of several corpora, with objects pasted into the frames first.
 
     Objects are pasted into the stored frame, so they go through the same resampling, light and
-    blur as their surroundings. As in the base class, sample ``i`` depends on ``(seed, i)`` alone.
+    blur as their surroundings, unless the mixer's option ``into`` says otherwise. As in the base
+    class, sample ``i`` depends on ``(seed, i)`` alone.
 
     Args:
         corpora: Sources, drawn in proportion to their weights.
@@ -42,7 +43,8 @@ class MixedViewDataset(ViewDataset):
         num_classes: Number of classes, K.
         seed: Seed of the whole stream.
         class_uniform: Share of the samples that show a uniformly drawn class.
-        focus_outlier: Share of the samples that are cropped around an outlier.
+        focus_outlier: Share of the samples that are cropped around an outlier, if objects are
+            pasted into frames.
         jpeg: Share of the views that are compressed as JPEG, at a quality of 40 to 95.
     """
 
@@ -66,10 +68,14 @@ class MixedViewDataset(ViewDataset):
         """Returns one sample, without the batch dimension."""
         rng = np.random.default_rng([self.seed, index])
         corpus, position, focus = self.draw(rng)
-        image, label = self.mixer(*corpus.load(position), rng, corpus.squeeze(position))
-        if rng.random() < self.focus_outlier:
-            focus = OUTLIER_ID
-        view, target = random_view(image, label, self.options, rng, corpus.aspect, focus)
+        if self.mixer.options.into == VIEW:
+            frame = random_view(*corpus.load(position), self.options, rng, corpus.aspect, focus)
+            view, target = self.mixer(*frame, rng)
+        else:
+            image, label = self.mixer(*corpus.load(position), rng, corpus.squeeze(position))
+            if rng.random() < self.focus_outlier:
+                focus = OUTLIER_ID
+            view, target = random_view(image, label, self.options, rng, corpus.aspect, focus)
         if rng.random() < self.jpeg:
             view = _recompressed(view, int(rng.integers(40, 96)))
         ood_mask = outlier_mask(target)

@@ -40,8 +40,15 @@ from training.data.negatives.objects import (
     SceneObjects,
 )
 from training.data.style import StyleAlignment, build_styles
-from training.engine.config import check_counts, check_range, check_share, to_dataclass
+from training.engine.config import (
+    check_counts,
+    check_range,
+    check_share,
+    chosen,
+    to_dataclass,
+)
 
+FRAME, VIEW = "frame", "view"
 # Keys of the "mixing" configuration that are not fields of MixOptions.
 _OWN_KEYS = ("decoy_sources", "style")
 
@@ -51,6 +58,8 @@ class MixOptions:
     """Settings of the mixer.
 
     Attributes:
+        into: What objects are pasted into: the "frame", to be resampled, lit and blurred like
+            their surroundings, or the finished "view", whose scale does not change their size.
         probability: Share of the frames that receive outliers.
         objects: Minimum and maximum number of outliers in such a frame.
         decoys: Minimum and maximum number of decoys in every frame, if there is a source.
@@ -68,6 +77,7 @@ class MixOptions:
         ParameterError: A range is reversed or a value is out of range; the message names the key.
     """
 
+    into: str = FRAME
     probability: float = 0.9
     objects: tuple[int, int] = (1, 4)
     decoys: tuple[int, int] = (0, 2)
@@ -81,6 +91,7 @@ class MixOptions:
     paint: PaintOptions = field(default_factory=PaintOptions)
 
     def __post_init__(self) -> None:
+        chosen(dict.fromkeys((FRAME, VIEW)), "mixing.into:", self.into)
         for key in ("probability", "scene_texture", "whole_box", "soft_edges", "shadow"):
             check_share(f"mixing.{key}", getattr(self, key))
         check_counts("mixing.objects", self.objects)

@@ -18,6 +18,7 @@ ORDER = "is larger than .*the smaller one first"
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("into", "crop", "'crop', expected one of frame, view"),
         ("probability", 90, f"{SHARE}, got 90"),
         ("scene_texture", -0.1, SHARE),
         ("soft_edges", math.nan, SHARE),

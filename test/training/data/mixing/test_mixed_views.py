@@ -75,3 +75,27 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset: MixedViewDatase
         assert isinstance(shared, MixedBatch)
         for a, b in zip(alone, shared, strict=True):
             assert torch.equal(a, b)
+
+
+def test_objects_pasted_into_the_view_have_one_size_at_every_scale(
+    dataset: MixedViewDataset,
+) -> None:
+    """Frames are scaled up to three times; the objects are a quarter of the crop."""
+    quarter = PlacementOptions(on_ground=0.0, free_height=(0.25, 0.25))
+    plain = {"decoys": (0, 0), "soft_edges": 0.0, "shadow": 0.0, "scene_texture": 0.0}
+    sides = {}
+    for into in ("view", "frame"):
+        options = MixOptions(
+            into=into, probability=1.0, objects=(1, 1), placement=quarter, **plain
+        )
+        mixed = MixedViewDataset(
+            dataset.corpora,
+            ViewOptions(crop=CROP, height_range=(80, 240), aspect_jitter=1.0),
+            Mixer(Squares(), options, load_taxonomy()),
+            19,
+            jpeg=0.0,
+        )
+        masks = [mixed[i].ood_mask.numpy() > 0 for i in range(8)]
+        sides[into] = {int(mask.any(1).sum()) for mask in masks if mask.any()}
+    assert sides["view"] == {16}
+    assert len(sides["frame"]) > 1
