@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,12 +143,17 @@ def test_fine_tuning_refuses_before_it_reads_anything(
 
 
 def test_closed_set_training_refuses_before_it_reads_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(closed_set, "build_network", lambda *_: Pyramid().train())
     command = ["--run-dir", str(tmp_path / "run"), "--data", str(tmp_path), "--device", "cpu"]
-    assert closed_set.main([*command, "--set", "batch_size=1", "accumulate=1"]) == 1
-    assert "closed_set: error: batch_size 1: layer 'pool.2' would" in capsys.readouterr().err
+    model = save_pooling_network(tmp_path / "pooling.safetensors")
+    factory = "torchvision:deeplabv3_mobilenet_v3_large"
+    arguments = f"network.arguments={{factory: '{factory}'}}"
+    given = [f"start={model}", "network.architecture=wrapped", arguments]
+    given += ["crop=[64, 96]", "batch_size=1", "accumulate=1", "balance_classes=false"]
+    assert closed_set.main([*command, "--set", *given]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"closed_set: error: batch_size 1: layer '\S+' would", error)
 
 
 def test_the_loop_says_what_the_dry_run_could_not_see(tmp_path: Path) -> None:
