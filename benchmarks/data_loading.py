@@ -54,6 +54,7 @@ from training.data.mixing.mixer import build_mixer
 from training.data.stream import SampleStream, StepSampler
 from training.data.views import ViewDataset, view_options
 from training.engine.config import CONFIGS, load_config
+from training.engine.storage import tensor_bytes
 
 FRAMES = 2975  # of Cityscapes' training split
 _ENDLESS = 10**6
@@ -200,10 +201,10 @@ def memory(tree: Path, cache_mib: float, workers: int, arguments: argparse.Names
     _take(_streamed(dataset, arguments.batch_size, workers), arguments.memory_batches)
     done.set()
     watcher.join()
-    gib = [value / 2**30 for value in (*peak, before[0])]
-    print(
-        f"| {workers} | {cache_mib:.0f} | {gib[0]:.2f} | {gib[1]:.2f} | {gib[2]:.2f} |", flush=True
-    )
+    # Two of each worker; no process has them mapped.
+    waiting = 2 * workers * arguments.batch_size * tensor_bytes(dataset[0])
+    gib = [value / 2**30 for value in (before[0], *peak, waiting, peak[0] + waiting)]
+    print(f"| {workers} | {cache_mib:.0f} | {' | '.join(f'{x:.2f}' for x in gib)} |", flush=True)
 
 
 def family_bytes() -> tuple[int, int]:
@@ -286,8 +287,11 @@ def measure(tree: Path, arguments: argparse.Namespace) -> None:
         return
     if arguments.blocks:
         compare(tree, ours, arguments)
-    print("\n| workers | cache_mib | peak PSS, GiB | sum of RSS, GiB | before loading, GiB |")
-    print("| ---: | ---: | ---: | ---: | ---: |", flush=True)
+    print("\nPeak memory in GiB, over all processes:\n")
+    print(
+        "| workers | cache_mib | before loading | PSS | RSS | batches, waiting | PSS + batches |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for workers in arguments.memory_workers:
         for cache_mib in (0, 1024):
             # A fresh process, whose memory nothing else has touched.

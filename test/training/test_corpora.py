@@ -16,7 +16,7 @@ import yaml
 from anomaly_seg_ros.datasets import Sample
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ImageError, ParameterError
 from anomaly_seg_ros.labels import UNKNOWN_ID
-from training.data import corpora, label_index
+from training.data import label_index, workers
 from training.data.corpora import (
     Corpus,
     FrameSequence,
@@ -242,7 +242,7 @@ def test_memory_goes_to_the_frames_that_are_drawn_most_often(root: Path) -> None
 
 def test_loader_processes_share_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (corpus,) = data(root, train={"a": mine()}, cache_mib=24 * 32 * 4 * 5 / 2**20).train
-    monkeypatch.setattr(corpora, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    monkeypatch.setattr(workers, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
     assert greys(corpus) == list(range(6))
     assert len(corpus.cache._frames) == 2
 

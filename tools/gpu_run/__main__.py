@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -25,19 +24,21 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
+from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.system.tool import run_tool
-from tools.gpu_run.pack import CONFIG, unpack
 from tools.gpu_run.steps import REPOSITORY, Outcome, run_command
-from tools.gpu_run.weights import write_weights
-from training.engine.entry import data_folder
-from training.engine.storage import make_folder
 
+# torch takes seconds of the time to import, so what needs it is imported where it is needed.
+
+CONFIG = REPOSITORY / "training" / "configs" / "default_model.yaml"
 LIMIT = 16 * 2**20
 STEPS = ("tests", "benchmark", "training")
 # Share of the whole time; the training takes what is left.
-_SHARES = {"tests": 0.15, "benchmark": 0.4}
+_SHARES = {"tests": 0.15, "benchmark": 0.25}
 # Share of the training's time for its start, last validation, calibration and writing.
 _AROUND = 0.35
+# Share of the whole time for the last copies.
+_COPYING = 0.05
 # Seconds between two copies of the weights.
 _INTERVAL = 30.0
 _MARK = "pytest.mark.cuda"
@@ -45,6 +46,10 @@ _ENDLESS = 10**6
 _OPEN_END = (f"steps={_ENDLESS}", "epochs=0.0", "schedule=constant", f"validate_every={_ENDLESS}")
 _ON_GPU = ("checkpoint_every=50",)
 # A CPU only shows that everything works.
+_BENCHMARK_ON_CPU = (
+    *("--models", "default", "--backends", "torch", "--network-sizes", "256x512"),
+    *("--frame-sizes", "256x512", "--frames", "4", "--seconds", "5", "--load-seconds", "0"),
+)
 _ON_CPU = (
     *("checkpoint_every=1", "log_every=1", "workers=0", "batch_size=2", "crop=[192, 256]"),
     *("height_range=[192, 384]", "precision=fp32", "validation.size=[128, 256]"),
@@ -77,7 +82,7 @@ class GpuRun:
 
     def run(self) -> bool:
         """Runs the chosen steps; returns whether all ended well."""
-        make_folder(self.out)
+        self._store()
         for name in self._arguments.steps:
             seconds = min(self._left(), _SHARES.get(name, 1.0) * self._arguments.seconds)
             print(f"{name}: up to {seconds:.0f} s", flush=True)
@@ -88,12 +93,12 @@ class GpuRun:
         return all(step["end"] == "done" for step in self.results["steps"].values())
 
     def _left(self) -> float:
-        """Seconds left, but for the last copy of the weights."""
-        return max(0.0, self._end - time.monotonic() - 0.02 * self._arguments.seconds)
+        """Seconds left, but for the last copies."""
+        return max(0.0, self._end - time.monotonic() - _COPYING * self._arguments.seconds)
 
     def _store(self) -> None:
         text = json.dumps(self.results, indent=1) + "\n"
-        (self.out / "results.json").write_text(text, encoding="utf-8")
+        write_atomically(self.out / "results.json", text.encode())
 
     def _tests(self, seconds: float) -> Outcome:
         """The tests with the mark ``cuda``; without a GPU they are skipped."""
@@ -106,7 +111,8 @@ class GpuRun:
 
     def _benchmark(self, seconds: float) -> Outcome:
         report = str(self.out / "benchmark.json")
-        command = [sys.executable, "-m", "benchmarks.online", "--profile", "full"]
+        what = _BENCHMARK_ON_CPU if self.device == "cpu" else ("--profile", "full")
+        command = [sys.executable, "-m", "benchmarks.online", *what]
         command += ["--device", self.device, "--out", report]
         return run_command(command, self.out / "benchmark.log", seconds, os.environ)
 
@@ -126,7 +132,8 @@ class GpuRun:
             environment,
             self._copy_weights,
         )
-        self._copy_weights(at_once=True)
+        if not (folder / "final.safetensors").is_file():
+            self._copy_weights(at_once=True)
         for name in ("final.safetensors", "log.jsonl", "mixed_samples.png"):
             if (folder / name).is_file():
                 self._keep(folder / name, self.out / name)
@@ -140,13 +147,17 @@ class GpuRun:
         """Writes the last checkpoint's weights as a model file, if there is a new one."""
         checkpoint = self._arguments.run_dir / "last.pt"
         since, seen = self._copied
-        if not at_once and time.monotonic() - since < _INTERVAL:
+        # None begins so late that it could keep the training from its end.
+        is_late = self._left() < _COPYING * self._arguments.seconds
+        if not at_once and (is_late or time.monotonic() - since < _INTERVAL):
             return
         if not checkpoint.is_file() or checkpoint.stat().st_mtime_ns == seen:
             return
         stamp = checkpoint.stat().st_mtime_ns
         notes = self.results["steps"].setdefault("training", {})
         path = self._arguments.run_dir / "weights.safetensors"
+        from tools.gpu_run.weights import write_weights
+
         try:
             notes["weights_of_step"] = write_weights(checkpoint, self.data, path)
             self._keep(path, self.out / path.name)
@@ -161,9 +172,11 @@ class GpuRun:
             notes = self.results["steps"].setdefault("training", {})
             notes[path.name] = f"not kept: {size / 2**20:.1f} MiB, more than {LIMIT // 2**20}"
             return
-        partial = target.with_name(f"{target.name}.partial")
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        write_atomically(target, path.read_bytes())
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=600.0, help="of the whole run; default 600")
     add("--device", default="cuda")
     add("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    add("--data", type=Path, default=data_folder(), help="data folder of the training")
+    add("--data", type=Path, default=_data_folder(), help="data folder of the training")
     add("--packed", type=Path, help="folder with part_*.tar, unpacked and used instead of --data")
     add("--config", type=Path, default=CONFIG, help="of the training; default %(default)s")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the training")
@@ -197,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             data = parsed.data
             if parsed.packed is not None:
+                from tools.gpu_run.pack import unpack
+
                 data = Path(folder)
                 unpack(parsed.packed.glob("part_*.tar"), data)
             ended_well.append(GpuRun(parsed, data).run())

@@ -29,7 +29,6 @@ from training.engine.entry import data_folder
 from training.engine.storage import make_folder
 
 PART_MIB = 55.0
-CONFIG = CONFIGS / "default_model.yaml"
 _DEFAULTS = CONFIGS / "fine_tune.yaml"
 # Beside the frames, adapters read tables and lists of this size at most.
 _TABLE_BYTES = 2**20
@@ -168,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=data_folder())
-    parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS / "default_model.yaml", help="default: %(default)s"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part-mib", type=float, default=PART_MIB)
     parser.add_argument("--height", type=int, default=0, help="rows of the highest frame; 0 = all")

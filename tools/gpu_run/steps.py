@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Seconds that a command has left after Ctrl-C.
-_GRACE = 5.0
+# Most seconds that a command has left after Ctrl-C, and most of its share.
+_GRACE, _GRACE_SHARE = 5.0, 0.1
 _LOOK = 0.5
 
 
@@ -49,6 +49,7 @@ def run_command(
         look: Called about twice a second.
     """
     began = time.monotonic()
+    grace = min(_GRACE, _GRACE_SHARE * seconds)
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command,
@@ -61,26 +62,26 @@ def run_command(
         )
         in_time = False
         try:
-            while time.monotonic() - began < seconds - _GRACE:
+            while time.monotonic() - began < seconds - grace:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LOOK)
                     in_time = True
                     break
                 look()
         finally:
-            _end(process)
+            _end(process, grace)
     code = process.returncode
     end = ("failed" if code else "done") if in_time else "out of time"
     return Outcome(end, code, round(time.monotonic() - began, 1))
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, grace: float) -> None:
     """Ends a command, and children that it has left behind."""
     # The group is gone if none is left.
     with suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
+                process.wait(grace)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from anomaly_seg_ros.datasets import Dataset, Sample, open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ParameterError
@@ -19,6 +18,7 @@ from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID, MaskConven
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
 from training.data.block import CorpusBlock, DataBlock, read_data_block, source_folder
 from training.data.label_index import LabelIndex
+from training.data.workers import share_of
 
 IGNORED = "ignore"
 
@@ -209,9 +209,7 @@ class FrameCache:
         if position in self._frames:
             return self._frames[position]
         image, labels = frames.load(position)
-        worker = get_worker_info()
-        limit = self.limit // worker.num_workers if worker else self.limit
-        if self._bytes + image.nbytes + labels.nbytes <= limit:
+        if self._bytes + image.nbytes + labels.nbytes <= share_of(self.limit):
             self._bytes += image.nbytes + labels.nbytes
             self._frames[position] = image, labels
         return image, labels

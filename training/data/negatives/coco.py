@@ -31,7 +31,7 @@ class CocoObjects(IndexedObjects):
         taxonomy: Taxonomy of the known classes; by default, the package's own default.
         overrides: Changes to the table of known classes, see :class:`KnownClasses`.
         quality: Rules for complete objects.
-        cache_mib: Cache of decoded objects, in MiB per process.
+        cache_mib: Cache of decoded objects, in MiB over all loader processes.
 
     Raises:
         DatasetError: Files are missing or do not match the annotations, the annotation file is

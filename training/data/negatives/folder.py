@@ -35,7 +35,7 @@ class FolderObjects(IndexedObjects):
         overrides: Meaning of the category, see :class:`KnownClasses`; by default it is unknown,
             unless it is the name of a class of the taxonomy.
         quality: Rules for complete objects.
-        cache_mib: Cache of decoded objects, in MiB per process.
+        cache_mib: Cache of decoded objects, in MiB over all loader processes.
         mask_255: "anomaly" treats 255 as an object, "ignore" ignores it. None treats it as the
             object of a binary mask, and refuses it in masks with other objects.
 

@@ -22,6 +22,7 @@ from training.data.negatives.known_classes import KnownClasses
 from training.data.negatives.objects import NegativeObject
 from training.data.negatives.quality import Quality
 from training.data.negatives.selection import KNOWN, Selection, select
+from training.data.workers import share_of
 
 # Headers to read at the start; COCO's 118,000 would take minutes from a cold disk.
 _HEADERS = 1000
@@ -38,7 +39,7 @@ class IndexedObjects:
         known: "exclude" selects the unknown objects (negatives); "only" selects the known ones and
             reports the target class as their category.
         quality: Rules for complete objects.
-        cache_mib: Cache of decoded objects, in MiB per process.
+        cache_mib: Cache of decoded objects, in MiB over all loader processes.
         state: Identifies the state of the annotations. The selection is kept in the cache folder
             (:mod:`training.data.cache`) until it, or another argument, changes; "" keeps nothing.
 
@@ -93,7 +94,7 @@ class IndexedObjects:
         found = self._decode(index)
         self._cache[index] = found
         self._cached_bytes += found.image.nbytes + found.mask.nbytes
-        while self._cached_bytes > self.cache_mib * 2**20 and self._cache:
+        while self._cached_bytes > share_of(self.cache_mib * 2**20) and self._cache:
             _, oldest = self._cache.popitem(last=False)
             self._cached_bytes -= oldest.image.nbytes + oldest.mask.nbytes
         return found

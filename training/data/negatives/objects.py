@@ -15,6 +15,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
 from training.data.corpora import Corpus
+from training.data.workers import share_of
 
 # Repetitions of the objects with the smallest share, so that the others' can be rounded.
 _REPEATS = 100
@@ -117,7 +118,7 @@ class LeastRecentlyUsed:
     """Objects that stay in memory; those unused for longest go first.
 
     Args:
-        limit_mib: Size of pixels and masks, in MiB per process.
+        limit_mib: Size of pixels and masks in MiB, over all loader processes.
     """
 
     def __init__(self, limit_mib: float) -> None:
@@ -132,7 +133,7 @@ class LeastRecentlyUsed:
             return self._kept[index]
         found = self._kept[index] = make(index)
         self._bytes += found.image.nbytes + found.mask.nbytes
-        while self._bytes > self.limit and self._kept:
+        while self._bytes > share_of(self.limit) and self._kept:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.image.nbytes + oldest.mask.nbytes
         return found
@@ -153,7 +154,7 @@ class SceneObjects:
     Args:
         corpora: Labelled frames, whose indices list the regions of the things.
         classes: Names of the run's classes, by trainId.
-        cache_mib: Cache of objects that were cut out, in MiB per process.
+        cache_mib: Cache of objects that were cut out, in MiB over all loader processes.
     """
 
     def __init__(
