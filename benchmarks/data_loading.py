@@ -223,6 +223,19 @@ def family_bytes() -> tuple[int, int]:
     return 1024 * totals[0], 1024 * totals[1]
 
 
+def print_cpu(datasets: dict[str, Dataset], samples: int) -> None:
+    """Prints CPU milliseconds of a sample in one process, which other work disturbs least."""
+    seconds = dict.fromkeys(datasets, 0.0)
+    for index in range(samples):
+        for name, dataset in datasets.items():
+            began = time.thread_time()
+            dataset[index]
+            seconds[name] += time.thread_time() - began
+    for name, total in seconds.items():
+        ratio = seconds["torchvision"] / total
+        print(f"{name}: {1e3 * total / samples:.1f} ms of CPU a sample; ratio {ratio:.2f}")
+
+
 def print_profile(dataset: Dataset, samples: int) -> None:
     """Prints the functions of one process that take most of a sample's CPU time."""
     for index in range(samples):
@@ -280,13 +293,15 @@ def measure(tree: Path, arguments: argparse.Namespace) -> None:
         times = f"{seconds:.2f} s, {cpu:.2f} s of CPU"
         print(f"{start} start, {arguments.frames} label files: {times}", flush=True)
     ours = our_datasets(config, data)
+    plain = PlainDataset(tree, tuple(arguments.crop))
     if arguments.profile:
+        print_cpu({"torchvision": plain, **ours}, arguments.profile)
         for name, dataset in ours.items():
             print(f"\n{name}: CPU time of functions, a sample")
             print_profile(dataset, arguments.profile)
         return
     if arguments.blocks:
-        compare(tree, ours, arguments)
+        compare(plain, ours, arguments)
     print("\nPeak memory in GiB, over all processes:\n")
     print(
         "| workers | cache_mib | before loading | PSS | RSS | batches, waiting | PSS + batches |"
@@ -302,10 +317,11 @@ def measure(tree: Path, arguments: argparse.Namespace) -> None:
             process.join()
 
 
-def compare(tree: Path, ours: dict[str, ViewDataset], arguments: argparse.Namespace) -> None:
+def compare(
+    plain: PlainDataset, ours: dict[str, ViewDataset], arguments: argparse.Namespace
+) -> None:
     """Prints the images a second of all loaders."""
     size, workers = arguments.batch_size, arguments.workers
-    plain = PlainDataset(tree, tuple(arguments.crop))
     sampler = StepSampler(size, 0, _ENDLESS)
     theirs = DataLoader(plain, size, sampler=sampler, num_workers=workers)
     loaders: dict[str, Iterator[object]] = {"torchvision": iter(theirs)}
