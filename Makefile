@@ -95,9 +95,12 @@ recipe: $(VENV)/.dev ## Train and evaluate a set-up of the papers, NAME=recipe, 
 	@$(TRAIN_PY) -m training.recipe $(or $(NAME),--list) $(if $(DATA),--data "$(DATA)") \
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
-study: RUN_DIR = runs/study
-study: $(VENV)/.dev ## Run the comparisons of docs/results.md in RUN_DIR=folder [DATA=folder ARGS=...]
+study: $(VENV)/.dev ## Write docs/results.md from docs/results.json [RUN_DIR=folder runs and collects what is missing; DATA=folder ARGS=...]
+ifdef RUN_DIR
 	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" $(if $(DATA),--data "$(DATA)") $(ARGS)
+	@$(TRAIN_PY) -m training.study --out "$(RUN_DIR)" --collect $(if $(DATA),--data "$(DATA)") $(ARGS)
+endif
+	@$(TRAIN_PY) -m training.study --tables $(ARGS)
 
 benchmark: $(VENV)/.dev ## Time the node beside the bare network and a naive node [ARGS="--compare OLD.json"]
 	@$(PY) -m benchmarks.online $(ARGS)

@@ -2,7 +2,7 @@
 
 Runs on the same data are paired by model (or by two named models) and scores by name. Differences
 are those of the exact figures in the two files. Confidence intervals come from resampling the same
-images on both sides (:mod:`.image_counts`), with figures from the images' binned counts. Bins are
+images on both sides (:mod:`metrics.resampling`), with figures from their binned counts. Bins are
 0.8 % of a score wide; the shift that they cause in the difference over all images is subtracted
 from every replicate and reported.
 """
@@ -20,14 +20,9 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.image_counts import (
-    FIGURES,
     ImageCounts,
-    draw_images,
     image_counts_path,
-    interval,
-    pooled_figures,
     read_image_counts,
-    weighted_means,
 )
 from anomaly_seg_ros.evaluation.plan import NODE
 from anomaly_seg_ros.evaluation.results import FILE_NAME, Benchmark, Run, read_benchmark
@@ -38,6 +33,13 @@ from anomaly_seg_ros.evaluation.table_formats import (
     Row,
     Table,
     format_number,
+)
+from anomaly_seg_ros.metrics.resampling import (
+    FIGURES,
+    draw_images,
+    interval,
+    pooled_figures,
+    weighted_means,
 )
 
 PER_IMAGE_AP = "per-image AP"

@@ -11,9 +11,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from tiny_benchmark import write_measured
 
 from anomaly_seg_ros.errors import OutputError, ParameterError
-from anomaly_seg_ros.evaluation import compare, image_counts
+from anomaly_seg_ros.evaluation import compare
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.evaluation.results import read_benchmark, write_benchmark
+from anomaly_seg_ros.metrics import resampling
 
 IMAGES = 14
 
@@ -60,9 +61,9 @@ def test_resampled_figures_equal_scikit_learn_on_the_repeated_pixels(
     counts = ImageCounts.load(pair[0].parent / "images" / "m__drawn.npz")
     positives, negatives = counts.counts("msp")
     values = counts.bin_values("msp")
-    weights = image_counts.draw_images(IMAGES, 25, seed=3)
+    weights = resampling.draw_images(IMAGES, 25, seed=3)
     assert (weights.sum(axis=1) == IMAGES).all()
-    found = image_counts.pooled_figures(weights, positives, negatives)
+    found = resampling.pooled_figures(weights, positives, negatives)
     for replicate, times in enumerate(weights.astype(int)):
         score, truth = [], []
         for image in np.repeat(np.arange(IMAGES), times):
@@ -77,24 +78,24 @@ def test_resampled_figures_equal_scikit_learn_on_the_repeated_pixels(
 
 def test_chunks_change_nothing(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     counts = ImageCounts.load(pair[0].parent / "images" / "m__drawn.npz").counts("msp")
-    weights = image_counts.draw_images(IMAGES, 50, seed=0)
-    whole = image_counts.pooled_figures(weights, *counts)
-    monkeypatch.setattr(image_counts, "_CHUNK", 3 * counts[0].shape[1])
-    for name, values in image_counts.pooled_figures(weights, *counts).items():
+    weights = resampling.draw_images(IMAGES, 50, seed=0)
+    whole = resampling.pooled_figures(weights, *counts)
+    monkeypatch.setattr(resampling, "_CHUNK", 3 * counts[0].shape[1])
+    for name, values in resampling.pooled_figures(weights, *counts).items():
         np.testing.assert_array_equal(values, whole[name])
 
 
 def test_a_replicate_without_anomalies_is_undefined() -> None:
     weights = np.array([[1.0, 1.0], [0.0, 2.0]])
     positives, negatives = np.array([[0, 5], [0, 0]]), np.array([[3, 1], [4, 0]])
-    found = image_counts.pooled_figures(weights, positives, negatives)
+    found = resampling.pooled_figures(weights, positives, negatives)
     # Falling: 5 anomalies with 1 false alarm, then 7 in-distribution pixels. 95 % of the
     # anomalies lie in 95 % of the upper bin.
     assert found["AP"][0] == pytest.approx(5 / 6)
     assert found["FPR95"][0] == pytest.approx(0.95 / 8)
     assert found["AUROC"][0] == pytest.approx((7 + 0.5) / 8)
     assert all(np.isnan(values[1]) for values in found.values())
-    means = image_counts.weighted_means(weights, np.array([0.25, np.nan]))
+    means = resampling.weighted_means(weights, np.array([0.25, np.nan]))
     assert means[0] == 0.25
     assert np.isnan(means[1])
 
@@ -108,7 +109,7 @@ def test_differences_are_exact_and_intervals_surround_them(pair: tuple[Path, Pat
     score, closed = comparison.pairs
     assert (score.images, score.score, closed.score) == (IMAGES, "msp", "")
     figures = {figure.figure: figure for figure in score.figures}
-    for name in image_counts.FIGURES:
+    for name in resampling.FIGURES:
         figure = figures[name]
         assert figure.a == pytest.approx(100 * expected[0][name])
         assert figure.difference == pytest.approx(100 * (expected[1][name] - expected[0][name]))
@@ -141,7 +142,7 @@ def test_the_interval_is_that_of_a_plain_loop(pair: tuple[Path, Path]) -> None:
             aps.append(average_precision_score(truth, score, sample_weight=share))
         return 100 * (aps[1] - aps[0])
 
-    draws = [difference(times) for times in image_counts.draw_images(IMAGES, 40, 7)]
+    draws = [difference(times) for times in resampling.draw_images(IMAGES, 40, 7)]
     shift = figure.difference - difference(np.ones(IMAGES))
     low, high = np.quantile(draws, [0.1, 0.9]) + shift
     assert (figure.low, figure.high) == pytest.approx((low, high))
@@ -190,16 +191,16 @@ def test_intervals_cover_the_true_difference() -> None:
     counts = np.array(pool)  # kind of image, side, kind of pixel, bin
 
     def difference(weights: np.ndarray, images: np.ndarray) -> np.ndarray:
-        aps = [image_counts.pooled_figures(weights, *np.moveaxis(s, 1, 0))["AP"] for s in
+        aps = [resampling.pooled_figures(weights, *np.moveaxis(s, 1, 0))["AP"] for s in
                (images[:, 0], images[:, 1])]  # fmt: skip
         return aps[1] - aps[0]
 
     truth = difference(np.ones((1, kinds)), counts)[0]
-    weights = image_counts.draw_images(30, 200, seed=0)
+    weights = resampling.draw_images(30, 200, seed=0)
     covered = 0
     for _ in range(200):
         images = counts[rng.integers(kinds, size=30)]
-        low, high = image_counts.interval(difference(weights, images), 0.9)
+        low, high = resampling.interval(difference(weights, images), 0.9)
         covered += low <= truth <= high
     assert 0.82 <= covered / 200 <= 0.96
 

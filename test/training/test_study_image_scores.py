@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.evaluation.image_counts import pooled_figures
+from anomaly_seg_ros.metrics.resampling import pooled_figures
 from training.study.image_scores import ImageScores, read_histograms, save_histograms
 
 

@@ -171,7 +171,10 @@ def test_figures_pool_the_pixels_of_all_frames(tmp_path: Path, network: torch.nn
     target, values = np.stack(masks), np.stack(maps)
     known = target != 255
     samples = open_dataset("folder", tmp_path)
-    figures = set_figures(network, samples, VIEWER, {"energy": builder(network)("energy")})
+    scores = {"energy": builder(network)("energy")}
+    figures, histograms = set_figures(network, samples, VIEWER, scores)
+    assert histograms["energy"].names == ("0", "1")
+    assert histograms["energy"].positives.sum() == (target == 1).sum()
     expected = average_precision_score(target[known], values[known])
     assert figures["energy"]["AP"] == pytest.approx(expected, rel=1e-6)
     expected = roc_auc_score(target[known], values[known])

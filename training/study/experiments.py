@@ -70,6 +70,19 @@ def read_study(path: Path) -> dict[str, Any]:
         require_keys(study[part], (), f"{path}: {part}")
         for name, content in study[part].items():
             require_keys(content, keys, f"{path}: {part}: {name}")
+    for finding in study.get("findings") or ():
+        require_keys(
+            finding, ("finding", "source", "table", "figures", "pairs"), f"{path}: findings"
+        )
+        rows = study["tables"].get(finding["table"], {}).get("rows", {})
+        for row, score in (
+            pair[side] for pair in finding["pairs"] for side in ("better", "worse")
+        ):
+            if row not in rows or score not in study["tables"][finding["table"]]["scores"]:
+                raise ParameterError(
+                    f"{path}: findings: {finding['finding']}: table {finding['table']} has no "
+                    f"{score} of {row!r}"
+                )
     return study
 
 

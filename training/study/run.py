@@ -1,18 +1,24 @@
 """Fine-tune many models, measure each on the anomaly sets, and write the tables of a study.
 
-    python -m training.study --out runs/study
+    python -m training.study --out runs/study             # run what is not finished
+    python -m training.study --out runs/study --collect   # put what is finished into the results
+    python -m training.study --tables                     # write the page from the results
 
-Every row's first seed comes before any second one, and it may be stopped and started at any time:
-a finished experiment is not repeated, an unfinished training is resumed, and one that several
-tables share is trained once. It is measured again, but not trained again, if a table asks for a
-score that was not measured, or if the sets, the options or ``--data`` have changed. The anomaly
-sets are never trained on.
+The results are a small JSON file (docs/results.json) that is committed; the page (docs/results.md)
+is written from it alone.
+
+Every row's first seed comes before any second one, and a run may be stopped and started at any
+time: a finished experiment is not repeated, an unfinished training is resumed, and one that
+several tables share is trained once. It is measured again, but not trained again, if a table asks
+for a score that was not measured, or if the sets, the options or ``--data`` have changed. The
+anomaly sets are never trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import subprocess
 import time
@@ -31,6 +37,7 @@ from training.engine.distributed import Distributed, training_device
 from training.engine.entry import Run, data_folder, use_exact_float32
 from training.engine.storage import write_atomically
 from training.fine_tune import fine_tune
+from training.study.bootstrap import Samples
 from training.study.experiments import (
     Experiment,
     in_order,
@@ -43,11 +50,14 @@ from training.study.experiments import (
 )
 from training.study.image_scores import save_histograms
 from training.study.measure import measure
+from training.study.page import write_page
+from training.study.results import Collector, read_results, write_results
 
 RESULT = "result.json"
 HISTOGRAMS = "images.npz"
 # A model of an unfinished experiment is as large as the network; its training state is larger.
 _TRAINING_STATE = "last.pt"
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
 def finished_result(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -165,18 +175,53 @@ def _failure(
     return ""
 
 
+def collect(
+    study: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Experiment]],
+    out: Path,
+    data: Path,
+    results: Path,
+) -> None:
+    """Puts the finished experiments in a folder into the file of results."""
+    wanted = protocol(study, data)
+    finished = {}
+    for folder in dict.fromkeys(each.folder for each in itertools.chain(*tables.values())):
+        result = finished_result(out / folder, wanted)
+        if result is not None:
+            finished[folder] = result
+        elif (out / folder / RESULT).exists():
+            print(f"left out, as measured on other sets, options or --data: {out / folder}")
+    if not finished:
+        raise ParameterError(f"{out}: no finished experiment of this study")
+    collector = Collector(study, tables, finished, wanted, Samples(out, HISTOGRAMS))
+    write_results(results, collector.update(read_results(results)))
+    print(f"{results}: {len(finished)} experiments of {out}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m training.study", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--study", type=Path, default=CONFIGS / "study.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="run folders and results")
+    parser.add_argument("--out", type=Path, help="folder of the run folders")
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="*", help="tables to run; all by default")
     parser.add_argument("--seeds", type=int, default=0, help="of each row, at most; 0 for all")
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing: put what is finished into --results"
+    )
+    parser.add_argument(
+        "--tables",
+        action="store_true",
+        help="write --page from --results; alone, or after --collect",
+    )
+    parser.add_argument("--results", type=Path, default=_DOCS / "results.json")
+    parser.add_argument("--page", type=Path, default=_DOCS / "results.md")
     args = parser.parse_args(arguments)
+    if args.out is None and (args.collect or not args.tables):
+        parser.error("--out is needed, but for --tables alone")
 
     def start() -> None:
         use_exact_float32()
@@ -185,7 +230,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key in args.only or ():
             if key not in tables:
                 raise ParameterError(f"--only {key}: the tables are {', '.join(tables)}")
-        chosen = in_order({key: tables[key] for key in args.only or tables}, args.seeds)
-        run_all(chosen, study, args.out, args.data, args.device)
+        if not (args.collect or args.tables):
+            chosen = in_order({key: tables[key] for key in args.only or tables}, args.seeds)
+            run_all(chosen, study, args.out, args.data, args.device)
+        if args.collect:
+            collect(study, tables, args.out, args.data, args.results)
+        if args.tables:
+            write_page(args.page, study, read_results(args.results))
 
     return run_tool("study", start)
