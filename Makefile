@@ -91,8 +91,9 @@ fine-tune: $(VENV)/.dev ## Fine-tune MODEL=name with outliers in RUN_DIR=folder 
 	@$(TRAIN_PY) -m training.fine_tune --run-dir "$(RUN_DIR)" $(if $(CONFIG),--config "$(CONFIG)") \
 		$(if $(filter-out file,$(origin MODEL)),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+# WSL's environment has a NAME: only one given to make counts.
 recipe: $(VENV)/.dev ## Train and evaluate a set-up of the papers, NAME=recipe, beside its figures; lists them without NAME [DATA=folder OUT=folder ARGS="--steps 2"]
-	@$(TRAIN_PY) -m training.recipe $(or $(NAME),--list) $(if $(DATA),--data "$(DATA)") \
+	@$(TRAIN_PY) -m training.recipe $(if $(findstring command,$(origin NAME)),"$(NAME)",--list) $(if $(DATA),--data "$(DATA)") \
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
 study: $(VENV)/.dev ## Write docs/results.md from docs/results.json [RUN_DIR=folder runs and collects what is missing; DATA=folder ARGS=...]

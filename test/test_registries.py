@@ -15,7 +15,7 @@ from anomaly_seg_ros.models.registry import ARCHITECTURES
 from anomaly_seg_ros.scores import SCORES
 from training.losses import LOSSES
 from training.posthoc import POSTHOC
-from training.recipes.schema import names as recipes
+from training.recipes.reading import names as recipes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a reader looks up, where, and the names.

@@ -31,7 +31,8 @@ from training.engine.entry import data_folder
 from training.engine.storage import make_folder, write_atomically
 from training.recipes.figures import compared, documents, markdown, read_runs
 from training.recipes.needs import absolute_options, check_needs
-from training.recipes.schema import Recipe, Stage, names, overridden, read_recipe
+from training.recipes.reading import names, overridden, read_recipe
+from training.recipes.schema import Recipe, Stage
 
 _FINISHED = "finished.json"
 

@@ -27,14 +27,8 @@ from training.flow.synthetic_negatives import FlowOptions
 from training.losses import build_loss
 from training.recipes.figures import compared, markdown
 from training.recipes.needs import SOURCES
-from training.recipes.schema import (
-    FPR95_CONVENTIONS,
-    PaperFigures,
-    Recipe,
-    names,
-    overridden,
-    read_recipe,
-)
+from training.recipes.reading import names, overridden, read_recipe
+from training.recipes.schema import FPR95_CONVENTIONS, PaperFigures, Recipe
 
 NAMES = names()
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "papers"
@@ -128,6 +122,14 @@ def test_hyper_parameters_are_the_papers(name: str) -> None:
     for stage, stated in STATED[name].items():
         values = dict(flatten(found[stage]))
         assert {key: values[key] for key in stated} == stated
+
+
+def test_the_page_repeats_the_estimates() -> None:
+    page = (Path(entry.__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        needs = read_recipe(name).needs
+        wanted = f"{needs.gpu_gib:g} GiB, {needs.gpu_hours:g} h |"
+        assert re.search(rf"^\| `{name}` .*{re.escape(wanted)}$", page, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", NAMES)
