@@ -139,13 +139,20 @@ class SampleFrames:
         }
         codes = {(repr(sample.code), sample.mask_255) for sample in self.samples}
         meaning = (self.masks, sorted(map(repr, tables)), sorted(map(repr, codes)))
-        files = [self._file(i) for i in range(len(self))]
-        index = LabelIndex.cached(self.labels, files, meaning, self.things, f"indexing {self.key}")
+        index = LabelIndex.cached(self.labels, self.files(), meaning, self.things, f"indexing {self.key}")
         if self.masks and any(sample.mask_255 is None for sample in self.samples):
             convention = MaskConvention()
             convention.add(np.flatnonzero(index.counts.any(axis=0)).astype(np.uint8))
             convention.check(self.key)
         return index
+
+    def files(self) -> list[Path]:
+        """The files of all labels or masks.
+
+        Raises:
+            DatasetError: A frame has none.
+        """
+        return [self._file(i) for i in range(len(self))]
 
     def _file(self, position: int) -> Path:
         sample = self.samples[position]
@@ -437,8 +444,7 @@ class TrainingData:
             things=() if masks else self.taxonomy.ids_of("thing"),
             masks=masks,
         )
-        for position in range(len(frames)):
-            frames._file(position)
+        frames.files()  # raises before the training rather than at the frame that has none
         return Corpus(name, frames, block.weight, block.aspect, block.size)
 
     def datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:

@@ -161,16 +161,8 @@ def check_evaluation(evaluation: Evaluation) -> None:
     """
     for score in evaluation.scores:
         chosen(SCORES, f"{EVALUATION}.scores:", score)
-    if evaluation.inference_mode not in INFERENCE_MODES:
-        raise ParameterError(
-            f"{EVALUATION}.inference_mode {evaluation.inference_mode!r}, expected one of "
-            f"{', '.join(INFERENCE_MODES)}"
-        )
-    if evaluation.fpr95 not in FPR95_CONVENTIONS:
-        raise ParameterError(
-            f"{EVALUATION}.fpr95 {evaluation.fpr95!r}, expected one of "
-            f"{', '.join(FPR95_CONVENTIONS)}"
-        )
+    for key, choices in (("inference_mode", INFERENCE_MODES), ("fpr95", FPR95_CONVENTIONS)):
+        chosen(dict.fromkeys(choices), f"{EVALUATION}.{key}", getattr(evaluation, key))
     for name, data in evaluation.sets.items():
         chosen(DATASETS, f"{EVALUATION}.sets.{name}.adapter", data.adapter)
         if not data.root:

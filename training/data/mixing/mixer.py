@@ -282,13 +282,12 @@ def objects_of(data: TrainingData, held_out: bool, known: str) -> list[IndexedOb
         raise ParameterError("data.objects: names no source of objects to paste")
     return [
         open_objects(
-            block.adapter,
-            {"known_classes": block.known_classes, "mask_255": block.mask_255},
+            block,
             source_folder(block.root, data.folder),
             block.held_out_split if held_out else block.train_split,
             data.taxonomy,
             known,
-            key=f"data.objects.{name}.adapter",
+            key=f"data.objects.{name}",
         )
         for name, block in blocks.items()
         if known == "exclude" or block.adapter != "folder" or block.known_classes

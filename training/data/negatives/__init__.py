@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.taxonomy import Taxonomy
+from training.data.block import ObjectsBlock
 from training.data.negatives.ade20k import Ade20kObjects
 from training.data.negatives.coco import CocoObjects
 from training.data.negatives.folder import FolderObjects
@@ -33,38 +32,36 @@ __all__ = [
 
 
 def open_objects(
-    kind: str,
-    spec: Mapping[str, Any],
+    block: ObjectsBlock,
     root: Path,
     split: str,
     taxonomy: Taxonomy,
     known: str = "exclude",
-    key: str = "mixing.source",
+    key: str = "data.objects",
 ) -> IndexedObjects:
     """Opens a source of objects.
 
     Args:
-        kind: "coco", "ade20k" or "folder".
-        spec: Its options: "known_classes", the overrides of :class:`KnownClasses`, and, for a
-            folder, "mask_255". Missing, null and empty texts mean the default.
+        block: Its adapter and options.
         root: Folder of the data set.
         split: Its split; for a folder, the subfolder of the root.
         taxonomy: Taxonomy of the known classes.
         known: "exclude" selects the unknown objects, "only" the known ones.
-        key: Key of ``kind`` in the configuration, for the error.
+        key: Key of ``block``, for the error.
 
     Raises:
         DatasetError: The data set is missing, damaged or without a usable object.
-        ParameterError: There is no such kind, or an option is invalid.
+        ParameterError: There is no such adapter, or an option is invalid.
     """
-    overrides = spec.get("known_classes")
+    kind, overrides = block.adapter, block.known_classes
     if kind == "coco":
         return CocoObjects(root, split, known, taxonomy, overrides)
     if kind == "ade20k":
         return Ade20kObjects(root, split, known, taxonomy, overrides)
     if kind == "folder":
-        mask_255 = spec.get("mask_255") or None
+        mask_255 = block.mask_255 or None
         return FolderObjects(
             root / split, known=known, taxonomy=taxonomy, overrides=overrides, mask_255=mask_255
         )
-    raise ParameterError(f"{key}: expected {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+    kinds = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
+    raise ParameterError(f"{key}.adapter: expected {kinds}, got {kind!r}")

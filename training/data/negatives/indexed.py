@@ -7,7 +7,6 @@ the images with selected objects. Pixels are read when an object is requested.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from training.data.cache import cache_path
 from training.data.negatives.annotations import Annotations
 from training.data.negatives.index import ObjectIndex
 from training.data.negatives.known_classes import KnownClasses
-from training.data.negatives.objects import NegativeObject
+from training.data.negatives.objects import LeastRecentlyUsed, NegativeObject
 from training.data.negatives.quality import Quality
 from training.data.negatives.selection import KNOWN, Selection, select
-from training.data.workers import share_of
 
 # Headers to read at the start; COCO's 118,000 would take minutes from a cold disk.
 _HEADERS = 1000
@@ -68,10 +66,8 @@ class IndexedObjects:
         self.classes = classes
         self.known = known
         self.quality = quality or Quality()
-        self.cache_mib = cache_mib
         self.index = self._build(annotations, state)
-        self._cache: OrderedDict[int, NegativeObject] = OrderedDict()
-        self._cached_bytes = 0
+        self._kept = LeastRecentlyUsed(cache_mib)
         if not len(self):
             raise DatasetError(f"{name} at {folder}: no usable object left ({self._drops()})")
         self._check_files()
@@ -88,20 +84,7 @@ class IndexedObjects:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: object {index} of {len(self)}")
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        found = self._decode(index)
-        self._cache[index] = found
-        self._cached_bytes += found.image.nbytes + found.mask.nbytes
-        while self._cached_bytes > share_of(self.cache_mib * 2**20) and self._cache:
-            _, oldest = self._cache.popitem(last=False)
-            self._cached_bytes -= oldest.image.nbytes + oldest.mask.nbytes
-        return found
-
-    def __getstate__(self) -> dict[str, object]:
-        """Leaves out the cache; each worker fills its own."""
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+        return self._kept(index, self._decode)
 
     @property
     def categories(self) -> list[str]:

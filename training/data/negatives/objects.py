@@ -119,28 +119,32 @@ class LeastRecentlyUsed:
 
     Args:
         limit_mib: Size of pixels and masks in MiB, over all loader processes.
+
+    Attributes:
+        kept: Objects in memory, by index.
+        used: Their bytes.
     """
 
     def __init__(self, limit_mib: float) -> None:
         self.limit = limit_mib * 2**20
-        self._kept: OrderedDict[int, NegativeObject] = OrderedDict()
-        self._bytes = 0
+        self.kept: OrderedDict[int, NegativeObject] = OrderedDict()
+        self.used = 0
 
     def __call__(self, index: int, make: Callable[[int], NegativeObject]) -> NegativeObject:
         """Returns object ``index``, from memory if it is there."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        found = self._kept[index] = make(index)
-        self._bytes += found.image.nbytes + found.mask.nbytes
-        while self._bytes > share_of(self.limit) and self._kept:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.image.nbytes + oldest.mask.nbytes
+        if index in self.kept:
+            self.kept.move_to_end(index)
+            return self.kept[index]
+        found = self.kept[index] = make(index)
+        self.used += found.image.nbytes + found.mask.nbytes
+        while self.used > share_of(self.limit) and self.kept:
+            _, oldest = self.kept.popitem(last=False)
+            self.used -= oldest.image.nbytes + oldest.mask.nbytes
         return found
 
     def __getstate__(self) -> dict[str, object]:
         """Leaves out the objects; each worker keeps its own."""
-        return {**self.__dict__, "_kept": OrderedDict(), "_bytes": 0}
+        return {**self.__dict__, "kept": OrderedDict(), "used": 0}
 
 
 class SceneObjects:

@@ -92,7 +92,7 @@ def test_a_pickle_leaves_the_cache_behind(tiny_coco: Path) -> None:
     first = source[0]
     assert source[0] is first
     copy = pickle.loads(pickle.dumps(source))
-    assert not copy._cache
+    assert not copy._kept.kept
     np.testing.assert_array_equal(copy[0].image, first.image)
 
 
@@ -103,8 +103,8 @@ def test_the_cache_keeps_to_its_size(tiny_coco: Path) -> None:
     source = CocoObjects(tiny_coco, cache_mib=(sizes[1] + sizes[2]) / 2**20)
     for i in (0, 1, 2):
         source[i]
-    assert list(source._cache) == [1, 2]
-    assert source._cached_bytes == sizes[1] + sizes[2]
+    assert list(source._kept.kept) == [1, 2]
+    assert source._kept.used == sizes[1] + sizes[2]
 
 
 def test_joined_sources_keep_their_order(tiny_coco: Path) -> None:

@@ -11,35 +11,37 @@ import pytest
 
 from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+from training.data.block import ObjectsBlock
 from training.data.negatives import JoinedObjects, NegativeObject, open_objects
 
 # pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+COCO = ObjectsBlock()
 MINE = Taxonomy("mine", ("floor", "vehicle"), np.zeros((2, 3), np.uint8))
 
 
 def test_coco_by_kind(tiny_coco: Path) -> None:
-    source = open_objects("coco", {}, tiny_coco, "train2017", load_taxonomy())
+    source = open_objects(COCO, tiny_coco, "train2017", load_taxonomy())
     assert source.categories == ["dog", "dining table", "cup"]
-    known = open_objects("coco", {}, tiny_coco, "train2017", load_taxonomy(), "only")
+    known = open_objects(COCO, tiny_coco, "train2017", load_taxonomy(), "only")
     assert known.categories == ["person", "train", "traffic sign"]
 
 
-@pytest.mark.parametrize("spec", [{}, {"known_classes": None}])
-def test_coco_for_somebodys_own_taxonomy(tiny_coco: Path, spec: dict) -> None:
+def test_coco_for_somebodys_own_taxonomy(tiny_coco: Path) -> None:
     with pytest.raises(ParameterError, match=r"known_classes: .* 7 coco classes \('cup'"):
-        open_objects("coco", spec, tiny_coco, "train2017", MINE)
+        open_objects(COCO, tiny_coco, "train2017", MINE)
 
 
 def test_coco_with_the_known_classes_of_a_taxonomy(tiny_coco: Path) -> None:
-    spec = {"known_classes": {"train": "vehicle"}}
-    found = open_objects("coco", spec, tiny_coco, "train2017", MINE)
+    block = ObjectsBlock(known_classes={"train": "vehicle"})
+    found = open_objects(block, tiny_coco, "train2017", MINE)
     assert "train" not in found.categories
     assert {"person", "stop sign", "dog"} <= set(found.categories)
-    only = open_objects("coco", spec, tiny_coco, "train2017", MINE, "only")
+    only = open_objects(block, tiny_coco, "train2017", MINE, "only")
     assert only.categories == ["vehicle"]
-    everything = open_objects("coco", {"known_classes": {}}, tiny_coco, "train2017", MINE)
+    none = ObjectsBlock(known_classes={})
+    everything = open_objects(none, tiny_coco, "train2017", MINE)
     assert "train" in everything.categories
 
 
@@ -49,12 +51,13 @@ def test_a_folder_by_kind(tmp_path: Path) -> None:
         pixels = np.zeros((40, 50, values), np.uint8).squeeze()
         pixels[10:30, 10:40] = 255
         cv2.imwrite(str(tmp_path / "val" / part / "a.png"), pixels)
-    source = open_objects("folder", {"mask_255": ""}, tmp_path, "val", MINE)
+    source = open_objects(ObjectsBlock(adapter="folder"), tmp_path, "val", MINE)
     assert source.categories == ["object"]
+    ignored = ObjectsBlock(adapter="folder", mask_255="ignore")
     with pytest.raises(DatasetError, match="no usable object left"):
-        open_objects("folder", {"mask_255": "ignore"}, tmp_path, "val", MINE)
-    with pytest.raises(ParameterError, match=r"mixing\.objects\.0: expected coco, ade"):
-        open_objects("lvis", {}, tmp_path, "val", MINE, key="mixing.objects.0")
+        open_objects(ignored, tmp_path, "val", MINE)
+    with pytest.raises(ParameterError, match=r"data\.objects\.x\.adapter: expected coco, ade"):
+        open_objects(ObjectsBlock(adapter="lvis"), tmp_path, "val", MINE, key="data.objects.x")
 
 
 class Numbered:
