@@ -1,9 +1,10 @@
 """Draw objects before and after style alignment, in the frames that they would be pasted into.
 
-    python -m training.contact_sheet --data ../shared/data --out out/sheet.png
+    python -m training.contact_sheet --out out/sheet.png
 
 Each row shows one object: the frame with the location, then for each style the object cut out and,
-below it, pasted with a hard edge. The style "learned" needs its weights.
+below it, pasted with a hard edge. Frames and objects are those of a fine-tuning's data block. The
+style "learned" needs its weights.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_seg_ros.datasets import Sample, open_dataset
 from anomaly_seg_ros.drawing import UNKNOWN_COLOUR, grid
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.system.tool import run_tool
-from anomaly_seg_ros.taxonomy import load_taxonomy
+from training.data.corpora import Corpus, TrainingData
+from training.data.mixing.mixer import objects_of
 from training.data.mixing.paste import blend, fit_to_box
 from training.data.mixing.placement import Box, Ground, PlacementOptions, place
-from training.data.negatives import CocoObjects, NegativeObject, ObjectSource
+from training.data.negatives import JoinedObjects, NegativeObject, ObjectSource
 from training.data.style import STYLES, StyleAlignment, build_style
+from training.engine.config import CONFIGS, add_config_options, load_config
+from training.engine.entry import data_folder
 from training.engine.run_log import save_picture
 from training.engine.storage import make_folder
 
@@ -33,28 +36,32 @@ _CELL = 220
 _DEFAULT = ("none", "lab_moments", "lab_histogram", "fourier")
 _GREY = 128
 # Close and large enough to judge by eye; training also pastes small, distant objects.
-_GROUND_IDS = load_taxonomy("cityscapes").ids_of("ground")
 _PLACEMENT = PlacementOptions(on_ground=1.0, by_distance=0.0, object_height=(1.0, 2.5))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog=TOOL, description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with coco/, cityscapes/")
+    parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--split", default="train2017", help="split of COCO")
     parser.add_argument("--styles", nargs="+", default=_DEFAULT, choices=STYLES)
     parser.add_argument("--objects", type=int, default=8, help="number of rows")
     parser.add_argument("--seed", type=int, default=0)
+    add_config_options(parser)
     arguments = parser.parse_args(argv)
 
     def body() -> None:
         if arguments.objects < 1:
             raise ParameterError(f"--objects: expected 1 or more, got {arguments.objects}")
+        path, changes, folder = arguments.config, arguments.set, arguments.data
+        config = load_config(CONFIGS / "fine_tune.yaml", path, changes, folder)
+        data = TrainingData(config["data"], folder)
         styles = {name: build_style(name) for name in arguments.styles}
-        objects = CocoObjects(arguments.data / "coco", arguments.split)
-        frames = list(open_dataset("cityscapes", arguments.data / "cityscapes", split="train"))
-        picture = contact_sheet(objects, frames, styles, arguments.objects, arguments.seed)
+        objects = JoinedObjects(objects_of(data, held_out=False, known="exclude"))
+        ground = data.taxonomy.ids_of("ground")
+        picture = contact_sheet(
+            objects, data.train, ground, styles, arguments.objects, arguments.seed
+        )
         make_folder(arguments.out.parent)
         save_picture(arguments.out, picture)
         print(f"written: {arguments.out}")
@@ -64,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def contact_sheet(
     objects: ObjectSource,
-    frames: Sequence[Sample],
+    corpora: Sequence[Corpus],
+    ground: Sequence[int],
     styles: Mapping[str, StyleAlignment | None],
     rows: int,
     seed: int = 0,
@@ -73,7 +81,8 @@ def contact_sheet(
 
     Args:
         objects: Source of the objects, which are drawn without repetition.
-        frames: Samples with an image and class labels.
+        corpora: Frames to paste into, each equally often.
+        ground: Labels to stand on.
         styles: Styles by column title; None leaves the object unchanged.
         rows: Number of objects.
         seed: Seed for choosing objects, frames and locations, and for the styles.
@@ -87,11 +96,13 @@ def contact_sheet(
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(objects))[:rows]
     table = []
+    frames = [(corpus, position) for corpus in corpora for position in range(len(corpus))]
     for row, index in enumerate(chosen):
-        frame = frames[int(rng.integers(len(frames)))].load()
-        table.append(
-            _row(objects[int(index)], frame.image, frame.labels, styles, [seed, row], rng)
-        )
+        corpus, position = frames[int(rng.integers(len(frames)))]
+        image, labels = corpus.load(position)
+        item, standing = objects[int(index)], Ground(labels, ground)
+        box, _ = place(item.mask.shape, standing, _PLACEMENT, rng, corpus.squeeze(position))
+        table.append(_row(item, image, labels, box, styles, [seed, row]))
     return grid(table, ["frame", *styles], _CELL)
 
 
@@ -99,11 +110,10 @@ def _row(
     item: NegativeObject,
     frame: np.ndarray,
     labels: np.ndarray,
+    box: Box,
     styles: Mapping[str, StyleAlignment | None],
     style_seed: list[int],
-    rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    box, _ = place(item.mask.shape, Ground(labels, _GROUND_IDS), _PLACEMENT, rng)
     colours, coverage = fit_to_box(item.image, item.mask, box, mirror=False)
     inside = coverage >= 0.5
     cells = [np.vstack([_square(_mark(frame, box)), _square(_around(frame, box))])]

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anomaly_seg_ros.datasets import Sample
 from training.contact_sheet import _CELL, contact_sheet, main
+from training.data.corpora import Corpus
 from training.data.negatives import NegativeObject
 
 PINK = (250, 20, 200)
@@ -37,23 +37,19 @@ def paint_pink(
 
 
 @pytest.fixture
-def frame(tmp_path: Path) -> Sample:
+def frame() -> Corpus:
     labels = np.full((128, 256), 255, np.uint8)
     labels[60:] = 0
-    cv2.imwrite(str(tmp_path / "frame.png"), np.full((128, 256, 3), 90, np.uint8))
-    cv2.imwrite(str(tmp_path / "labels.png"), labels)
-    return Sample(
-        name="frame", image_path=tmp_path / "frame.png", labels_path=tmp_path / "labels.png"
-    )
+    return Corpus.of_arrays("frame", [np.full((128, 256, 3), 90, np.uint8)], [labels])
 
 
 def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((picture == colour).all(-1).sum())
 
 
-def test_cells_show_the_object_before_and_after(frame: Sample) -> None:
+def test_cells_show_the_object_before_and_after(frame: Corpus) -> None:
     styles = {"none": None, "pink": paint_pink}
-    sheet = contact_sheet(OneObject(), [frame], styles, rows=1, seed=1)
+    sheet = contact_sheet(OneObject(), [frame], (0, 1), styles, rows=1, seed=1)
     first, before, after = (
         sheet[28:, 6 + k * (_CELL + 6) : 6 + k * (_CELL + 6) + _CELL] for k in range(3)
     )
@@ -68,10 +64,11 @@ def test_cells_show_the_object_before_and_after(frame: Sample) -> None:
     assert not outline[_CELL:].any()
 
 
-def test_the_seed_decides(frame: Sample) -> None:
+def test_the_seed_decides(frame: Corpus) -> None:
     styles = {"pink": paint_pink}
     one, again, other = (
-        contact_sheet(OneObject(), [frame], styles, rows=1, seed=seed) for seed in (1, 1, 2)
+        contact_sheet(OneObject(), [frame], (0, 1), styles, rows=1, seed=seed)
+        for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert one.shape != other.shape or (one != other).any()
@@ -93,6 +90,9 @@ def test_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "sheet.png"
-    arguments = ["--data", str(shared_data), "--out", str(out), "--split", "val2017"]
-    assert main([*arguments, "--objects", "2", "--styles", "none", "fourier"]) == 0
+    arguments = ["--data", str(shared_data), "--out", str(out), "--objects", "2"]
+    data = (
+        "data={train: {x: {root: cityscapes}}, objects: {y: {root: coco, train_split: val2017}}}"
+    )
+    assert main([*arguments, "--styles", "none", "fourier", "--set", data]) == 0
     assert cv2.imread(str(out)).shape == (28 + 6 + 2 * (2 * _CELL + 6), 6 + 3 * (_CELL + 6), 3)

@@ -139,7 +139,9 @@ class SampleFrames:
         }
         codes = {(repr(sample.code), sample.mask_255) for sample in self.samples}
         meaning = (self.masks, sorted(map(repr, tables)), sorted(map(repr, codes)))
-        index = LabelIndex.cached(self.labels, self.files(), meaning, self.things, f"indexing {self.key}")
+        index = LabelIndex.cached(
+            self.labels, self.files(), meaning, self.things, f"indexing {self.key}"
+        )
         if self.masks and any(sample.mask_255 is None for sample in self.samples):
             convention = MaskConvention()
             convention.add(np.flatnonzero(index.counts.any(axis=0)).astype(np.uint8))
