@@ -93,9 +93,10 @@ def check_keys(config: dict[str, Any], start: Start) -> None:
 def write_model(run: Run, network: nn.Module, metadata: ModelMetadata, data: TrainingData) -> None:
     """Balances the classes, writes ``final.safetensors`` and prints its validation figures."""
     config = run.config
+    viewer = Viewer.configured(run, metadata)
     if config["balance_classes"]:
-        balance_classes(network, data.train[0], viewer(run, metadata))
-    matrix = validation_matrix(network, data.validation, viewer(run, metadata))
+        balance_classes(network, data.train[0], viewer)
+    matrix = validation_matrix(network, data.validation, viewer)
     print(
         f"validation: mIoU {matrix.mean_iou():.4f}, pixel accuracy {matrix.pixel_accuracy():.4f}"
     )
@@ -109,13 +110,6 @@ def write_model(run: Run, network: nn.Module, metadata: ModelMetadata, data: Tra
         device, rate = str(run.device), config["target_fpr"]
         save_model(path, network, calibrate(network, metadata, data, device, rate))
     print(f"wrote {path}")
-
-
-def viewer(run: Run, metadata: ModelMetadata) -> Viewer:
-    """Returns a viewer for validation, in the training's precision."""
-    size = tuple(run.config["validation"]["size"])
-    half = run.config["precision"] != "fp32"
-    return Viewer(metadata.input_scaling, run.device, size, len(metadata.classes), half)
 
 
 def train(run: Run) -> None:
@@ -147,7 +141,7 @@ def train(run: Run) -> None:
     some = [corpus.every(config["validation"]["closed_set_every"]) for corpus in data.validation]
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
-        matrix = validation_matrix(average, some, viewer(run, metadata))
+        matrix = validation_matrix(average, some, Viewer.configured(run, metadata))
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
     weights = class_weights(

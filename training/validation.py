@@ -46,6 +46,13 @@ class Viewer:
     half: bool = False
     multiple: int | None = None
 
+    @classmethod
+    def configured(cls, run: Run, metadata: ModelMetadata) -> Viewer:
+        """A viewer for the validation of a run, in the training's precision."""
+        size = tuple(run.config["validation"]["size"])
+        half = run.config["precision"] != "fp32"
+        return cls(metadata.input_scaling, run.device, size, len(metadata.classes), half)
+
     def to_input(self, image: np.ndarray) -> Tensor:
         """Converts (H, W, 3) uint8 RGB to the network's input, (1, 3, *size) float32."""
         size = self.size
@@ -159,11 +166,7 @@ class OpenSetValidation:
         self.closed_set = [c.every(options["closed_set_every"]) for c in data.validation]
         self.mixed = mixed_held_out(run.config["mixing"], data, options["mixed_frames"])
         self.natural = NaturalFrames(data.unknown if options["natural"] else [])
-        half = run.config["precision"] != "fp32"
-        size = tuple(options["size"])
-        self._viewer = Viewer(
-            metadata.input_scaling, run.device, size, len(metadata.classes), half
-        )
+        self._viewer = Viewer.configured(run, metadata)
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Computes the figures of a network in eval mode."""

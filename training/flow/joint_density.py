@@ -70,11 +70,8 @@ class DensityOptions:
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.reaches_network not in REACHES:
-            raise ParameterError(
-                f"pointwise_flow: reaches_network {self.reaches_network!r}, expected one of "
-                f"{', '.join(REACHES)}"
-            )
+        reaches = dict.fromkeys(REACHES)
+        chosen(reaches, "pointwise_flow: reaches_network", self.reaches_network)
         if self.pixels < 1 or self.clip_norm <= 0:
             raise ParameterError(
                 f"pointwise_flow: pixels {self.pixels} and clip_norm {self.clip_norm} must be "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.checkpoints.fit import compare, load_strictly
@@ -29,6 +28,7 @@ from training.flow.invertible import (
     set_from_next_batch,
 )
 from training.losses.reduction import global_count, global_mean
+from training.posthoc.base import on_logits_grid
 
 # Name of the file beside the model that the flow was trained with.
 FLOW_FILE = "pointwise_flow.safetensors"
@@ -159,13 +159,7 @@ def flow_density(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
     Returns:
         (N, h, w) float32, higher = more anomalous.
     """
-    score = -flow.log_density(output.pre_logits)
-    size = output.logits.shape[-2:]
-    if score.shape[-2:] != size:
-        score = F.interpolate(score[:, None], size=size, mode="bilinear", align_corners=False)[
-            :, 0
-        ]
-    return score
+    return on_logits_grid(-flow.log_density(output.pre_logits), output)
 
 
 def flow_hybrid(output: NetworkOutput, flow: PointwiseFlow) -> Tensor:
