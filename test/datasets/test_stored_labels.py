@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import ImageError
-from training.data.corpora import SampleFrames
+from training.data.frames import SampleFrames
 
 
 def labels_of(value: int) -> np.ndarray:

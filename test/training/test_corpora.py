@@ -20,10 +20,10 @@ from training.data import label_index, workers
 from training.data.corpora import (
     Corpus,
     FrameSequence,
-    SampleFrames,
     TrainingData,
     share_memory,
 )
+from training.data.frames import SampleFrames
 from training.data.views import ViewDataset, ViewOptions
 
 TAXONOMY = {

@@ -132,7 +132,7 @@ class Quality:
         if self._is_occluded(instance, others):
             return "occluded"
         mask = instance.mask
-        outlines, holes = _outlines_and_holes(mask)
+        outlines, holes = outlines_and_holes(mask)
         if holes > self.max_holes:
             return "holes"
         # A single outline without holes is a single piece.
@@ -177,11 +177,6 @@ def rim_overlap(instance: Instance, others: Iterable[Instance], options: Quality
     return cv2.countNonZero(covered & seen) / cv2.countNonZero(outside)
 
 
-def hole_fraction(mask: np.ndarray) -> float:
-    """Area of the holes of an (h, w) mask, divided by the area of the filled mask."""
-    return _outlines_and_holes(mask)[1]
-
-
 def count_pieces(mask: np.ndarray) -> int:
     """Number of 8-connected pieces of an (h, w) mask, without specks below 2 % of its area."""
     _, pieces = cv2.connectedComponents(_pixels(mask), connectivity=8)
@@ -189,8 +184,8 @@ def count_pieces(mask: np.ndarray) -> int:
     return int(np.count_nonzero(areas > _SPECK * areas.sum()))
 
 
-def _outlines_and_holes(mask: np.ndarray) -> tuple[int, float]:
-    """Number of outer outlines of a mask, and the share of holes within them."""
+def outlines_and_holes(mask: np.ndarray) -> tuple[int, float]:
+    """Number of outer outlines of an (h, w) mask, and the share of holes within them."""
     pixels = _pixels(mask)
     outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros(pixels.shape, np.uint8)

@@ -26,15 +26,6 @@ class UnusableMaskError(ValueError):
     """A segmentation gives no mask; the message is the violated rule."""
 
 
-def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Decodes a segmentation; see :func:`run_lengths`.
-
-    Returns:
-        (H, W) uint8 of 0 and 1.
-    """
-    return run_lengths(segmentation, size).cut((0, 0, *size)).view(np.uint8)
-
-
 def run_lengths(segmentation: Any, size: tuple[int, int]) -> RunLengths:
     """Checks and draws polygons, run lengths or compressed run lengths.
 

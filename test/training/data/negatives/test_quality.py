@@ -12,7 +12,7 @@ from training.data.negatives.quality import (
     Instance,
     Quality,
     count_pieces,
-    hole_fraction,
+    outlines_and_holes,
     rim_overlap,
 )
 
@@ -133,11 +133,11 @@ def test_an_object_before_a_larger_one_is_not_occluded() -> None:
 def test_holes() -> None:
     mask = np.ones((30, 30), bool)
     mask[10:20, 10:20] = False
-    assert hole_fraction(mask) == pytest.approx(100 / 900)
+    assert outlines_and_holes(mask)[1] == pytest.approx(100 / 900)
     assert Quality().broken_rule(with_mask(mask), [], (60, 60)) == "holes"
     assert Quality(max_holes=0.12).broken_rule(with_mask(mask), [], (60, 60)) is None
     mask[10:20, 20:] = False  # open to the side: a bay, not a hole
-    assert hole_fraction(mask) == 0
+    assert outlines_and_holes(mask)[1] == 0
 
 
 def test_pieces() -> None:

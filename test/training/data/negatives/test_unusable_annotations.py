@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pycocotools import mask as rle
 from anomaly_seg_ros.errors import DatasetError
 from training.data.negatives import CocoObjects
 from training.data.negatives.annotations import read_annotations
-from training.data.negatives.segmentation import UnusableMaskError, decode_mask
+from training.data.negatives.segmentation import UnusableMaskError, run_lengths
 
 # pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -29,6 +30,11 @@ ABSENT = "without a segmentation"
 DAMAGED = "with a damaged segmentation"
 OTHER_SIZE = "with a segmentation of another size"
 OUTSIDE = "outside the image"
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    return run_lengths(segmentation, size).cut((0, 0, *size)).view(np.uint8)
+
 
 UNUSABLE = [
     (None, ABSENT),
