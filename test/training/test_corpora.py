@@ -259,6 +259,13 @@ def test_an_image_alone_is_that_of_the_frame(root: Path, monkeypatch: pytest.Mon
     assert np.array_equal(again, images[0])
 
 
+def test_no_more_frames_of_a_corpus_than_asked_for(root: Path) -> None:
+    corpora = data(root, train={"a": mine(), "b": mine(held_out=6)}).train
+    assert [len(FrameSequence.spread(corpora, n)) for n in (1, 4, 5, 9)] == [2, 6, 8, 11]
+    with pytest.raises(ParameterError, match="0 frames of every corpus: expected at least 1"):
+        FrameSequence.spread(corpora, 0)
+
+
 def test_the_true_width_of_a_squeezed_frame(root: Path) -> None:
     plain, wide = data(root, train={"a": mine(), "b": mine(aspect=4.0)}).train
     assert plain.squeeze(0) == 1.0

@@ -123,6 +123,17 @@ class FrameSequence(Sequence[np.ndarray]):
     def __init__(self, corpora: Sequence[Corpus]) -> None:
         self._where = [(corpus, i) for corpus in corpora for i in range(len(corpus))]
 
+    @classmethod
+    def spread(cls, corpora: Sequence[Corpus], count: int) -> FrameSequence:
+        """At most ``count`` evenly spaced frames of every corpus.
+
+        Raises:
+            ParameterError: ``count`` is below 1.
+        """
+        if count < 1:
+            raise ParameterError(f"{count} frames of every corpus: expected at least 1")
+        return cls([corpus.every(-(-len(corpus) // count)) for corpus in corpora])
+
     def __len__(self) -> int:
         return len(self._where)
 

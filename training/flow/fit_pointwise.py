@@ -221,9 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         config = load_config(CONFIGS / "fine_tune.yaml", parsed.config, parsed.set, parsed.data)
         data = TrainingData(config["data"], parsed.data)
-        images = FrameSequence(
-            [corpus.every(max(1, len(corpus) // parsed.images)) for corpus in data.train]
-        )
+        images = FrameSequence.spread(data.train, parsed.images)
         pixels = pixels_of(network, images, viewer, parsed.per_image)
         outliers = None
         if parsed.negatives:

@@ -26,7 +26,7 @@ class MeasureOptions:
     """Settings of the measurements.
 
     Attributes:
-        training_frames: Frames per corpus for the scores that are fitted to training frames.
+        training_frames: Frames per corpus, at most, for the scores that are fitted to some.
         scores: See :class:`~training.study.scores.ScoreOptions`.
     """
 
@@ -74,7 +74,7 @@ def measure(
         network,
         metadata,
         viewer,
-        lambda: training_frames(data, options.training_frames),
+        lambda: FrameSequence.spread(data.train, options.training_frames),
         options.scores,
         flow_beside(model),
     )
@@ -91,11 +91,6 @@ def measure(
     }
     figures = {"sets": {name: part[0] for name, part in measured.items()}, "mIoU": closed_set}
     return figures, {name: part[1] for name, part in measured.items()}
-
-
-def training_frames(data: TrainingData, count: int) -> FrameSequence:
-    """About ``count`` evenly spaced frames from every training corpus."""
-    return FrameSequence([corpus.every(-(-len(corpus) // count)) for corpus in data.train])
 
 
 def set_figures(

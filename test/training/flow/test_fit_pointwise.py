@@ -163,6 +163,8 @@ def test_entry(
     assert load_pointwise_flow(output).arguments["channels"] == tiny_network().pre_logits_channels
     assert module.main([*arguments, "--model", "missing"]) == 1
     assert "missing" in capsys.readouterr().err
+    assert module.main([*arguments, "--model", str(model), "--images", "0"]) == 1
+    assert "0 frames of every corpus" in capsys.readouterr().err
 
     mixers = []
 
