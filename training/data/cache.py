@@ -47,13 +47,13 @@ def cache_path(kind: str, key: str, suffix: str = ".npz") -> Path:
 def files_state(paths: Iterable[Path]) -> str:
     """Text that changes when one of the files does: their names, sizes and times.
 
-    Raises:
-        OSError: There is no such file.
+    A missing file has a state, too; it is reported when it is read.
     """
     digest = hashlib.sha256()
     for path in paths:
-        state = path.stat()
-        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+        state = path.stat() if path.exists() else None
+        known = f"{state.st_size} {state.st_mtime_ns}" if state else "missing"
+        digest.update(f"{path} {known}\n".encode())
     return digest.hexdigest()
 
 

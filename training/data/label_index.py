@@ -6,7 +6,6 @@ before any frame is decoded for training.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +17,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from training.data.cache import cache_path, store
+from training.data.cache import cache_path, files_state, store
 
 # Increased when the rules or the arrays change, so that older files are rebuilt.
-_VERSION = 1
+_VERSION = 2
 # Things to cut out are at least so many stored pixels high and wide, and fill this share of their
 # box, which leaves out for instance the rest of a car behind a fence.
 MIN_SIDE, MIN_FILL = 16, 0.4
@@ -98,7 +97,7 @@ class LabelIndex:
         """
         names = "\n".join(map(str, files))
         path = cache_path("labels", repr((_VERSION, *meaning, tuple(things))) + names)
-        state = _state(files)
+        state = files_state(files)
         if (found := cls._load(path, state)) is not None:
             return found
         index = cls.build(labels, len(files), things, title)
@@ -129,13 +128,6 @@ class LabelIndex:
     def by_class(self, num_classes: int, min_pixels: int = 32) -> list[np.ndarray]:
         """Indices of the frames that show at least ``min_pixels`` pixels of each class."""
         return [np.flatnonzero(self.counts[:, c] >= min_pixels) for c in range(num_classes)]
-
-
-def _state(files: Iterable[Path]) -> str:
-    """Digest of the sizes and times of files; a missing file is reported when it is read."""
-    found = [path.stat() if path.is_file() else None for path in files]
-    state = [(status.st_size, status.st_mtime_ns) if status else None for status in found]
-    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def _regions(labels: np.ndarray, things: Iterable[int]) -> list[tuple[int, ...]]:
