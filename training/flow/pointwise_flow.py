@@ -88,7 +88,11 @@ class PointwiseFlow(nn.Module):
         return log_base + log_det
 
     def encode(self, pre_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps to latents (N, C, h, w), with ln |det| of each pixel's map, (N, h, w)."""
+        """Maps to latents (N, C, h, w), with ln |det| of each pixel's map, (N, h, w).
+
+        Raises:
+            ImageError: The number of channels is wrong.
+        """
         channels = self.arguments["channels"]
         if pre_logits.ndim != 4 or pre_logits.shape[1] != channels:
             raise ImageError(

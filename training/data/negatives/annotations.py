@@ -91,7 +91,11 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_annotations(data: bytes, path: Path, lenient: bool = False) -> Any:
-    """Parses the content of a file, see :func:`read_annotations`."""
+    """Parses the content of a file, see :func:`read_annotations`.
+
+    Raises:
+        DatasetError: It is not JSON, is nested too deeply, or ends too early.
+    """
     try:
         text = data.decode("utf-8-sig", "replace" if lenient else "strict")
         return json.loads(text)
