@@ -26,9 +26,8 @@ from training.data.mixing.mixed_views import MixedViewDataset
 from training.data.mixing.mixer import build_mixer
 from training.data.stream import StepSampler
 from training.data.views import ViewDataset, view_options
-from training.engine.config import load_config
+from training.engine.config import CONFIGS, load_config
 
-_DEFAULTS = Path(__file__).parents[1] / "training" / "configs" / "fine_tune.yaml"
 # Part of the work, by where its functions stand.
 _STAGES = {
     "read objects": "training/data/negatives/",
@@ -41,7 +40,7 @@ _STAGES = {
 
 def datasets(data: Path, overrides: list[str]) -> tuple[ViewDataset, MixedViewDataset]:
     """The plain and the mixed stream over the same frames, with the same views."""
-    config = load_config(_DEFAULTS, overrides=overrides)
+    config = load_config(CONFIGS / "fine_tune.yaml", overrides=overrides)
     frames = TrainingData(config["data"], data)
     corpora, options = frames.train, view_options(config)
     mixer = build_mixer(config["mixing"], frames)
