@@ -78,6 +78,7 @@ def sample_pixels(
     names: tuple[str, ...],
     pixels_per_frame: int,
     seed: int = 0,
+    total: int | None = None,
 ) -> PixelSample:
     """Scores frames and keeps random pixels of each.
 
@@ -87,11 +88,12 @@ def sample_pixels(
         names: Names of the scores.
         pixels_per_frame: Maximum number of pixels per frame.
         seed: Seed for choosing the pixels.
+        total: Number of frames, for the progress bar.
     """
     rng = np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
     predicted = []
-    for image, mask in tqdm(frames, ", ".join(names), unit="frame"):
+    for image, mask in tqdm(frames, ", ".join(names), total, unit="frame"):
         prediction = segmenter.predict(image, scores=names, confidence=False)
         chosen = np.flatnonzero(mask)
         if chosen.size > pixels_per_frame:
@@ -249,10 +251,11 @@ def calibrate(
         described = replace(metadata, statistics=statistics, calibration={})
         segmenter = Segmenter(network, described, device=device)
         names = ("sml",) if statistics is not None else segmenter.available_scores
-        inliers = sample_pixels(segmenter, inlier_frames(), names, pixels_per_frame)
+        kept = pixels_per_frame
+        inliers = sample_pixels(segmenter, inlier_frames(), names, kept, total=count)
         if not unknown:
             return inliers, None
-        outliers = sample_pixels(segmenter, outlier_frames(), names, pixels_per_frame)
+        outliers = sample_pixels(segmenter, outlier_frames(), names, kept, total=unknown)
         return inliers, outliers
 
     # Two passes, because SML needs statistics from the first. Both draw the same pixels.
