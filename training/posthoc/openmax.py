@@ -37,15 +37,15 @@ class OpenMax(OutputScore):
     Args:
         pixels: What the network says on in-distribution images.
         tail: Distances to fit a distribution to. A class with fewer pixels keeps its logit.
-        top: t, how many of the largest logits are recalibrated. The paper has 10 of 1000. Of a
-            road scene's 19 classes all but two or three have negative logits, which the formula
-            would raise.
+        top: t, how many of the largest logits are recalibrated: the paper's 10 (of 1000 classes).
+            With a road scene's 19, where most logits are negative and the formula raises those,
+            fewer may be better; only anomaly sets could tell, and nothing is chosen on them.
 
     Raises:
         ParameterError: An option is out of range, or no class has ``tail`` pixels.
     """
 
-    def __init__(self, pixels: TrainingPixels, tail: int = 20, top: int = 3) -> None:
+    def __init__(self, pixels: TrainingPixels, tail: int = 20, top: int = 10) -> None:
         if tail < 2 or top < 1:
             raise ParameterError(
                 f"options tail {tail}, top {top}: expected at least 2 distances and 1 logit"

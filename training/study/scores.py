@@ -73,7 +73,7 @@ class ScoreOptions:
     gmm_shrinkage: float = 32.0
     neco_variance: float = 0.9
     openmax_tail: int = 20
-    openmax_top: int = 3
+    openmax_top: int = 10
     vim_share: float = 0.5
 
 
