@@ -120,18 +120,24 @@ class MaskConvention:
         """Records the values of a (H, W) uint8 mask."""
         self._seen[_present(mask)] = True
 
-    def check(self, where: str, error: type[AnomalySegError] = DatasetError) -> None:
+    def check(
+        self,
+        where: str,
+        error: type[AnomalySegError] = DatasetError,
+        remedy: str = "--mask-255 anomaly or --mask-255 ignore "
+        "(in --data of evaluate: ?mask_255=anomaly)",
+    ) -> None:
         """Refuses a set that holds both 0 and 255, and nothing else.
 
         Args:
             where: The data set, or the bag and its topic.
             error: Type of the exception to raise.
+            remedy: How to say which.
         """
         if np.flatnonzero(self._seen).tolist() == [0, 255]:
             raise error(
                 f"{where}: the anomaly masks hold 0 and 255 but no 1, so 255 may mean anomaly or "
-                "ignore; say which with --mask-255 anomaly or --mask-255 ignore "
-                "(in --data of evaluate: ?mask_255=anomaly)"
+                f"ignore; say which with {remedy}"
             )
 
 

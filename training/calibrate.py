@@ -45,7 +45,7 @@ from anomaly_seg_ros.taxonomy import Taxonomy
 from training.data.corpora import TrainingData
 from training.data.held_out import MaskedFrame, NaturalFrames, mixed_held_out
 from training.engine.config import CONFIGS, add_config_options, load_config, read_yaml
-from training.engine.entry import data_folder
+from training.engine.entry import data_folder, folder_argument
 from training.engine.storage import write_atomically
 from training.networks import check_classes
 
@@ -295,10 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run-dir", type=Path, help="folder of a training")
+    source.add_argument("--run-dir", type=folder_argument, help="folder of a training")
     source.add_argument("--model", help="a name of docs/models.md, or a file")
     parser.add_argument("--out", type=Path, required=True, help=".safetensors, or .json alone")
-    parser.add_argument("--data", type=Path, default=data_folder())
+    parser.add_argument("--data", type=folder_argument, default=data_folder())
     parser.add_argument("--device", default="auto")
     parser.add_argument("--target-fpr", type=float, default=0.01)
     parser.add_argument("--default-score", choices=SCORES, help="default: the model's own")

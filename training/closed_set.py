@@ -27,6 +27,7 @@ from training.class_bias import balance_classes
 from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
 from training.data.views import ViewDataset, view_options
+from training.engine.config import check_range
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.schedule import build_optimizer, steps_of
@@ -42,7 +43,7 @@ from training.networks import (
     use_float32_backward,
 )
 from training.starts import Start, build_start
-from training.validation import Viewer, validation_matrix, validation_sizes
+from training.validation import Viewer, every_nth, validation_matrix, validation_sizes
 
 
 def class_weights(
@@ -138,12 +139,13 @@ def train(run: Run) -> None:
     )
     corpora, num_classes = data.train, len(data.taxonomy.classes)
     config["steps"] = steps_of(config, sum(map(len, corpora)))
-    some = [corpus.every(config["validation"]["closed_set_every"]) for corpus in data.validation]
+    some = every_nth(data.validation, config)
 
     def quick_validation(average: nn.Module) -> dict[str, float]:
         matrix = validation_matrix(average, some, Viewer.configured(run, metadata))
         return {"val_miou": matrix.mean_iou(), "val_pixel_accuracy": matrix.pixel_accuracy()}
 
+    check_range("class_weight_range", config["class_weight_range"])
     weights = class_weights(
         corpora,
         num_classes,

@@ -126,7 +126,7 @@ def check_best_figure(config: dict[str, Any], data: TrainingData) -> None:
     """
     validation = config["validation"]
     prefixes = ["mixed"] if validation["mixed_frames"] else []
-    prefixes += ["natural"] if validation["natural"] and data.block.unknown else []
+    prefixes += ["natural"] if validation["natural"] and data.block.used("unknown") else []
     figures = ["val_miou"]
     for prefix, score in itertools.product(prefixes, validation["scores"]):
         figures += [f"{prefix}_{score}_ap", f"{prefix}_{score}_fpr95"]

@@ -27,7 +27,7 @@ from anomaly_seg_ros.errors import ParameterError, TrainingError
 from anomaly_seg_ros.system.tool import run_tool
 from training.data.block import source_folder
 from training.engine.config import changed_keys
-from training.engine.entry import data_folder
+from training.engine.entry import data_folder, folder_argument
 from training.engine.storage import make_folder, write_atomically
 from training.recipes.figures import compared, documents, markdown, read_runs
 from training.recipes.needs import absolute_options, check_needs
@@ -217,7 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", help="a recipe's name, or a file like one")
     parser.add_argument("--list", action="store_true", help="list the recipes")
-    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the data sets")
+    parser.add_argument(
+        "--data", type=folder_argument, default=data_folder(), help="folder of the data sets"
+    )
     parser.add_argument("--out", type=Path, help="default: runs/recipes/NAME")
     parser.add_argument("--variant", default="", help="another row of the table, see --list")
     parser.add_argument("--steps", type=int, default=0, help="cut every training stage short")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anomaly_seg_ros import scores as score_functions
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.contract import NetworkOutput
+from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.inference.preprocessing import resized, size_for
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
@@ -98,9 +99,22 @@ def closed_set_matrix(network: nn.Module, corpus: Corpus, viewer: Viewer) -> Con
 
 def validation_sizes(config: Mapping[str, Any]) -> dict[str, Sequence[int]]:
     """Network inputs of the validation, by the key that states them."""
-    corpora = config["data"].get("validation") or {}
-    own = {f"data.validation.{name}.size": c.get("size", []) for name, c in corpora.items()}
+    section = "validation" if config["data"].get("validation") else "train"
+    corpora = config["data"].get(section) or {}
+    own = {f"data.{section}.{name}.size": c.get("size", []) for name, c in corpora.items()}
     return {"validation.size": config["validation"]["size"], **own}
+
+
+def every_nth(corpora: Iterable[Corpus], config: Mapping[str, Any]) -> list[Corpus]:
+    """The frames that are validated on while training.
+
+    Raises:
+        ParameterError: ``validation.closed_set_every`` is below 1.
+    """
+    step = config["validation"]["closed_set_every"]
+    if step < 1:
+        raise ParameterError(f"validation.closed_set_every: expected 1 or more, got {step}")
+    return [corpus.every(step) for corpus in corpora]
 
 
 def validation_matrix(
@@ -163,7 +177,7 @@ class OpenSetValidation:
     def __init__(self, run: Run, metadata: ModelMetadata, data: TrainingData) -> None:
         options = run.config["validation"]
         self.scores: list[str] = options["scores"]
-        self.closed_set = [c.every(options["closed_set_every"]) for c in data.validation]
+        self.closed_set = every_nth(data.validation, run.config)
         self.mixed = mixed_held_out(run.config["mixing"], data, options["mixed_frames"])
         self.natural = NaturalFrames(data.unknown if options["natural"] else [])
         self._viewer = Viewer.configured(run, metadata)

@@ -160,6 +160,17 @@ def run(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             ["start=''", "network.architecture=resnet101", "network.arguments={stem: plain}"],
             "balance_classes: DeepLabV3PlusResNet101 has no classifier with a bias",
         ),
+        (["start=''", "validation.closed_set_every=0"], "closed_set_every: expected 1 or more"),
+        (
+            ["start=''", "class_weight_range=[6, 0.4]"],
+            "class_weight_range: 6.0 is larger than 0.4",
+        ),
+        (["start=''", "class_uniform=2"], "class_uniform: expected a share from 0 to 1, got 2.0"),
+        (["start=''", "workers=-1"], "workers: expected 0 or more, got -1"),
+        (
+            ["start=''", "data={train: {a: {root: x, size: [50, 64]}}}"],
+            "data.train.a.size [50, 64]: ",
+        ),
         (["start=''", "epochs=-1"], "epochs -1: expected a number from 0"),
         (["network.architecture=erfnet"], "start: imagenet: no weights of erfnet can be"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def test_numbers_as_people_write_them(defaults: Path, text: str) -> None:
         ("steps=1.5", "steps must be a whole number like 100, got 1.5"),
         ("steps=true", "steps must be a whole number like 100, got True"),
         ("flag=1", "flag must be true or false like False, got 1"),
+        ("rate=.nan", "rate must be a number like 0.001, got nan"),
+        ("rate=.inf", "rate must be a number like 0.001, got inf"),
         ("rate=fast", "rate must be a number like 0.001, got 'fast'"),
         ("name=3", "name must be a text like 'x', got 3"),
         ("size=[1]", r"size must have 2 values like \[256, 512\], got \[1\]"),
@@ -93,6 +96,21 @@ def test_a_bad_file_is_named(defaults: Path, tmp_path: Path, text: str, message:
     (tmp_path / "user.yaml").write_text(text)
     with pytest.raises(ParameterError, match=message):
         load_config(defaults, tmp_path / "user.yaml")
+
+
+@pytest.mark.parametrize("text", ["base: data.yaml", "base: other.yaml"])
+def test_a_base_that_leads_back(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("base: data.yaml")
+    with pytest.raises(ParameterError, match=r"base 'data\.yaml' leads back to .*data\.yaml"):
+        load_config(CONFIGS / "closed_set.yaml", data_folder=tmp_path)
+
+
+@pytest.mark.parametrize("damage", [Path.mkdir, lambda path: path.symlink_to("gone")])
+def test_a_data_file_that_cannot_be_read(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    damage(tmp_path / "data.yaml")
+    with pytest.raises(ParameterError, match=r"data\.yaml: "):
+        load_config(CONFIGS / "closed_set.yaml", data_folder=tmp_path)
 
 
 def test_a_missing_file_is_named(defaults: Path, tmp_path: Path) -> None:

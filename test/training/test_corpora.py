@@ -24,6 +24,7 @@ from training.data.corpora import (
     share_memory,
 )
 from training.data.frames import SampleFrames
+from training.data.held_out import NaturalFrames
 from training.data.views import ViewDataset, ViewOptions
 
 TAXONOMY = {
@@ -84,6 +85,8 @@ class TestChoiceOfFrames:
     def test_a_weight_of_zero_leaves_a_corpus_out(self, root: Path) -> None:
         run = data(root, train={"a": mine(weight=0), "b": mine()})
         assert [corpus.name for corpus in run.train] == ["b"]
+        run = data(root, train={"b": mine()}, unknown={"c": {"root": "gone", "weight": 0}})
+        assert run.unknown == []
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,19 @@ class TestChoiceOfFrames:
         ({"train": {"a": mine(split="fog")}}, r"data\.train\.a: .*no split 'fog'"),
         ({"train": {"a": mine(adapter="kitti")}}, r"data\.train\.a: no data set 'kitti'"),
         ({"train": {"a": {"root": "gone"}}}, r"data\.train\.a: .*gone: no such folder"),
+        ({"train": {1: mine()}}, r"data\.train: 1: a name must be a text"),
+        ({"train": {"a.b": mine()}}, r"data\.train: 'a\.b': .*without dots"),
+        ({"train": {"a": mine(weight=float("nan"))}}, r"data\.train\.a\.weight must be .*got nan"),
+        ({"train": {"a": mine(aspect=float("inf"))}}, r"data\.train\.a\.aspect must be .*got inf"),
+        ({"cache_mib": float("inf")}, r"data\.cache_mib must be a number.*got inf"),
+        ({"train": {"a": mine(split=["x", "x"])}}, r"data\.train\.a\.split: .*twice: x, x"),
+        ({"train": {"a": mine(options={1: 2})}}, r"data\.train\.a\.options: 1: expected a name"),
+        ({"train": {"a": mine(options={"split": 2})}}, r"a\.options: 'split': .*a\.split"),
+        ({"train": {"a": mine(options={})}}, r"a\.options: .*labels.0\.png is read as an anomaly"),
+        ({"train": {"a": mine(root="~no one/x")}}, r"data\.train\.a: ~no one/x: .*home"),
+        ({"train": {"a": mine(classes={"floor": [1]})}}, r"floor: '\[1\]' is neither a class"),
+        ({"taxonomy": "gone.yaml"}, r"data\.taxonomy: .*gone\.yaml"),
+        ({"taxonomy": "gone"}, r"data\.taxonomy: .*gone"),
         ({"trian": {}}, r"data\.trian: .*did you mean train"),
         ({"train": ["a"]}, r"data\.train: expected a mapping"),
         ({"train": {"a": "mine"}}, r"data\.train\.a: expected a mapping with a root"),
@@ -113,6 +129,40 @@ class TestChoiceOfFrames:
 def test_a_bad_block_names_its_key(root: Path, block: dict, message: str) -> None:
     with pytest.raises(AnomalySegError, match=message):
         data(root, **block).train  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (range(6), r"data\.train\.a: none of the 4 frames for train shows a class"),
+        ([0, 3], r"data\.train\.a: none of the 2 frames for validation shows a class"),
+    ],
+)
+def test_labels_that_show_no_class(root: Path, numbers: range, message: str) -> None:
+    for i in numbers:
+        empty = np.full((24, 32), 255, np.uint8)
+        cv2.imwrite(str(root / "mine" / "labels" / f"{i}.png"), empty)
+    run = data(root, train={"a": mine(held_out=3)})
+    with pytest.raises(DatasetError, match=message):
+        (run.train, run.validation)  # noqa: B018
+
+
+def test_a_class_of_few_pixels_is_drawn_by_no_class(root: Path) -> None:
+    for i in range(6):
+        label = np.full((24, 32), 255, np.uint8)
+        label[:2, :3] = 1
+        cv2.imwrite(str(root / "mine" / "labels" / f"{i}.png"), label)
+    views = ViewDataset(data(root, train={"a": mine()}).train, ViewOptions(crop=(8, 8)), 2)
+    assert [views.draw(np.random.default_rng(i))[2] for i in range(4)] == [None] * 4
+
+
+def test_frames_on_both_sides_are_a_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = data(root, train={"a": mine(held_out=3)})
+    assert (len(run.train), len(run.validation)) == (1, 1)
+    assert not caplog.text
+    run = data(root, train={"a": mine()}, validation={"b": mine(every=2)})
+    assert (len(run.train), len(run.validation)) == (1, 1)
+    assert "data.validation.b: 3 of 3 frames are trained on and validated" in caplog.text
 
 
 def test_no_frames_to_validate_on(root: Path) -> None:
@@ -164,13 +214,20 @@ class TestBadFrames:
         with pytest.raises(DatasetError, match=r"data\.train\.a: frame 0 has no labels"):
             data(root, train={"a": mine()}).train  # noqa: B018
 
+    def test_masks_without_any_anomaly(self, root: Path) -> None:
+        for path in (root / "mine" / "labels").iterdir():
+            cv2.imwrite(str(path), np.zeros((24, 32), np.uint8))
+        corpora = data(root, unknown={"a": mine(options={})}).unknown
+        with pytest.raises(DatasetError, match=r"data\.unknown\.a: no mask holds an anomaly"):
+            NaturalFrames(corpora)
+
     def test_masks_that_do_not_say_what_their_255_means(self, root: Path) -> None:
         for i in range(6):
             mask = np.zeros((24, 32), np.uint8)
             mask[2:, :3] = 255 * (i > 0)
             cv2.imwrite(str(root / "mine" / "labels" / f"{i}.png"), mask)
         unknown = {"adapter": "folder", "root": "mine"}
-        with pytest.raises(DatasetError, match=r"unknown\.a: .*255 may mean anomaly or ignore"):
+        with pytest.raises(DatasetError, match=r"unknown\.a: .*options: \{mask_255: anomaly\}"):
             data(root, unknown={"a": unknown}).unknown[0].index  # noqa: B018
         unknown["options"] = {"mask_255": "anomaly"}
         assert data(root, unknown={"a": unknown}).unknown[0].load(1)[1].sum() == 22 * 3

@@ -31,6 +31,20 @@ def test_float32_is_not_tf32_in_a_training(tmp_path: Path, defaults: str) -> Non
     assert seen == [False]
 
 
+def test_a_home_that_no_shell_has_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = []
+
+    def body(run: Run) -> None:
+        found.extend([run.data, run.folder])
+
+    command = ["--run-dir", "~/run", "--data", "~/mine", "--device", "cpu"]
+    assert run_entry("x", "", "closed_set.yaml", body, command) == 0
+    assert found == [tmp_path / "mine", tmp_path / "run"]
+
+
 def test_float32_is_not_tf32_in_a_study(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"sets": {}, "common": {}, "tables": {}}))

@@ -202,6 +202,15 @@ def test_what_may_be_wrong_in_a_recipe(tmp_path: Path) -> None:
         (["topk_ovr_resnet101", "--set", "evaluation.scores=[x]"], "scores: 'x', expected one"),
         (["topk_ovr_resnet101", "--set", "evaluation.limt=1"], "evaluation.limt: .*mean limit"),
         (["topk_ovr_resnet101", "--set", "evaluation.fpr95=first"], "fpr95 'first', expected one"),
+        (["topk_ovr_resnet101", "--set", "evaluation.scores=[[x]]"], r"scores: \['x'\], expected"),
+        (
+            ["topk_ovr_resnet101", "--set", "evaluation.limit=-1"],
+            "evaluation.limit: -1 is negative",
+        ),
+        (
+            ["topk_ovr_resnet101", "--set", "evaluation.inference_size=[512, x]"],
+            "evaluation.inference_size: expected .height, width.",
+        ),
         (["topk_ovr_resnet101", "--processes", "0"], "--processes 0: too few"),
     ],
 )
@@ -210,6 +219,32 @@ def test_wrong_calls(
 ) -> None:
     assert entry.main(arguments) == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages: [a]", r"stages: expected a mapping, got \['a'\]"),
+        ("stages: {1: {entry: fine_tune}}", "stages: 1 must be a text"),
+        ("stages: {fine_tune: {inputs: {model: [1]}}}", r"inputs.model: \[1\] is neither"),
+        ("variants: {a: 5}", "variants.a: expected a mapping, got 5"),
+        (
+            "evaluation: {sets: {a: {adapter: folder, root: x, options: {1: 2}}}}",
+            "evaluation.sets.a.options: 1 must be a text",
+        ),
+    ],
+)
+def test_a_changed_recipe_of_another_shape(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: topk_ovr_resnet101\n{change}\n")
+    with pytest.raises(entry.ParameterError, match=message):
+        read_recipe(str(path))
+
+
+def test_stages_may_be_left_empty(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: topk_ovr_resnet101\nstages:\n")
+    stages = read_recipe(str(tmp_path / "mine.yaml")).stages
+    assert stages == read_recipe("topk_ovr_resnet101").stages
 
 
 def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:

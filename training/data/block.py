@@ -6,11 +6,12 @@ Files in ``training/configs/data`` are examples; ``development.yaml`` explains e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from training.engine.config import to_dataclass
 
@@ -28,7 +29,8 @@ class CorpusBlock:
         split: Split, or list of splits to join; "" is the adapter's default.
         options: Further options of the adapter. With ``labels: classes``, ``taxonomy`` is the
             run's own unless it is given.
-        weight: Share of the training samples, relative to the other corpora; 0 leaves it out.
+        weight: Share of the training samples, relative to the other corpora; 0 leaves the corpus
+            out, in any section.
         aspect: True width / height of frames that are stored squeezed; 0 for undistorted ones.
         classes: Name of a class of the corpus -> class of the run's taxonomy, or "ignore". Classes
             of the same name need no entry.
@@ -108,6 +110,10 @@ class DataBlock:
             for name, corpus in getattr(self, section).items():
                 yield section, name, corpus
 
+    def used(self, section: str) -> dict[str, CorpusBlock]:
+        """The corpora of a section, without those of weight 0."""
+        return {n: corpus for n, corpus in getattr(self, section).items() if corpus.weight > 0}
+
     def named(self, reference: str, source: str) -> CorpusBlock:
         """The corpus "SECTION.NAME".
 
@@ -156,6 +162,11 @@ def _sources(content: Any, cls: type, key: str) -> dict[str, Any]:
         raise ParameterError(f"{key}: expected a mapping of names to sources")
     sources = {}
     for name, values in content.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise ParameterError(
+                f"{key}: {name!r}: a name must be a text without dots, because keys such as "
+                f"{key}.NAME.weight refer to it"
+            )
         if not isinstance(values, Mapping):
             raise ParameterError(f"{key}.{name}: expected a mapping with a root")
         sources[name] = to_dataclass(cls, values, f"{key}.{name}")
@@ -172,6 +183,12 @@ def _check_corpus(corpus: CorpusBlock, key: str) -> None:
         raise ParameterError(
             f"{key}.split: expected a name or a list of names, got {short_repr(corpus.split)}"
         )
+    if len(set(splits)) < len(splits):
+        raise ParameterError(f"{key}.split: names a split twice: {', '.join(splits)}")
+    for option in corpus.options:
+        if not isinstance(option, str) or option == "split":
+            where = f"{key}.split says which" if option == "split" else "expected a name"
+            raise ParameterError(f"{key}.options: {option!r}: {where}")
     if corpus.aspect < 0:
         raise ParameterError(f"{key}.aspect: expected width / height or 0, got {corpus.aspect}")
     if corpus.every < 1:
@@ -184,6 +201,22 @@ def _check_corpus(corpus: CorpusBlock, key: str) -> None:
         raise ParameterError(f"{key}.size: expected [height, width] in pixels, or []")
 
 
+@contextmanager
+def errors_of(key: str) -> Iterator[None]:
+    """Puts a key of the data block before the message of an error."""
+    try:
+        yield
+    except AnomalySegError as error:
+        raise type(error)(f"{key}: {error}") from error
+
+
 def source_folder(root: str, data: Path) -> Path:
-    """Folder of a source: ``root`` relative to the data folder, or absolute, or below ~."""
-    return data / Path(root).expanduser()
+    """Folder of a source: ``root`` relative to the data folder, or absolute, or below ~.
+
+    Raises:
+        ParameterError: A path begins with the home of a user whom this machine does not know.
+    """
+    try:
+        return data / Path(root).expanduser()
+    except RuntimeError as error:
+        raise ParameterError(f"{root}: {error}") from error

@@ -25,7 +25,8 @@ _unwritable: set[Path] = set()
 def cache_folder() -> Path:
     """The folder of all caches, which need not exist."""
     if chosen := os.environ.get(VARIABLE):
-        return Path(chosen).absolute()
+        # In a service or a container, no shell has replaced "~".
+        return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111 - never fails
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification ignores relative paths.
     return (home if home.is_absolute() else _home() / ".cache") / "anomaly_seg_ros"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,14 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_seg_ros.datasets import Dataset, Sample, open_dataset
-from anomaly_seg_ros.errors import AnomalySegError, DatasetError, ParameterError
+from anomaly_seg_ros.errors import DatasetError, ParameterError
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
-from training.data.block import CorpusBlock, DataBlock, read_data_block, source_folder
+from training.data.block import (
+    CorpusBlock,
+    DataBlock,
+    errors_of,
+    read_data_block,
+    source_folder,
+)
 from training.data.frames import ArrayFrames, FrameCache, Frames, SampleFrames, SomeFrames
 from training.data.label_index import LabelIndex
 
 IGNORED = "ignore"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,9 @@ class TrainingData:
     def __init__(self, values: Mapping[str, object], folder: Path) -> None:
         self.block: DataBlock = read_data_block(values)
         self.folder = folder
-        self.taxonomy: Taxonomy = load_taxonomy(self._file_or_name(self.block.taxonomy))
+        self._files: dict[bool, set[Path]] = {True: set(), False: set()}
+        with errors_of("data.taxonomy"):
+            self.taxonomy: Taxonomy = load_taxonomy(self._file_or_name(self.block.taxonomy))
 
     @cached_property
     def train(self) -> list[Corpus]:
@@ -173,15 +183,14 @@ class TrainingData:
             DatasetError: A folder is missing or has another tree, or a frame has no labels.
             ParameterError: No corpus is named, or the classes of one do not agree with the run's.
         """
-        chosen = {name: c for name, c in self.block.train.items() if c.weight > 0}
-        if not chosen:
+        if not self.block.used("train"):
             named = ", ".join(self.block.train)
             raise ParameterError(
                 f"data.train: every corpus has weight 0 ({named})"
                 if named
                 else "data.train: names no corpus to train on"
             )
-        corpora = [self._open("train", name, corpus) for name, corpus in chosen.items()]
+        corpora = self._section("train")
         share_memory(corpora, int(self.block.cache_mib * 2**20))
         return corpora
 
@@ -192,9 +201,9 @@ class TrainingData:
         Raises:
             ParameterError: None is named, and no corpus to train on has held-out frames.
         """
-        if self.block.validation:
+        if self.block.used("validation"):
             return self._section("validation")
-        held_out = {n: c for n, c in self.block.train.items() if c.held_out and c.weight > 0}
+        held_out = {n: c for n, c in self.block.used("train").items() if c.held_out}
         if not held_out:
             raise ParameterError(
                 "data.validation: names no corpus; name one, or hold frames of a corpus in "
@@ -205,7 +214,7 @@ class TrainingData:
     @cached_property
     def calibration(self) -> list[Corpus]:
         """Held-out in-distribution frames."""
-        return self._section("calibration") if self.block.calibration else self.validation
+        return self._section("calibration") if self.block.used("calibration") else self.validation
 
     @cached_property
     def unknown(self) -> list[Corpus]:
@@ -215,14 +224,16 @@ class TrainingData:
     @cached_property
     def decoys(self) -> list[Corpus]:
         """Corpora to cut known things out of."""
-        return self._section("decoys") if self.block.decoys else self.train
+        return self._section("decoys") if self.block.used("decoys") else self.train
 
     def _section(self, section: str) -> list[Corpus]:
-        blocks: Mapping[str, CorpusBlock] = getattr(self.block, section)
+        blocks = self.block.used(section)
         return [self._open(section, name, corpus) for name, corpus in blocks.items()]
 
     def _open(self, section: str, name: str, block: CorpusBlock) -> Corpus:
-        key = f"data.{section}.{name}"
+        # Frames of "train" that are held out validate without being named there.
+        named = section if name in getattr(self.block, section) else "train"
+        key = f"data.{named}.{name}"
         datasets = self.datasets(key, block)
         samples = [sample for part in datasets for sample in self._held_out(section, block, part)]
         if block.without:
@@ -237,15 +248,39 @@ class TrainingData:
         if not samples:
             raise DatasetError(f"{key}: no frame is left of {block.root}")
         masks = section == "unknown"
-        frames = SampleFrames(
-            key,
-            samples,
-            table=None if masks else self._table(key, block, datasets[0].taxonomy_name),
-            things=() if masks else self.taxonomy.ids_of("thing"),
-            masks=masks,
-        )
+        frames = SampleFrames(key, samples, masks=masks)
+        first = samples[0]
+        is_mask = first.anomaly_mask_path is not None and first.labels_path is None
+        if is_mask and not masks and datasets[0].name == "folder":
+            raise DatasetError(
+                f"{key}.options: {first.anomaly_mask_path} is read as an anomaly mask; with "
+                "{labels: classes} it holds classes"
+            )
         frames.files()  # raises before the training rather than at the frame that has none
+        if not masks:
+            table = self._table(key, block, datasets[0].taxonomy_name)
+            frames = replace(frames, table=table, things=self.taxonomy.ids_of("thing"))
+            classes = len(self.taxonomy.classes)
+            # Most often, the first frame is the only one that is read.
+            if not any((frames.labels(i) < classes).any() for i in range(len(frames))):
+                raise DatasetError(
+                    f"{key}: none of the {len(frames)} frames for {section} shows a class, all "
+                    "pixels are ignored"
+                )
+        self._warn_of_shared_frames(section, key, samples)
         return Corpus(name, frames, block.weight, block.aspect, block.size)
+
+    def _warn_of_shared_frames(self, section: str, key: str, samples: Sequence[Sample]) -> None:
+        if section not in ("train", "validation", "calibration"):
+            return
+        files, trains = {sample.image_path.absolute() for sample in samples}, section == "train"
+        self._files[trains] |= files
+        if shared := files & self._files[not trains]:
+            _LOG.warning(
+                "%s: %d of %d frames are trained on and validated or calibrated on, so the "
+                "figures are too good; see held_out and without",
+                *(key, len(shared), len(files)),
+            )
 
     def datasets(self, key: str, block: CorpusBlock) -> list[Dataset]:
         """Opens the splits of a corpus.
@@ -262,16 +297,16 @@ class TrainingData:
         options = dict(block.options)
         if options.get("labels") == "classes":
             options.setdefault("taxonomy", self.block.taxonomy)
-        for option in {"label_map", "taxonomy"} & options.keys():
-            options[option] = self._file_or_name(str(options[option]))
-        root = source_folder(block.root, self.folder)
-        try:
+        with errors_of(key):
+            for option in {"label_map", "taxonomy"} & options.keys():
+                options[option] = self._file_or_name(str(options[option]))
+            if "images" in options:
+                options["images"] = source_folder(str(options["images"]), self.folder)
+            root = source_folder(block.root, self.folder)
             return [
                 open_dataset(block.adapter, root, **options, **({"split": s} if s else {}))
                 for s in splits
             ]
-        except AnomalySegError as error:
-            raise type(error)(f"{key}: {error}") from error
 
     def _file_or_name(self, value: str) -> str:
         """A file relative to the data folder, as the roots are; a bare name stays one."""
@@ -290,7 +325,9 @@ class TrainingData:
         """Table from the corpus's trainIds to the run's; None if the classes are the same."""
         theirs = load_taxonomy(taxonomy)
         ours = {name: i for i, name in enumerate(self.taxonomy.classes)}
-        for source, target in block.classes.items():
+        # A class may be called 7, which YAML reads as a number.
+        renamed = {str(source): str(target) for source, target in block.classes.items()}
+        for source, target in renamed.items():
             if source not in theirs.classes:
                 raise ParameterError(
                     f"{key}.classes: {source!r} is no class of the corpus (taxonomy {theirs.name})"
@@ -300,9 +337,9 @@ class TrainingData:
                     f"{key}.classes: {source}: {target!r} is neither a class of "
                     f"{self.taxonomy.name} nor {IGNORED!r}"
                 )
-        if theirs.classes == self.taxonomy.classes and not block.classes:
+        if theirs.classes == self.taxonomy.classes and not renamed:
             return None
-        meaning = {c: block.classes.get(c, c) for c in theirs.classes}
+        meaning = {c: renamed.get(c, c) for c in theirs.classes}
         strange = [c for c, target in meaning.items() if target not in ours and target != IGNORED]
         if strange:
             raise ParameterError(

@@ -140,7 +140,7 @@ class SampleFrames:
         if self.masks and any(sample.mask_255 is None for sample in self.samples):
             convention = MaskConvention()
             convention.add(np.flatnonzero(index.counts.any(axis=0)).astype(np.uint8))
-            convention.check(self.key)
+            convention.check(self.key, remedy="options: {mask_255: anomaly}, or ignore")
         return index
 
     def files(self) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anomaly_seg_ros.errors import DatasetError
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX
 from training.data.corpora import Corpus, TrainingData
 from training.data.mixing.mixer import Mixer, build_mixer, outlier_mask
@@ -80,14 +81,18 @@ class NaturalFrames(Sequence[MaskedFrame]):
     Args:
         corpora: Corpora with anomaly masks, such as ``TrainingData.unknown``; frames without an
             anomaly are left out.
+
+    Raises:
+        DatasetError: A corpus has no frame with an anomaly.
     """
 
     def __init__(self, corpora: Sequence[Corpus]) -> None:
-        self._where = [
-            (corpus, int(position))
-            for corpus in corpora
-            for position in np.flatnonzero(corpus.index.counts[:, ANOMALY])
-        ]
+        self._where: list[tuple[Corpus, int]] = []
+        for corpus in corpora:
+            shown = np.flatnonzero(corpus.index.counts[:, ANOMALY])
+            if not shown.size:
+                raise DatasetError(f"data.unknown.{corpus.name}: no mask holds an anomaly")
+            self._where += [(corpus, position) for position in shown.tolist()]
 
     def __len__(self) -> int:
         return len(self._where)

@@ -39,7 +39,7 @@ class SampleStream:
         accumulate: Micro-batches per step.
 
     Raises:
-        ParameterError: ``batch_size`` does not split evenly.
+        ParameterError: ``batch_size`` does not split evenly, or ``workers`` is negative.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class SampleStream:
         workers: int = 0,
         accumulate: int = 1,
     ) -> None:
+        if workers < 0:
+            raise ParameterError(f"workers: expected 0 or more, got {workers}")
         self.micro_size = micro_batch_size(batch_size, distributed.world_size, accumulate)
         self.dataset = dataset
         self.steps = steps

@@ -122,7 +122,7 @@ def _draw_size(
     low, high = options.height_range
     height = _log_uniform(rng, low, max(low, min(high, stored[0] * options.max_enlargement)))
     ratio *= _log_uniform(rng, 1 / options.aspect_jitter, options.aspect_jitter)
-    return round(height), round(height * ratio)
+    return round(height), max(1, round(height * ratio))
 
 
 def _draw_corner(
@@ -208,6 +208,7 @@ class ViewDataset(Dataset):
         self.options = options
         self.num_classes = num_classes
         self.seed = seed
+        check_share("class_uniform", class_uniform)
         self.class_uniform = class_uniform
         weights = np.array([c.weight for c in corpora], np.float64)
         self._shares = weights / weights.sum()
@@ -232,8 +233,8 @@ class ViewDataset(Dataset):
         corpus = self.corpora[which]
         focus = None
         position = int(rng.integers(len(corpus)))
-        if rng.random() < self.class_uniform:
-            shown = [c for c, found in enumerate(self._by_class[which]) if found.size]
+        shown = [c for c, found in enumerate(self._by_class[which]) if found.size]
+        if rng.random() < self.class_uniform and shown:
             focus = int(shown[rng.integers(len(shown))])
             found = self._by_class[which][focus]
             position = int(found[rng.integers(found.size)])

@@ -14,10 +14,12 @@ another with ``base: NAME or path``. ``--set data.train.NAME.weight=2`` changes 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,9 +104,11 @@ def merged_config(
     config = copy.deepcopy(schema)
     data = None
     if _DATA in schema:
-        own = None if data_folder is None else data_folder / "data.yaml"
+        own = (data_folder or Path()) / "data.yaml"
         default = schema.pop(_DATA)
-        data = read_data(own.name if own and own.is_file() else default, data_folder or Path())
+        # A folder or a broken link of this name is an error, too.
+        found = data_folder is not None and os.path.lexists(own)
+        data = read_data(own.name if found else default, own.parent)
     changes = dict(changes)
     if data is not None and _DATA in changes:
         data = read_data(changes.pop(_DATA), source.parent, str(source))
@@ -127,21 +131,25 @@ def merged_config(
     return config
 
 
-def read_data(value: Any, folder: Path, source: str = "data") -> dict[str, Any]:
+def read_data(
+    value: Any, folder: Path, source: str = "data", above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """Resolves the value of ``data`` to its whole content, which is not checked.
 
     Args:
         value: A name in ``training/configs/data``, a path, or a mapping, see the module docstring.
         folder: Folder that a path is relative to.
         source: File or option, for error messages.
+        above: Files whose ``base`` this is.
 
     Raises:
-        ParameterError: There is no such file, it is not YAML, or the value is neither.
+        ParameterError: There is no such file, it is not YAML, the value is neither, or a file is
+            its own base.
     """
     if isinstance(value, Mapping):
         content = dict(value)
         base = content.pop("base", None)
-        return content if base is None else joined(read_data(base, folder, source), content)
+        return content if base is None else joined(read_data(base, folder, source, above), content)
     if not isinstance(value, str) or not value:
         raise ParameterError(
             f"{source}: data must be a name, a file or a mapping, got {short_repr(value)}"
@@ -157,7 +165,9 @@ def read_data(value: Any, folder: Path, source: str = "data") -> dict[str, Any]:
                 f"{', '.join(names)}"
             )
         path = CONFIGS / _DATA / f"{value}.yaml"
-    return read_data(read_yaml(path), path.parent, str(path))
+    if path.resolve() in above:
+        raise ParameterError(f"{source}: base {value!r} leads back to {path}")
+    return read_data(read_yaml(path), path.parent, str(path), (*above, path.resolve()))
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,12 +294,11 @@ def _checked(value: Any, old: Any, dotted: str, source: str) -> Any:
     """Returns ``value`` as the type of ``old``, or raises ParameterError."""
     if old is None:
         return value
-    if isinstance(old, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
+    if isinstance(old, float) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-5 (without a dot) as a string.
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
     elif isinstance(value, type(old)) and isinstance(value, bool) == isinstance(old, bool):
         if isinstance(old, list):
             return _checked_list(value, old, dotted, source)
@@ -324,7 +333,7 @@ def chosen(choices: Mapping[str, Any], key: str, name: str) -> Any:
     Raises:
         ParameterError: There is no such choice.
     """
-    if name not in choices:
+    if name not in tuple(choices):  # a list, which a mapping would not compare, is no name
         raise ParameterError(f"{key} {name!r}, expected one of {', '.join(choices)}")
     return choices[name]
 

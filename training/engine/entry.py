@@ -42,7 +42,12 @@ class Run:
 
 def data_folder() -> Path:
     """Returns ``$ANOMALY_SEG_DATA``, or ``../shared/data`` if it is not set."""
-    return Path(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
+    return folder_argument(os.environ.get("ANOMALY_SEG_DATA", "../shared/data"))
+
+
+def folder_argument(text: str) -> Path:
+    """The path of a folder, below ~ as well: shells leave that in ``DATA=~/x`` of make alone."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - a user who is unknown is no error here
 
 
 def use_exact_float32() -> None:
@@ -81,8 +86,10 @@ def run_entry(
         The exit code, see :func:`~anomaly_seg_ros.system.tool.run_tool`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m training.{tool}", description=description)
-    parser.add_argument("--run-dir", type=Path, required=True, help="resumed if it has a last.pt")
-    parser.add_argument("--data", type=Path, default=data_folder())
+    parser.add_argument(
+        "--run-dir", type=folder_argument, required=True, help="resumed if it has a last.pt"
+    )
+    parser.add_argument("--data", type=folder_argument, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for key in shorthands:
         parser.add_argument(f"--{key}", help=f"short for --set {key}=...")

@@ -28,7 +28,7 @@ from training.data.held_out import MaskedFrame, mixed_frames
 from training.data.mixing.mixer import build_mixer
 from training.engine.config import CONFIGS, add_config_options, load_config
 from training.engine.distributed import training_device
-from training.engine.entry import data_folder, use_exact_float32
+from training.engine.entry import data_folder, folder_argument, use_exact_float32
 from training.flow.pointwise_flow import PointwiseFlow, density_terms, save_pointwise_flow
 from training.losses.grids import nearest
 from training.validation import Viewer
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="default", help="name or file of a model")
     parser.add_argument("--output", type=Path, required=True, help="*.safetensors")
-    parser.add_argument("--data", type=Path, default=data_folder())
+    parser.add_argument("--data", type=folder_argument, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--images", type=int, default=500, help="of each corpus, at most")
     parser.add_argument("--per-image", type=int, default=400, help="pixels of each image")

@@ -57,7 +57,8 @@ class TopKOneVsRest(LogitPenaltyLoss):
     Source: the top-K one-vs-rest paper (style-aligned OoD augmentation), eq. 1.
 
     Args:
-        k: Number of logits per pixel, K; None = all classes (the paper's "OvR").
+        k: Number of logits per pixel, K; None, or more than there are, = all classes (the paper's
+            "OvR").
         slope: Factor s of the logits.
         gamma, **options: See :class:`LogitPenaltyLoss`.
     """
@@ -72,16 +73,8 @@ class TopKOneVsRest(LogitPenaltyLoss):
         self.slope = number("slope", slope, 0, open_low=True)
 
     def penalty(self, logits: Tensor) -> Tensor:
-        """Mean softplus of the scaled top-K logits.
-
-        Raises:
-            ParameterError: There are fewer than K classes.
-        """
-        if self.k is not None and self.k > logits.shape[1]:
-            raise ParameterError(
-                f"option 'k' is {self.k}, the network has only {logits.shape[1]} classes"
-            )
-        if self.k is not None:
+        """Mean softplus of the scaled top-K logits."""
+        if self.k is not None and self.k < logits.shape[1]:
             logits = logits.topk(self.k, dim=1, sorted=False).values
         return F.softplus(self.slope * logits).mean(1)
 

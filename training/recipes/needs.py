@@ -92,7 +92,7 @@ def _faults(
     for stage, config in configurations.items():
         values = TrainingData(config["data"], data)
         for section, name, corpus in values.block.corpora():
-            if section == "train" and not corpus.weight:
+            if not corpus.weight:
                 continue
             key = f"data.{section}.{name}"
             root = source_folder(corpus.root, data)

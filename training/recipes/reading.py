@@ -70,9 +70,10 @@ def _content(path: Path) -> dict[str, Any]:
         return content
     if base not in names():
         raise ParameterError(f"base: no recipe {base!r}; there are {', '.join(names())}")
-    result = joined(_content(RECIPES / f"{base}.yaml"), content)
+    stages = _mapping(content.get("stages", {}), "stages")
+    result = joined(_content(RECIPES / f"{base}.yaml"), {**content, "stages": stages})
     # A file with further stages lists all of them, in their order.
-    order = [*content.get("stages", {}), *result.get("stages", {})]
+    order = [*stages, *result["stages"]]
     return {**result, "stages": {name: result["stages"][name] for name in order}}
 
 
@@ -86,7 +87,8 @@ def _typed(values: dict[str, Any]) -> Recipe:
     values["figures"] = _figures(values.get("figures"), "figures")
     values["variants"] = {
         key: {**variant, "figures": _figures(variant.get("figures"), f"variants.{key}.figures")}
-        for key, variant in _mapping(values.get("variants"), "variants").items()
+        for key, content in _mapping(values.get("variants"), "variants").items()
+        for variant in [_mapping(content, f"variants.{key}")]
     }
     values["variants"] = _named(values["variants"], Variant, "variants")
     return to_dataclass(Recipe, values)
@@ -95,6 +97,8 @@ def _typed(values: dict[str, Any]) -> Recipe:
 def _mapping(content: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping | None):
         raise ParameterError(f"{key}: expected a mapping, got {short_repr(content)}")
+    if strange := [name for name in content or {} if not isinstance(name, str)]:
+        raise ParameterError(f"{key}: {strange[0]!r} must be a text")
     return content or {}
 
 
@@ -132,7 +136,7 @@ def _check(recipe: Recipe) -> None:
         if name == EVALUATION or name in known:
             raise ParameterError(f"stages.{name}: the name is taken")
         for key, source in stage.inputs.items():
-            if source not in known:
+            if source not in tuple(known):
                 raise ParameterError(
                     f"stages.{name}.inputs.{key}: {source!r} is neither an earlier stage nor one "
                     f"of needs.checkpoints ({', '.join(sorted(known)) or 'none'})"
@@ -163,7 +167,15 @@ def check_evaluation(evaluation: Evaluation) -> None:
         chosen(SCORES, f"{EVALUATION}.scores:", score)
     for key, choices in (("inference_mode", INFERENCE_MODES), ("fpr95", FPR95_CONVENTIONS)):
         chosen(dict.fromkeys(choices), f"{EVALUATION}.{key}", getattr(evaluation, key))
+    if evaluation.limit < 0:
+        raise ParameterError(f"{EVALUATION}.limit: {evaluation.limit} is negative")
+    size = evaluation.inference_size
+    if size and (len(size) != 2 or any(type(n) is not int or n < 1 for n in size)):
+        raise ParameterError(
+            f"{EVALUATION}.inference_size: expected [height, width] in pixels, got {size}"
+        )
     for name, data in evaluation.sets.items():
+        _mapping(data.options, f"{EVALUATION}.sets.{name}.options")
         chosen(DATASETS, f"{EVALUATION}.sets.{name}.adapter", data.adapter)
         if not data.root:
             raise ParameterError(f"{EVALUATION}.sets.{name}.root: missing")

@@ -34,7 +34,7 @@ from anomaly_seg_ros.system.tool import run_tool
 from training.data.corpora import TrainingData
 from training.engine.config import CONFIGS, load_config
 from training.engine.distributed import Distributed, training_device
-from training.engine.entry import Run, data_folder, use_exact_float32
+from training.engine.entry import Run, data_folder, folder_argument, use_exact_float32
 from training.engine.storage import write_atomically
 from training.fine_tune import fine_tune
 from training.study.bootstrap import Samples
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--study", type=Path, default=CONFIGS / "study.yaml")
     parser.add_argument("--out", type=Path, help="folder of the run folders")
-    parser.add_argument("--data", type=Path, default=data_folder())
+    parser.add_argument("--data", type=folder_argument, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="*", help="tables to run; all by default")
     parser.add_argument("--seeds", type=int, default=0, help="of each row, at most; 0 for all")

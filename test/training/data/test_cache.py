@@ -24,6 +24,7 @@ def test_the_tests_leave_the_home_alone(tmp_path: Path) -> None:
     ("variables", "expected"),
     [
         ({VARIABLE: "/a/b", "XDG_CACHE_HOME": "/c"}, "/a/b"),
+        ({VARIABLE: "~/a"}, "/home/robot/a"),
         ({"XDG_CACHE_HOME": "/c"}, "/c/anomaly_seg_ros"),
         ({"XDG_CACHE_HOME": "relative"}, "/home/robot/.cache/anomaly_seg_ros"),
         ({VARIABLE: "", "XDG_CACHE_HOME": ""}, "/home/robot/.cache/anomaly_seg_ros"),

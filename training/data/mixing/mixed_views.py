@@ -13,6 +13,7 @@ from anomaly_seg_ros.labels import IGNORE_INDEX, OUTLIER_ID
 from training.data.corpora import Corpus
 from training.data.mixing.mixer import VIEW, Mixer, outlier_mask
 from training.data.views import ViewDataset, ViewOptions, random_view
+from training.engine.config import check_share
 
 
 class MixedBatch(NamedTuple):
@@ -60,6 +61,8 @@ class MixedViewDataset(ViewDataset):
         jpeg: float = 0.25,
     ) -> None:
         super().__init__(corpora, options, num_classes, seed, class_uniform)
+        check_share("focus_outlier", focus_outlier)
+        check_share("jpeg", jpeg)
         self.mixer = mixer
         self.focus_outlier = focus_outlier
         self.jpeg = jpeg

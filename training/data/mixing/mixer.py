@@ -24,7 +24,7 @@ import numpy as np
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, OUTLIER_ID, UNKNOWN_ID
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.data.block import source_folder
+from training.data.block import errors_of, source_folder
 from training.data.corpora import FrameSequence, TrainingData
 from training.data.mixing.paint import PaintOptions, paint_ground
 from training.data.mixing.paste import blend, cast_shadow, fit_to_box, soften
@@ -280,18 +280,20 @@ def objects_of(data: TrainingData, held_out: bool, known: str) -> list[IndexedOb
     blocks = {name: b for name, b in data.block.objects.items() if b.weight > 0}
     if not blocks:
         raise ParameterError("data.objects: names no source of objects to paste")
-    return [
-        open_objects(
-            block,
-            source_folder(block.root, data.folder),
-            block.held_out_split if held_out else block.train_split,
-            data.taxonomy,
-            known,
-            key=f"data.objects.{name}",
-        )
-        for name, block in blocks.items()
-        if known == "exclude" or block.adapter != "folder" or block.known_classes
-    ]
+    sources = []
+    for name, block in blocks.items():
+        if known == "only" and block.adapter == "folder" and not block.known_classes:
+            continue
+        with errors_of(f"data.objects.{name}"):
+            source = open_objects(
+                block,
+                source_folder(block.root, data.folder),
+                block.held_out_split if held_out else block.train_split,
+                data.taxonomy,
+                known,
+            )
+        sources.append(source)
+    return sources
 
 
 def _outliers(data: TrainingData, held_out: bool, options: MixOptions) -> ObjectSource:

@@ -37,7 +37,6 @@ def open_objects(
     split: str,
     taxonomy: Taxonomy,
     known: str = "exclude",
-    key: str = "data.objects",
 ) -> IndexedObjects:
     """Opens a source of objects.
 
@@ -47,7 +46,6 @@ def open_objects(
         split: Its split; for a folder, the subfolder of the root.
         taxonomy: Taxonomy of the known classes.
         known: "exclude" selects the unknown objects, "only" the known ones.
-        key: Key of ``block``, for the error.
 
     Raises:
         DatasetError: The data set is missing, damaged or without a usable object.
@@ -64,4 +62,4 @@ def open_objects(
             root / split, known=known, taxonomy=taxonomy, overrides=overrides, mask_255=mask_255
         )
     kinds = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
-    raise ParameterError(f"{key}.adapter: expected {kinds}, got {kind!r}")
+    raise ParameterError(f"adapter: expected {kinds}, got {kind!r}")

@@ -97,8 +97,8 @@ class _FolderFiles:
             if self._mask_255 is None and values.size > 1:
                 raise DatasetError(
                     f"{mask_path}: holds 255 beside other objects, so it may be an object or a "
-                    "border to ignore; say which with mixing.mask_255=anomaly or "
-                    "mixing.mask_255=ignore"
+                    "border to ignore; say which with mask_255: anomaly or "
+                    "mask_255: ignore"
                 )
             if self._mask_255 == MASK_255_IGNORE:
                 values = values[:-1]

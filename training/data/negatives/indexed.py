@@ -69,7 +69,8 @@ class IndexedObjects:
         self.index = self._build(annotations, state)
         self._kept = LeastRecentlyUsed(cache_mib)
         if not len(self):
-            raise DatasetError(f"{name} at {folder}: no usable object left ({self._drops()})")
+            why = self._drops() if self.index.dropped else "no object is marked"
+            raise DatasetError(f"{name} at {folder}: no usable object left ({why})")
         self._check_files()
 
     def __len__(self) -> int:

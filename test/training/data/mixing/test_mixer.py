@@ -216,7 +216,7 @@ def test_each_source_reads_its_own_layout(tmp_path: Path, adapter: str, message:
 
 
 def test_an_unknown_source_of_objects(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"data\.objects\.x\.adapter: .*coco.*'lvis'"):
+    with pytest.raises(ParameterError, match=r"data\.objects\.x: adapter: .*coco.*'lvis'"):
         build(tmp_path, {"x": {"adapter": "lvis", "root": "."}})
 
 

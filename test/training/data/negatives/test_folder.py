@@ -73,7 +73,7 @@ def test_255_beside_other_objects_has_to_be_explained(root: Path) -> None:
     mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     mask[mask == 7] = 255
     cv2.imwrite(str(path), mask)
-    with pytest.raises(DatasetError, match=r"masks/a\.png: holds 255 .*mixing\.mask_255=ignore"):
+    with pytest.raises(DatasetError, match=r"masks/a\.png: holds 255 .*mask_255: ignore"):
         FolderObjects(root)
     kept = FolderObjects(root, mask_255="ignore")
     assert [x.source for x in kept] == ["folder a #3"]
@@ -121,7 +121,7 @@ def test_a_folder_of_another_shape(root: Path) -> None:
 def test_empty_masks(root: Path) -> None:
     for name, size in (("a", (60, 80)), ("b", (40, 50))):
         cv2.imwrite(str(root / "masks" / f"{name}.png"), np.zeros(size, np.uint8))
-    with pytest.raises(DatasetError, match=r"no usable object left \(none\)"):
+    with pytest.raises(DatasetError, match=r"no usable object left \(no object is marked\)"):
         FolderObjects(root, quality=Quality(min_area=1))
 
 
