@@ -267,7 +267,7 @@ class TestBadInput:
             ("inference_size=[64, wide]", "inference_size [64, 'wide']: expected"),
             ("inference_size=[64, true]", "inference_size [64, True]: expected"),
             ("target_fpr=0.0001", "target_fpr 0.0001: outside the calibrated range 0.0002 to 0.9"),
-            ("target_fpr=.nan", "target_fpr nan: outside"),
+            ("target_fpr=.nan", "target_fpr must be a number like 0.01, got nan"),
             ("outlier_head=true", "outlier_head: the model has none, and the loss 'top_k_ovr'"),
             ("best_figure=nonsense", "validation gives no 'nonsense'"),
             ("batch_size=3 accumulate=2", "batch_size 3 does not split"),
