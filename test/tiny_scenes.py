@@ -25,7 +25,7 @@ def training_data(
     folder: Path = Path("no folder"), objects: dict | None = None, **sections: list[Corpus]
 ) -> TrainingData:
     """Frames in memory in place of a data block's: ``train=[...], validation=[...]``."""
-    data = TrainingData({"objects": objects or {}}, folder)
+    data = TrainingData({"taxonomy": "cityscapes", "objects": objects or {}}, folder)
     sections = {"unknown": [], "calibration": sections.get("validation", []), **sections}
     data.__dict__.update(sections)
     return data

@@ -393,6 +393,7 @@ stages:
     inputs: {model: start}
     config:
       data:
+        taxonomy: cityscapes
         train: {c: {adapter: cityscapes, root: cityscapes, split: train}}
         validation: {c: {adapter: cityscapes, root: cityscapes}}
         calibration: {c: {adapter: cityscapes, root: cityscapes}}

@@ -13,7 +13,7 @@ from typing import Any
 
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
-from training.engine.config import to_dataclass
+from training.engine.config import mapping, to_dataclass, to_dataclasses
 
 # Sections that name corpora of labelled frames.
 CORPUS_SECTIONS = ("train", "validation", "calibration", "unknown", "decoys")
@@ -84,7 +84,7 @@ class DataBlock:
     """All sources of a run, by section and name.
 
     Attributes:
-        taxonomy: Classes of the run: a name in ``config/taxonomies`` or a YAML file.
+        taxonomy: Classes of the run: a name in ``config/taxonomies`` or a YAML file; required.
         cache_mib: Memory for decoded frames, over all loader processes of a training process.
         train: Corpora to train on.
         validation: Corpora for the closed-set mIoU; without any, the held-out frames of ``train``.
@@ -95,7 +95,7 @@ class DataBlock:
         objects: Sources of objects to paste.
     """
 
-    taxonomy: str = "cityscapes"
+    taxonomy: str = ""
     cache_mib: float = 1024.0
     train: Mapping[str, CorpusBlock] = field(default_factory=dict)
     validation: Mapping[str, CorpusBlock] = field(default_factory=dict)
@@ -142,6 +142,10 @@ def read_data_block(values: Mapping[str, Any]) -> DataBlock:
         ParameterError: An unknown key (the message names the nearest), a value of the wrong type,
             a corpus without a root, or a reference to a corpus that is not there.
     """
+    if not values.get("taxonomy"):
+        raise ParameterError(
+            "data.taxonomy: missing; a name in config/taxonomies, such as cityscapes, or a YAML file"
+        )
     typed = dict(values)
     for section in (*CORPUS_SECTIONS, "objects"):
         cls = ObjectsBlock if section == "objects" else CorpusBlock
@@ -158,22 +162,18 @@ def read_data_block(values: Mapping[str, Any]) -> DataBlock:
 
 
 def _sources(content: Any, cls: type, key: str) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise ParameterError(f"{key}: expected a mapping of names to sources")
-    sources = {}
-    for name, values in content.items():
-        if not isinstance(name, str) or not name or "." in name:
+    for name in mapping(content, key):
+        if not name or "." in name:
             raise ParameterError(
                 f"{key}: {name!r}: a name must be a text without dots, because keys such as "
                 f"{key}.NAME.weight refer to it"
             )
-        if not isinstance(values, Mapping):
-            raise ParameterError(f"{key}.{name}: expected a mapping with a root")
-        sources[name] = to_dataclass(cls, values, f"{key}.{name}")
-        if not sources[name].root:
+    sources = to_dataclasses(cls, content, key)
+    for name, source in sources.items():
+        if not source.root:
             raise ParameterError(f"{key}.{name}.root: missing")
-        if sources[name].weight < 0:
-            raise ParameterError(f"{key}.{name}.weight: {sources[name].weight} is negative")
+        if source.weight < 0:
+            raise ParameterError(f"{key}.{name}.weight: {source.weight} is negative")
     return sources
 
 

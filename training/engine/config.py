@@ -215,6 +215,40 @@ def to_dataclass(cls: type[Any], values: Mapping[str, Any], key: str = "") -> An
     return cls(**arguments)
 
 
+def mapping(content: Any, key: str) -> Mapping[str, Any]:
+    """Returns the content of a part that maps names to values; empty if it is None.
+
+    Args:
+        content: Its content.
+        key: Dotted key of the part, for messages.
+
+    Raises:
+        ParameterError: It is no mapping, or a name is no text.
+    """
+    if not isinstance(content, Mapping | None):
+        raise ParameterError(f"{key}: expected a mapping, got {short_repr(content)}")
+    if strange := [name for name in content or {} if not isinstance(name, str)]:
+        raise ParameterError(f"{key}: {strange[0]!r} must be a text")
+    return content or {}
+
+
+def to_dataclasses(cls: type[Any], content: Any, key: str) -> dict[str, Any]:
+    """Builds a dataclass for each name of a mapping, see :func:`to_dataclass`.
+
+    Args:
+        cls: Dataclass of options.
+        content: Values by name.
+        key: Dotted key of the mapping, for messages.
+
+    Raises:
+        ParameterError: It is no mapping of texts to mappings, or see :func:`to_dataclass`.
+    """
+    return {
+        name: to_dataclass(cls, mapping(values, f"{key}.{name}"), f"{key}.{name}")
+        for name, values in mapping(content, key).items()
+    }
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every value with its dotted key."""
     for key, value in config.items():

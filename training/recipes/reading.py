@@ -15,7 +15,14 @@ from anomaly_seg_ros.inference.options import INFERENCE_MODES
 from anomaly_seg_ros.io import safe_yaml_json
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.scores import SCORES
-from training.engine.config import chosen, joined, read_yaml, to_dataclass
+from training.engine.config import (
+    chosen,
+    joined,
+    mapping,
+    read_yaml,
+    to_dataclass,
+    to_dataclasses,
+)
 from training.recipes.schema import (
     ENTRIES,
     EVALUATION,
@@ -70,7 +77,7 @@ def _content(path: Path) -> dict[str, Any]:
         return content
     if base not in names():
         raise ParameterError(f"base: no recipe {base!r}; there are {', '.join(names())}")
-    stages = _mapping(content.get("stages", {}), "stages")
+    stages = mapping(content.get("stages", {}), "stages")
     result = joined(_content(RECIPES / f"{base}.yaml"), {**content, "stages": stages})
     # A file with further stages lists all of them, in their order.
     order = [*stages, *result["stages"]]
@@ -78,35 +85,23 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _typed(values: dict[str, Any]) -> Recipe:
-    needs = dict(_mapping(values.get("needs"), "needs"))
-    needs["checkpoints"] = _named(needs.get("checkpoints"), Checkpoint, "needs.checkpoints")
-    evaluation = dict(_mapping(values.get(EVALUATION), EVALUATION))
-    evaluation["sets"] = _named(evaluation.get("sets"), EvaluationSet, f"{EVALUATION}.sets")
+    needs = dict(mapping(values.get("needs"), "needs"))
+    needs["checkpoints"] = to_dataclasses(
+        Checkpoint, needs.get("checkpoints"), "needs.checkpoints"
+    )
+    evaluation = dict(mapping(values.get(EVALUATION), EVALUATION))
+    sets = evaluation.get("sets")
+    evaluation["sets"] = to_dataclasses(EvaluationSet, sets, f"{EVALUATION}.sets")
     values["needs"], values[EVALUATION] = needs, evaluation
-    values["stages"] = _named(values.get("stages"), Stage, "stages")
+    values["stages"] = to_dataclasses(Stage, values.get("stages"), "stages")
     values["figures"] = _figures(values.get("figures"), "figures")
     values["variants"] = {
         key: {**variant, "figures": _figures(variant.get("figures"), f"variants.{key}.figures")}
-        for key, content in _mapping(values.get("variants"), "variants").items()
-        for variant in [_mapping(content, f"variants.{key}")]
+        for key, content in mapping(values.get("variants"), "variants").items()
+        for variant in [mapping(content, f"variants.{key}")]
     }
-    values["variants"] = _named(values["variants"], Variant, "variants")
+    values["variants"] = to_dataclasses(Variant, values["variants"], "variants")
     return to_dataclass(Recipe, values)
-
-
-def _mapping(content: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping | None):
-        raise ParameterError(f"{key}: expected a mapping, got {short_repr(content)}")
-    if strange := [name for name in content or {} if not isinstance(name, str)]:
-        raise ParameterError(f"{key}: {strange[0]!r} must be a text")
-    return content or {}
-
-
-def _named(content: Any, cls: type, key: str) -> dict[str, Any]:
-    return {
-        name: to_dataclass(cls, _mapping(values, f"{key}.{name}"), f"{key}.{name}")
-        for name, values in _mapping(content, key).items()
-    }
 
 
 def _figures(content: Any, key: str) -> list[PaperFigures]:
@@ -116,7 +111,7 @@ def _figures(content: Any, key: str) -> list[PaperFigures]:
     rows = []
     for i, row in enumerate(content or []):
         where = f"{key}[{i}]"
-        values = {k: v for k, v in _mapping(row, where).items() if k in METRICS}
+        values = {k: v for k, v in mapping(row, where).items() if k in METRICS}
         for metric, value in values.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ParameterError(f"{where}.{metric}: expected a number, got {value!r}")
@@ -175,7 +170,7 @@ def check_evaluation(evaluation: Evaluation) -> None:
             f"{EVALUATION}.inference_size: expected [height, width] in pixels, got {size}"
         )
     for name, data in evaluation.sets.items():
-        _mapping(data.options, f"{EVALUATION}.sets.{name}.options")
+        mapping(data.options, f"{EVALUATION}.sets.{name}.options")
         chosen(DATASETS, f"{EVALUATION}.sets.{name}.adapter", data.adapter)
         if not data.root:
             raise ParameterError(f"{EVALUATION}.sets.{name}.root: missing")
