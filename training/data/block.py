@@ -144,7 +144,7 @@ def read_data_block(values: Mapping[str, Any]) -> DataBlock:
     """
     if not values.get("taxonomy"):
         raise ParameterError(
-            "data.taxonomy: missing; a name in config/taxonomies, such as cityscapes, or a YAML file"
+            "data.taxonomy: missing; the name of one in config/taxonomies, or a YAML file"
         )
     typed = dict(values)
     for section in (*CORPUS_SECTIONS, "objects"):
