@@ -92,7 +92,8 @@ def test_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "sheet.png"
     arguments = ["--data", str(shared_data), "--out", str(out), "--objects", "2"]
     data = (
-        "data={train: {x: {root: cityscapes}}, objects: {y: {root: coco, train_split: val2017}}}"
+        "data={taxonomy: cityscapes, train: {x: {root: cityscapes}}, "
+        "objects: {y: {root: coco, train_split: val2017}}}"
     )
     assert main([*arguments, "--styles", "none", "fourier", "--set", data]) == 0
     assert cv2.imread(str(out)).shape == (28 + 6 + 2 * (2 * _CELL + 6), 6 + 3 * (_CELL + 6), 3)

@@ -23,9 +23,10 @@ REPOSITORY = Path(__file__).parents[2]
 STREET = {"title": "Street", "adapter": "folder", "root": "street"}
 STUDY = {
     "data": {
+        "taxonomy": "cityscapes",
         "validation": {
             "sharp": {"adapter": "folder", "root": "sharp", "options": {"labels": "classes"}}
-        }
+        },
     },
     "sets": {"street": STREET},
     "seeds": [1, 2],
@@ -169,7 +170,7 @@ def test_a_finished_training_is_measured_again_on_another_set(tmp_path: Path) ->
     [
         ({"sets": {"street": STREET, "lane": STREET}}, "data"),
         ({"sets": {"street": {**STREET, "root": "lane"}}}, "data"),
-        ({"data": {"validation": {"other": {"root": "lane"}}}}, "data"),
+        ({"data": {**STUDY["data"], "validation": {"other": {"root": "lane"}}}}, "data"),
         ({"measure": {"training_frames": 7}}, "data"),
         ({"measure": {"scores": {"flow_steps": 7}}}, "data"),
         ({}, "other data"),
