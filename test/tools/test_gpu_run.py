@@ -25,6 +25,7 @@ from tools.gpu_run.weights import write_weights
 from training.data.corpora import TrainingData
 
 BLOCK = {
+    "taxonomy": "cityscapes",
     "train": {
         "street": {"adapter": "folder", "root": "street", "options": {"labels": "classes"},
                    "held_out": 3},
@@ -139,7 +140,10 @@ class TestPacking:
         (tmp_path / "b" / "part_01.tar").write_bytes(b"no tar")
         with pytest.raises(DatasetError, match=r"part_01\.tar: cannot be unpacked"):
             unpack((tmp_path / "b").glob("*.tar"), tmp_path / "c")
-        elsewhere = {"train": {"a": {**BLOCK["train"]["street"], "root": str(folder / "street")}}}
+        elsewhere = {
+            **BLOCK,
+            "train": {"a": {**BLOCK["train"]["street"], "root": str(folder / "street")}},
+        }
         with pytest.raises(ParameterError, match="is not below the data folder"):
             pack(TrainingData(elsewhere, tmp_path / "other"), tmp_path / "d")
 

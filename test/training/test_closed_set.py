@@ -168,7 +168,7 @@ def run(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["start=''", "class_uniform=2"], "class_uniform: expected a share from 0 to 1, got 2.0"),
         (["start=''", "workers=-1"], "workers: expected 0 or more, got -1"),
         (
-            ["start=''", "data={train: {a: {root: x, size: [50, 64]}}}"],
+            ["start=''", "data={taxonomy: cityscapes, train: {a: {root: x, size: [50, 64]}}}"],
             "data.train.a.size [50, 64]: ",
         ),
         (["start=''", "epochs=-1"], "epochs -1: expected a number from 0"),
