@@ -140,10 +140,8 @@ class TestPacking:
         (tmp_path / "b" / "part_01.tar").write_bytes(b"no tar")
         with pytest.raises(DatasetError, match=r"part_01\.tar: cannot be unpacked"):
             unpack((tmp_path / "b").glob("*.tar"), tmp_path / "c")
-        elsewhere = {
-            **BLOCK,
-            "train": {"a": {**BLOCK["train"]["street"], "root": str(folder / "street")}},
-        }
+        street = {**BLOCK["train"]["street"], "root": str(folder / "street")}
+        elsewhere = {"taxonomy": "cityscapes", "train": {"a": street}}
         with pytest.raises(ParameterError, match="is not below the data folder"):
             pack(TrainingData(elsewhere, tmp_path / "other"), tmp_path / "d")
 
