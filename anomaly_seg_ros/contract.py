@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -36,7 +37,8 @@ class SegmentationNetwork(nn.Module):
         output_stride: Rows of the image for each row of the logits.
         size_multiple: H and W must be multiples of it; itself a multiple of every stride inside.
         pre_logits_channels: C, the channels of the pre-logits.
-        outlier_head: Maps pre-logits to (N, 2, h', w') outlier logits; None without one.
+        outlier_head: Maps pre-logits and logits to (N, 2, h', w') outlier logits; None without
+            one.
         align_corners: Whether the logits' corners lie on the image's corner pixels (what the
             network was trained with), rather than on a grid of ``output_stride``.
         abstention: Whether the last layer has one more output, PEBAL's abstention class, which is
@@ -45,6 +47,8 @@ class SegmentationNetwork(nn.Module):
             convolution), ``classification_head``, ``decoder``, ``upper``, and ``all`` where the
             network has parameters that the forward pass does not use.
         trunk: Paths of the submodules that start from pre-trained weights.
+        feature_layers: Channels by path of submodules whose outputs are the trunk's features, from
+            the finest on: what an outlier branch reads.
     """
 
     num_classes: int
@@ -57,6 +61,7 @@ class SegmentationNetwork(nn.Module):
     abstention: bool = False
     trainable_parts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     trunk: tuple[str, ...] = ()
+    feature_layers: Mapping[str, int] = MappingProxyType({})
 
     if TYPE_CHECKING:
 
@@ -67,6 +72,19 @@ class SegmentationNetwork(nn.Module):
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, C, h', w') to logits (N, K, h, w): the classifier alone."""
         raise NotImplementedError
+
+    def outputs(self, pre_logits: Tensor) -> NetworkOutput:
+        """Ends a forward pass: logits, and outlier logits on their grid, for pre-logits."""
+        logits = self.classify(pre_logits)
+        if self.outlier_head is None:
+            return NetworkOutput(pre_logits, logits)
+        ood_logits = self.outlier_head(pre_logits, logits)
+        grid = logits.shape[-2:]
+        if ood_logits.shape[-2:] != grid:
+            # Not the network's align_corners, which is that of its upsampling behind the
+            # classifier: strided and transposed convolutions keep half-pixel centres.
+            ood_logits = F.interpolate(ood_logits, size=grid, mode="bilinear", align_corners=False)
+        return NetworkOutput(pre_logits, logits, ood_logits)
 
 
 def check_contract(network: Any) -> SegmentationNetwork:
@@ -86,7 +104,11 @@ def check_contract(network: Any) -> SegmentationNetwork:
     if not hasattr(network, "outlier_head"):
         raise TypeError(f"{name}.outlier_head is missing, expected a module or None")
     paths = {path for path, _ in network.named_modules()}
-    for part, named in {**network.trainable_parts, "trunk": network.trunk}.items():
+    for part, named in {
+        **network.trainable_parts,
+        "trunk": network.trunk,
+        "feature_layers": network.feature_layers,
+    }.items():
         if unknown := set(named) - paths:
             raise TypeError(f"{name}: no submodule {min(unknown)!r}, named in {part!r}")
     return network

@@ -256,7 +256,7 @@ def fine_tune(run: Run) -> None:
     network, metadata = load_for_training(
         config["model"],
         data.taxonomy,
-        outlier_head=loss.needs_outlier_head,
+        outlier_head=loss.needs_outlier_head and (config["outlier_branch"] or True),
         abstention=loss.extra_logits > 0,
     )
     loss.follow(network)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,26 +23,32 @@ from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
+from anomaly_seg_ros.models.outlier_branch import OutlierBranch
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
+from training.pretrained import load_context
 
-PARTS = ("last_layer", "classification_head", "decoder", "upper", "all")
+PARTS = ("outlier_head", "last_layer", "classification_head", "decoder", "upper", "all")
 MODES = ("train", "eval")
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def load_for_training(
-    model: str, taxonomy: Taxonomy, outlier_head: bool = False, abstention: bool = False
+    model: str,
+    taxonomy: Taxonomy,
+    outlier_head: bool | Mapping[str, Any] = False,
+    abstention: bool = False,
 ) -> tuple[nn.Module, ModelMetadata]:
     """Loads a model, with the outputs that a loss needs.
 
     Args:
         model: A name, such as ``closed_set``, or a file.
         taxonomy: Taxonomy of the training labels; the model must have the same classes.
-        outlier_head: Add an outlier head with random weights if there is none; all other weights
-            must be in the file.
+        outlier_head: Add an outlier head with random weights if there is none, see
+            :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`; all other weights
+            must be in the file, but for a context trunk, which gets its ImageNet weights.
         abstention: Add a logit for PEBAL's abstention class. The metadata does not list it, and
             :func:`as_described` removes it.
 
@@ -50,17 +57,25 @@ def load_for_training(
 
     Raises:
         CheckpointError: The file does not fit its network, or the network has no outlier head.
-        ParameterError: The model has other classes than the labels.
+        ParameterError: The model has other classes than the labels, or another outlier branch.
     """
     network, metadata = load_model(model)
     check_classes(metadata, taxonomy, model)
-    if outlier_head and network.outlier_head is None:
-        metadata = replace(metadata, arguments={**metadata.arguments, "outlier_head": True})
+    if outlier_head is not False and network.outlier_head is None:
+        arguments = {**metadata.arguments, "outlier_head": outlier_head}
+        metadata = replace(metadata, arguments=arguments)
         larger = build_network(metadata.architecture, metadata.arguments)
         head = head_prefix(larger)
+        if isinstance(larger.outlier_head, OutlierBranch):
+            load_context(larger.outlier_head)
         new = {k: v for k, v in larger.state_dict().items() if k.startswith(head)}
         load_strictly(larger, {**network.state_dict(), **new}, model)
         network = larger
+    elif isinstance(outlier_head, Mapping) and metadata.arguments["outlier_head"] != outlier_head:
+        raise ParameterError(
+            f"outlier_branch {outlier_head}: model {model!r} has another outlier head, "
+            f"{metadata.arguments['outlier_head']}; start from a model without one"
+        )
     if abstention:
         network = add_abstention(network)
     return network.train(), replace(metadata, calibration={}, statistics=None)
@@ -237,10 +252,11 @@ def set_trainable(
     Args:
         network: Network that declares ``trainable_parts``, module paths by part name; changed in
             place. Repeated calls are fine.
-        part: ``last_layer`` (the classifier), ``classification_head`` (what PEBAL trains as its
-            ``final`` block: the last stage of the decoder and the classifier), ``decoder``,
-            ``upper`` (the decoder and the deep half of the trunk, whose first stages are costly
-            and general) or ``all`` (everything that the forward pass uses).
+        part: ``outlier_head`` (nothing else: the closed set stays as it is), ``last_layer`` (the
+            classifier), ``classification_head`` (what PEBAL trains as its ``final`` block: the
+            last stage of the decoder and the classifier), ``decoder``, ``upper`` (the decoder and
+            the deep half of the trunk, whose first stages are costly and general) or ``all``
+            (everything that the forward pass uses).
         batchnorm: ``train`` updates the statistics of the trained part and normalises with those
             of the batch; ``eval`` uses the running statistics. Weight and bias are trained either
             way.
@@ -263,12 +279,15 @@ def set_trainable(
             raise ParameterError(f"{name} {value!r}, expected one of {', '.join(allowed)}")
     head = network.outlier_head
     paths = _paths(network, part)
-    if head is not None and outlier_head and "" not in paths:
+    if head is not None and outlier_head and not {"", "outlier_head"} & set(paths):
         paths = (*paths, "outlier_head")
     trained = {m for path in paths for m in network.get_submodule(path).modules()}
     head_modules = set() if head is None else set(head.modules())
     if not outlier_head:
         trained -= head_modules
+    for path in getattr(head, "frozen", ()):
+        if (fixed := getattr(head, path)) is not None:
+            trained -= set(fixed.modules())
 
     held = []
     for path, module in network.named_modules():
@@ -288,6 +307,8 @@ def set_trainable(
 
 def _paths(network: nn.Module, part: str) -> tuple[str, ...]:
     parts = {"all": ("",), **network.trainable_parts}
+    if network.outlier_head is not None:
+        parts["outlier_head"] = ("outlier_head",)
     if part not in parts:
         raise ParameterError(
             f"{type(network).__name__} does not declare the part {part!r}; it has "

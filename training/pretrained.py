@@ -20,6 +20,7 @@ from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError, ParameterError, first_line
 from anomaly_seg_ros.models import densenet, resnet101, wide_resnet38
 from anomaly_seg_ros.models.efficientnet_lite import load_imagenet_backbone
+from anomaly_seg_ros.models.outlier_branch import OutlierBranch
 
 # torchvision's file names end in the first digits of their SHA-256.
 _HASH = re.compile(r"-([0-9a-f]+)\.")
@@ -180,6 +181,21 @@ def _load_lite(network: SegmentationNetwork) -> Loaded:
         raise CheckpointError(f"start: imagenet: {first_line(error)}") from error
     network.backbone = trunk
     return Loaded(tuple(f"backbone.{key}" for key in trunk.state_dict()))
+
+
+def load_context(branch: OutlierBranch) -> None:
+    """Loads ImageNet's weights into a branch's context trunk, if it has one.
+
+    Raises:
+        CheckpointError: The package that carries them is not installed.
+    """
+    if branch.context is None:
+        return
+    try:
+        trunk = load_imagenet_backbone(branch.context.variant)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise CheckpointError(f"outlier_branch.context: {first_line(error)}") from error
+    branch.context.load_state_dict(trunk.state_dict(), strict=True)
 
 
 def _weights_of_torchvision(builder: str) -> TrunkWeights:

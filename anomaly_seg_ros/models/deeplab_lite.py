@@ -9,15 +9,17 @@ skips at strides 16, 8 and 4, because objects on the road are a handful of pixel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
-from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite, conv_bn
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.efficientnet_lite import TAPS, EfficientNetLite, conv_bn
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _DECODER = (
     *("aspp", "lateral16", "lateral8", "lateral4"),
@@ -71,7 +73,7 @@ class DeepLabV3PlusLite(SegmentationNetwork):
         decoder_channels: Width of the decoder and of the pre-logits.
         skip_channels: Width to which the stride-4 features are reduced before they are joined.
         dilations: Atrous rates at stride 32.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
     """
 
     output_stride = 4
@@ -94,7 +96,7 @@ class DeepLabV3PlusLite(SegmentationNetwork):
         decoder_channels: int = 128,
         skip_channels: int = 48,
         dilations: tuple[int, ...] = (2, 4, 8),
-        outlier_head: bool = False,
+        outlier_head: bool | Mapping[str, Any] = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -112,7 +114,10 @@ class DeepLabV3PlusLite(SegmentationNetwork):
             _separable(decoder_channels, decoder_channels),
         )
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
-        self.outlier_head = OutlierHead(decoder_channels) if outlier_head else None
+        self.feature_layers = {
+            f"backbone.stages.{i}": c for i, c in zip(TAPS, (c4, c8, c16, c32), strict=True)
+        }
+        self.outlier_head = build_outlier_head(self, outlier_head)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Runs the network.
@@ -128,8 +133,7 @@ class DeepLabV3PlusLite(SegmentationNetwork):
         x = self.fuse16(_resize_to(x, x16) + self.lateral16(x16))
         x = self.fuse8(_resize_to(x, x8) + self.lateral8(x8))
         x = self.fuse4(torch.cat([_resize_to(x, x4), self.lateral4(x4)], 1))
-        ood_logits = None if self.outlier_head is None else self.outlier_head(x)
-        return NetworkOutput(x, self.classify(x), ood_logits)
+        return self.outputs(x)
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, C, h, w) to logits (N, K, h, w)."""

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
-from anomaly_seg_ros.models.outlier_head import OutlierHead
 
 FINE_CHANNELS = 48
 CONTEXT_CHANNELS = 256
@@ -90,11 +89,11 @@ class DeepLabV3Plus(SegmentationNetwork):
         super().__init__()
         self.num_classes = num_classes
         self.abstention = abstention
-        self.logits_ood: OutlierHead | None
+        self.logits_ood: nn.Module | None
 
     @property
-    def outlier_head(self) -> OutlierHead | None:  # type: ignore[override]
-        """DenseHybrid's head under the contract's name; checkpoints call it ``logits_ood``."""
+    def outlier_head(self) -> nn.Module | None:  # type: ignore[override]
+        """The outlier head under the contract's name; checkpoints call it ``logits_ood``."""
         return self.logits_ood
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +117,7 @@ class DeepLabV3Plus(SegmentationNetwork):
             the pre-logits are the joined fine (48) and context (256) features.
         """
         # Nested: no name keeps the trunk's features, its largest, alive while the head runs.
-        pre_logits = self._decode(*self.features(images))
-        ood_logits = None if self.logits_ood is None else self.logits_ood(pre_logits)
-        return NetworkOutput(pre_logits, self.classify(pre_logits), ood_logits)
+        return self.outputs(self._decode(*self.features(images)))
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, 304, h, w) to logits (N, K, h, w)."""

@@ -25,7 +25,7 @@ _STAGES = (
 _SCALING = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 _EPS, _MOMENTUM = 1e-3, 0.01
 # Index of the last stage at strides 4, 8, 16 and 32.
-_TAPS = (1, 2, 4, 6)
+TAPS = (1, 2, 4, 6)
 
 
 def _round_channels(channels: int, width: float, divisor: int = 8) -> int:
@@ -96,7 +96,7 @@ class EfficientNetLite(nn.Module):
                 channels = c_out
             self.stages.append(nn.Sequential(*blocks))
             widths.append(c_out)
-        self.out_channels = tuple(widths[i] for i in _TAPS)
+        self.out_channels = tuple(widths[i] for i in TAPS)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features at strides 4, 8, 16 and 32.
@@ -111,7 +111,7 @@ class EfficientNetLite(nn.Module):
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in _TAPS:
+            if index in TAPS:
                 features.append(x)
         return features
 

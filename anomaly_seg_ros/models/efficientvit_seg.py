@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _EXPANSION = 4
 # Pixels around each token that the second scale of the attention sums up.
@@ -116,7 +118,7 @@ class EfficientViTSeg(SegmentationNetwork):
     Args:
         num_classes: K.
         variant: ``b0``, ``b1``, ``b2`` or ``b3``.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
         abstention: The last layer has K + 1 outputs, of which the first K are the logits.
 
     Raises:
@@ -141,7 +143,7 @@ class EfficientViTSeg(SegmentationNetwork):
         self,
         num_classes: int = 19,
         variant: str = "b0",
-        outlier_head: bool = False,
+        outlier_head: bool | Mapping[str, Any] = False,
         abstention: bool = False,
     ) -> None:
         super().__init__()
@@ -153,7 +155,10 @@ class EfficientViTSeg(SegmentationNetwork):
         self.pre_logits_channels = _EXPANSION * size.head_width
         self.backbone = _Backbone(size)
         self.head = _Head(size, num_classes + int(abstention))
-        self.outlier_head = OutlierHead(self.pre_logits_channels) if outlier_head else None
+        self.feature_layers = {
+            f"backbone.stages.{stage}": size.widths[stage + 1] for stage in (1, 2, 3)
+        }
+        self.outlier_head = build_outlier_head(self, outlier_head)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Runs the network.
@@ -164,9 +169,7 @@ class EfficientViTSeg(SegmentationNetwork):
         Returns:
             Outputs at (H / 8, W / 8).
         """
-        pre_logits = self.head(self.backbone(images))
-        ood_logits = None if self.outlier_head is None else self.outlier_head(pre_logits)
-        return NetworkOutput(pre_logits, self.classify(pre_logits), ood_logits)
+        return self.outputs(self.head(self.backbone(images)))
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, C, h, w) to logits (N, K, h, w)."""

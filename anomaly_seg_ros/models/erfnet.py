@@ -7,14 +7,16 @@ load strictly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _BN_EPS = 1e-3
 
@@ -116,14 +118,16 @@ class ERFNet(SegmentationNetwork):
         num_classes: K classes that are returned.
         num_outputs: Channels of the classifier; channels beyond K (the public checkpoint's void
             class) are computed and dropped. None: K + 1, as in its code.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits; its logits are
-            brought to the grid of the class logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`; its
+            logits are brought to the grid of the class logits.
     """
 
     output_stride = 1
     size_multiple = 8
     pre_logits_channels = 16
     trunk = ("encoder",)
+    # The last layers at strides 4 and 8.
+    feature_layers = MappingProxyType({"encoder.layers.5": 64, "encoder.layers.14": 128})
     trainable_parts = MappingProxyType(
         {
             "last_layer": ("decoder.output_conv",),
@@ -144,7 +148,7 @@ class ERFNet(SegmentationNetwork):
         self,
         num_classes: int = 19,
         num_outputs: int | None = None,
-        outlier_head: bool = False,
+        outlier_head: bool | Mapping[str, Any] = False,
     ) -> None:
         super().__init__()
         num_outputs = num_classes + 1 if num_outputs is None else num_outputs
@@ -153,7 +157,7 @@ class ERFNet(SegmentationNetwork):
         self.num_classes = num_classes
         self.encoder = _Encoder(num_outputs)
         self.decoder = _Decoder(num_outputs)
-        self.outlier_head = OutlierHead(self.pre_logits_channels) if outlier_head else None
+        self.outlier_head = build_outlier_head(self, outlier_head)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Runs the network.
@@ -167,13 +171,7 @@ class ERFNet(SegmentationNetwork):
         x = self.encoder(images)
         for layer in self.decoder.layers:
             x = layer(x)
-        logits = self.classify(x)
-        if self.outlier_head is None:
-            return NetworkOutput(x, logits)
-        ood_logits = F.interpolate(
-            self.outlier_head(x), size=logits.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return NetworkOutput(x, logits, ood_logits)
+        return self.outputs(x)
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, 16, H / 2, W / 2) to logits (N, K, H, W)."""

@@ -79,8 +79,8 @@ class FoldedOutlierHead(nn.Module):
         for name, value in tensors.items():
             self.register_buffer(name, value.to(dtype))
 
-    def forward(self, pre_logits: Tensor) -> Tensor:
-        """Maps (N, C, h, w) to logits (N, 2, h, w) whose first channel is 0."""
+    def forward(self, pre_logits: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Maps pre-logits (N, C, h, w) to logits (N, 2, h, w) whose first channel is 0."""
         if torch.compiler.is_compiling():  # or exporting: runtimes fuse this best
             low, high, weight = (v[:, None, None] for v in (self.low, self.high, self.weight))
             clamped = pre_logits.clamp(low, high)

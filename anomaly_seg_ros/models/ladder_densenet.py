@@ -7,7 +7,9 @@ parameter names are those of DenseHybrid's releases, so these load strictly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.models.densenet import DenseNet121, bn_relu_conv
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _PYRAMID_CHANNELS = 512
 _PYRAMID_ROWS = (8, 4, 2, 1)
@@ -91,7 +93,7 @@ class LadderDenseNet121(SegmentationNetwork):
 
     Args:
         num_classes: K.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
         abstention: The last layer has K + 1 outputs (PEBAL), of which the first K are returned.
     """
 
@@ -117,7 +119,10 @@ class LadderDenseNet121(SegmentationNetwork):
     )
 
     def __init__(
-        self, num_classes: int = 19, outlier_head: bool = False, abstention: bool = False
+        self,
+        num_classes: int = 19,
+        outlier_head: bool | Mapping[str, Any] = False,
+        abstention: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -132,10 +137,14 @@ class LadderDenseNet121(SegmentationNetwork):
         }
         self.upsample = nn.ModuleDict({"upsample_layers": nn.ModuleDict(steps)})
         self.logits = bn_relu_conv(widths[-1], num_classes + abstention, bias=True)
-        self.logits_ood = OutlierHead(widths[-1]) if outlier_head else None
+        self.feature_layers = {
+            f"backbone.features.denseblock{number}": channels
+            for number, channels in enumerate(self.backbone.out_channels, 1)
+        }
+        self.logits_ood = build_outlier_head(self, outlier_head)
 
     @property
-    def outlier_head(self) -> OutlierHead | None:  # type: ignore[override]
+    def outlier_head(self) -> nn.Module | None:  # type: ignore[override]
         """The head under the contract's name; its parameters keep their public one."""
         return self.logits_ood
 
@@ -154,8 +163,7 @@ class LadderDenseNet121(SegmentationNetwork):
         steps = self.upsample["upsample_layers"].children()
         for step, skip in zip(steps, reversed(skips), strict=True):
             x = step(x, skip)
-        ood_logits = None if self.logits_ood is None else self.logits_ood(x)
-        return NetworkOutput(x, self.classify(x), ood_logits)
+        return self.outputs(x)
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits (N, 128, h, w) to logits (N, K, h, w)."""

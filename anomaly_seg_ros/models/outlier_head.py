@@ -21,6 +21,6 @@ class OutlierHead(nn.Module):
         self.activation = nn.ReLU()
         self.conv = nn.Conv2d(in_channels, 2, 1)
 
-    def forward(self, pre_logits: Tensor) -> Tensor:
-        """Maps (N, C, h, w) to logits (N, 2, h, w)."""
+    def forward(self, pre_logits: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Maps pre-logits (N, C, h, w) to logits (N, 2, h, w); does not read the class logits."""
         return self.conv(self.activation(self.norm(pre_logits)))

@@ -24,6 +24,8 @@ _INTERPOLATIONS: tuple[dict[str, Any], ...] = (
 )
 # Relative to the largest logit: allows another order of summation, not another function.
 _TOLERANCE = 1e-4
+# Strides of the features that an outlier branch reads. Coarser maps are image-level context.
+_FINEST, _COARSEST = 4, 32
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Layout:
         trainable_parts: Paths by part, see
             :class:`~anomaly_seg_ros.contract.SegmentationNetwork`.
         trunk: Paths of the part that usually comes pre-trained; empty where none stands out.
+        feature_layers: Channels by path of the last layer of the trunk at each stride from 4 on.
     """
 
     classifier: tuple[str, ...]
@@ -47,6 +50,7 @@ class Layout:
     align_corners: bool
     trainable_parts: Mapping[str, tuple[str, ...]]
     trunk: tuple[str, ...]
+    feature_layers: Mapping[str, int]
 
 
 class _Call(NamedTuple):
@@ -103,7 +107,8 @@ def probe(
     used = _used(calls, paths)
     trunk, parts = _parts(network, used, paths)
     channels = sum(call.read.shape[1] for call in made)
-    return Layout(paths, channels, int(stride), align_corners, parts, trunk)
+    layers = _feature_layers(calls, trunk, paths, images)
+    return Layout(paths, channels, int(stride), align_corners, parts, trunk, layers)
 
 
 def _run(network: nn.Module, size_multiple: int) -> tuple[Tensor, list[_Call], Any]:
@@ -297,6 +302,26 @@ def _parts(
     }
     parts = {part: _cover(network, set(paths)) for part, paths in chosen.items()}
     return ((first,) if trunk else ()), {"last_layer": classifier, **parts}
+
+
+def _feature_layers(
+    calls: Iterable[_Call],
+    trunk: Sequence[str],
+    classifier: Sequence[str],
+    images: Tensor,
+) -> dict[str, int]:
+    """The last layer inside of the trunk (of all before the classifier) at each stride."""
+    last: dict[int, tuple[str, int]] = {}
+    height, width = images.shape[-2:]
+    for call in calls:
+        if call.path in classifier:
+            break
+        inside = not trunk or call.path.startswith(tuple(f"{path}." for path in trunk))
+        if inside and call.output is not None and call.output.ndim == 4:
+            rows, columns = call.output.shape[-2:]
+            if rows >= 1 and height % rows == 0 and height // rows * columns == width:
+                last[height // rows] = (call.path, call.output.shape[1])
+    return dict(last[stride] for stride in sorted(last) if _FINEST <= stride <= _COARSEST)
 
 
 def _branches(paths: Sequence[str]) -> dict[str, list[str]]:

@@ -8,6 +8,8 @@ convolutions. Module names follow torchvision and the public checkpoints.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from anomaly_seg_ros.models.deeplab_v3plus import (
     conv_norm_relu,
     refinement,
 )
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _EXPANSION = 4
 _STEMS = ("deep", "plain")
@@ -41,7 +43,7 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
 
     Args:
         num_classes: K.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
         abstention: The last layer has K + 1 outputs, of which the first K are the logits.
         stem: ``deep`` or ``plain``.
         auxiliary: Has the branch ``dsn`` on ``layer3``, which only helped the training of the
@@ -54,11 +56,12 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
 
     output_stride = 4
     trunk = _STAGES
+    feature_layers = MappingProxyType({"layer1": 256, "layer2": 512, "layer4": 2048})
 
     def __init__(
         self,
         num_classes: int = 19,
-        outlier_head: bool = False,
+        outlier_head: bool | Mapping[str, Any] = False,
         abstention: bool = False,
         stem: str = "deep",
         auxiliary: bool | None = None,
@@ -86,7 +89,7 @@ class DeepLabV3PlusResNet101(DeepLabV3Plus):
             self.final = refinement().append(nn.Conv2d(CONTEXT_CHANNELS, outputs, 1, bias=False))
         has_branch = deep if auxiliary is None else auxiliary
         self.dsn = _auxiliary_branch(num_classes) if has_branch else None
-        self.logits_ood = OutlierHead(self.pre_logits_channels) if outlier_head else None
+        self.logits_ood = build_outlier_head(self, outlier_head)
 
     @property
     def trainable_parts(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]

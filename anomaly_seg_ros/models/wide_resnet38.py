@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from anomaly_seg_ros.models.deeplab_v3plus import (
     DeepLabV3Plus,
     refinement,
 )
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 
 _KERNELS = {2: (3, 3), 3: (1, 3, 1)}
 _DECODER = ("aspp", "bot_fine", "bot_aspp", "final")
@@ -37,11 +38,12 @@ class DeepLabV3PlusWideResNet38(DeepLabV3Plus):
 
     Args:
         num_classes: K.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
         abstention: PEBAL's layout: K + 1 outputs, of which the first K are the logits.
     """
 
     output_stride = 2
+    feature_layers = MappingProxyType({"mod2": 128, "mod4": 512, "mod7": 4096})
     trunk = ("mod1", "mod2", "mod3", "mod4", "mod5", "mod6", "mod7")
     trainable_parts = MappingProxyType(
         {
@@ -54,7 +56,10 @@ class DeepLabV3PlusWideResNet38(DeepLabV3Plus):
     )
 
     def __init__(
-        self, num_classes: int = 19, outlier_head: bool = False, abstention: bool = False
+        self,
+        num_classes: int = 19,
+        outlier_head: bool | Mapping[str, Any] = False,
+        abstention: bool = False,
     ) -> None:
         super().__init__(num_classes, abstention)
         self.mod1 = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 64, 3, padding=1, bias=False)))
@@ -69,7 +74,7 @@ class DeepLabV3PlusWideResNet38(DeepLabV3Plus):
         self.bot_aspp = nn.Conv2d(self.aspp.out_channels, CONTEXT_CHANNELS, 1, bias=False)
         outputs = num_classes + int(abstention)
         self.final = refinement().append(nn.Conv2d(CONTEXT_CHANNELS, outputs, 1, bias=False))
-        self.logits_ood = OutlierHead(self.pre_logits_channels) if outlier_head else None
+        self.logits_ood = build_outlier_head(self, outlier_head)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, 3, H, W) to (N, 128, H / 2, W / 2) and (N, 4096, H / 8, W / 8)."""

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.models.external import build_external, default_classifier
-from anomaly_seg_ros.models.outlier_head import OutlierHead
+from anomaly_seg_ros.models.outlier_branch import build_outlier_head
 from anomaly_seg_ros.models.probing import Layout, probe
 
 _PREFIX = "network"
@@ -74,13 +73,16 @@ class WrappedNetwork(SegmentationNetwork):
         pre_logits: Path of the layer whose output the classifier reads.
         classifier: Path or paths of the layers that make the logits; None finds the next layer
             behind ``pre_logits`` that gives K (or K + 1) channels.
-        outlier_head: Adds the DenseHybrid head (BN - ReLU - 1x1) on the pre-logits.
+        outlier_head: See :func:`~anomaly_seg_ros.models.outlier_branch.build_outlier_head`.
         abstention: The last layer has K + 1 outputs (PEBAL), of which the first K are returned.
         size_multiple: H and W must be multiples of it.
         output_stride: Rows of the image for each row of the logits.
         pre_logits_channels: Channels of the pre-logits.
         trainable_parts: Paths by part; replaces the parts that are found, one by one.
         trunk: Paths of the part that usually comes pre-trained.
+        feature_layers: Channels by path, see
+            :class:`~anomaly_seg_ros.contract.SegmentationNetwork`. Older files lack it; if only
+            this is None, the network has none.
         returns_logits: See :func:`~anomaly_seg_ros.models.probing.probe`.
         align_corners: How the network upsamples its logits, which is left to the caller here.
             If only this is None it is False: older files lack it.
@@ -98,13 +100,14 @@ class WrappedNetwork(SegmentationNetwork):
         factory_arguments: Mapping[str, Any] | None = None,
         pre_logits: str | None = None,
         classifier: str | Sequence[str] | None = None,
-        outlier_head: bool = False,
+        outlier_head: bool | Mapping[str, Any] = False,
         abstention: bool = False,
         size_multiple: int = 32,
         output_stride: int | None = None,
         pre_logits_channels: int | None = None,
         trainable_parts: Mapping[str, Sequence[str]] | None = None,
         trunk: Sequence[str] | None = None,
+        feature_layers: Mapping[str, int] | None = None,
         returns_logits: bool = True,
         align_corners: bool | None = None,
         module: nn.Module | None = None,
@@ -141,6 +144,9 @@ class WrappedNetwork(SegmentationNetwork):
             parts = {**found.trainable_parts, **(trainable_parts or {})}
             given = {**vars(found), **_not_none(given), "trainable_parts": parts}
             given["classifier"] = found.classifier
+        if feature_layers is None:
+            feature_layers = given.get("feature_layers", {})
+        given["feature_layers"] = feature_layers
         if align_corners is None:
             align_corners = given.get("align_corners", False)
         given["align_corners"] = align_corners
@@ -149,6 +155,9 @@ class WrappedNetwork(SegmentationNetwork):
         self.align_corners = self._layout.align_corners
         self.pre_logits_channels = self._layout.pre_logits_channels
         self.trunk = _prefixed(self._layout.trunk)
+        self.feature_layers = {
+            f"{_PREFIX}.{path}": channels for path, channels in self._layout.feature_layers.items()
+        }
         self.trainable_parts = {
             part: _prefixed(paths) for part, paths in self._layout.trainable_parts.items()
         }
@@ -157,7 +166,8 @@ class WrappedNetwork(SegmentationNetwork):
             tap = _Tap(stops=path == self._layout.classifier[-1])
             self.network.get_submodule(path).register_forward_pre_hook(tap.before_layer)
             self._taps.append(tap)
-        self.outlier_head = OutlierHead(self.pre_logits_channels) if outlier_head else None
+        self.outlier_head = build_outlier_head(self, outlier_head)
+        self._outlier_head = outlier_head
 
     @classmethod
     def around(cls, module: nn.Module, **arguments: Any) -> WrappedNetwork:
@@ -182,7 +192,7 @@ class WrappedNetwork(SegmentationNetwork):
             "factory_arguments": self._factory_arguments,
             "pre_logits": self._pre_logits,
             "classifier": list(layout.classifier),
-            "outlier_head": self.outlier_head is not None,
+            "outlier_head": self._outlier_head,
             "abstention": self.abstention,
             "size_multiple": self.size_multiple,
             "output_stride": layout.output_stride,
@@ -190,6 +200,7 @@ class WrappedNetwork(SegmentationNetwork):
             "pre_logits_channels": layout.pre_logits_channels,
             "trainable_parts": {k: list(v) for k, v in layout.trainable_parts.items()},
             "trunk": list(layout.trunk),
+            "feature_layers": dict(layout.feature_layers),
         }
 
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -203,18 +214,7 @@ class WrappedNetwork(SegmentationNetwork):
             Pre-logits, logits before the network's last upsampling, and outlier logits on the
             grid of the logits.
         """
-        pre_logits = self._run_to_classifier(images)
-        logits = self.classify(pre_logits)
-        if self.outlier_head is None:
-            return NetworkOutput(pre_logits, logits)
-        ood_logits = self.outlier_head(pre_logits)
-        if ood_logits.shape[-2:] != logits.shape[-2:]:
-            # Not the network's align_corners, which is that of its upsampling behind the
-            # classifier: a transposed convolution keeps half-pixel centres.
-            ood_logits = F.interpolate(
-                ood_logits, size=logits.shape[-2:], mode="bilinear", align_corners=False
-            )
-        return NetworkOutput(pre_logits, logits, ood_logits)
+        return self.outputs(self._run_to_classifier(images))
 
     def classify(self, pre_logits: Tensor) -> Tensor:
         """Maps pre-logits to logits (N, K, h, w): the classifier alone."""
@@ -264,7 +264,8 @@ def _checked(network: nn.Module, layout: Layout) -> Layout:
         )
     parts = {part: tuple(paths) for part, paths in layout.trainable_parts.items()}
     classifier, trunk = tuple(layout.classifier), tuple(layout.trunk)
-    named = (*classifier, *trunk, *(path for paths in parts.values() for path in paths))
+    named = (*classifier, *trunk, *layout.feature_layers)
+    named += tuple(path for paths in parts.values() for path in paths)
     missing = set(named) - {path for path, _ in network.named_modules()}
     if missing:
         raise CheckpointError(
@@ -277,6 +278,7 @@ def _checked(network: nn.Module, layout: Layout) -> Layout:
         layout.align_corners,
         parts,
         trunk,
+        {path: int(channels) for path, channels in layout.feature_layers.items()},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from anomaly_seg_ros.system.tool import run_tool
 from training.engine.config import CONFIGS, add_config_options, load_config
 from training.engine.distributed import Distributed, training_device
@@ -99,6 +100,7 @@ def run_entry(
     def start() -> None:
         given = [f"{k}={v}" for k in shorthands if (v := getattr(parsed, k)) is not None]
         config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given], parsed.data)
+        keep_freed_memory()
         torch.manual_seed(config["seed"])
         use_exact_float32()
         device = training_device(parsed.device)

@@ -39,29 +39,43 @@ def head_values(pixels: Pixels, void_pixels: str) -> tuple[Tensor, Tensor, Tenso
 class OutlierHeadLoss(OpenSetLoss):
     """Cross-entropy of classes and of the outlier head, without a term on outlier logits: "OH".
 
+    With ``segmentation_weight`` 0 it is the head's loss alone, for a head on a frozen network.
+
     Source: Bevandic et al., "Dense open-set recognition based on training with noisy negative
     images" (IVC 2022), whose weight is 0.2; baseline of the synthetic-negatives paper's Table 4.
 
     Args:
         weight: Weight of the head's loss, which is one mean over all inlier and outlier pixels.
         void_pixels: ``ignored`` or ``inlier``; see :func:`head_values`.
+        segmentation_weight: Weight of the cross-entropy of the classes.
         **options: See :class:`~training.losses.base.OpenSetLoss`.
     """
 
     needs_outlier_head = True
 
-    def __init__(self, weight: float = 0.2, void_pixels: str = "ignored", **options: Any) -> None:
+    def __init__(
+        self,
+        weight: float = 0.2,
+        void_pixels: str = "ignored",
+        segmentation_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.weight = number("weight", weight, 0)
         self.void_pixels = choice("void_pixels", void_pixels, VOID_MODES)
+        self.segmentation_weight = number("segmentation_weight", segmentation_weight, 0)
 
     def weighted_terms(
         self, output: NetworkOutput, labels: Tensor, ood_mask: Tensor
     ) -> WeightedTerms:
         """``L = L_id + weight L_head``."""
+        if self.segmentation_weight == 0:
+            # Upsampling logits that nobody reads is a third of a step.
+            output = output._replace(logits=output.logits[:, :1])
         pixels = self.pixels(output, labels, ood_mask)
         values, inlier, outlier = head_values(pixels, self.void_pixels)
-        return {
-            "segmentation": (1.0, segmentation_term(pixels, self.class_weights)),
-            "head": (self.weight, global_mean(values, inlier | outlier)),
-        }
+        terms: WeightedTerms = {"head": (self.weight, global_mean(values, inlier | outlier))}
+        if self.segmentation_weight > 0:
+            term = segmentation_term(pixels, self.class_weights)
+            terms["segmentation"] = (self.segmentation_weight, term)
+        return terms

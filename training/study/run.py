@@ -30,6 +30,7 @@ import torch
 
 from anomaly_seg_ros.errors import AnomalySegError, ParameterError
 from anomaly_seg_ros.io import safe_yaml_json
+from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 from anomaly_seg_ros.system.tool import run_tool
 from training.data.corpora import TrainingData
 from training.engine.config import CONFIGS, load_config
@@ -224,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--out is needed, but for --tables alone")
 
     def start() -> None:
+        keep_freed_memory()
         use_exact_float32()
         study = read_study(args.study)
         tables = read_experiments(study)
