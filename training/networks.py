@@ -29,7 +29,7 @@ from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
 from training.pretrained import load_context
 
-PARTS = ("outlier_head", "last_layer", "classification_head", "decoder", "upper", "all")
+PARTS = ("last_layer", "classification_head", "decoder", "upper", "all", "outlier_head")
 MODES = ("train", "eval")
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
