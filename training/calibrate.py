@@ -11,7 +11,8 @@ In-distribution pixels are the labelled pixels of frames held out from training,
 its data's are refused.
 
 Every score that the model offers is calibrated, including those of an outlier head, if it has one,
-and SML, whose class statistics are measured first.
+and SML, whose class statistics are measured first. The rates of whole objects
+(:mod:`training.object_rates`) are those of the default score.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from anomaly_seg_ros.errors import OutputError, ParameterError, first_line
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from anomaly_seg_ros.labels import ANOMALY, IGNORE_INDEX, UNKNOWN_ID
+from anomaly_seg_ros.objects.rates import ObjectRates
+from anomaly_seg_ros.objects.regions import ObjectRule
 from anomaly_seg_ros.scores import SCORES, ClassStatistics, missing_for
 from anomaly_seg_ros.system.tool import run_tool
 from anomaly_seg_ros.taxonomy import Taxonomy
@@ -48,6 +51,7 @@ from training.engine.config import CONFIGS, add_config_options, load_config, rea
 from training.engine.entry import data_folder, folder_argument
 from training.engine.storage import write_atomically
 from training.networks import check_classes
+from training.object_rates import object_rates
 
 INLIER_RATES = (
     0.9, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.075, 0.05, 0.04, 0.03, 0.02, 0.015, 0.01,
@@ -219,6 +223,8 @@ def calibrate(
 ) -> ModelMetadata:
     """Measures statistics, scales, thresholds and rates of every score that the model offers.
 
+    With unknown things, also what share of them is found as objects by the default score.
+
     Args:
         network: Any network of this package; not changed.
         metadata: Its metadata; the inference size is used.
@@ -265,7 +271,7 @@ def calibrate(
     inliers.scores["sml"] = inliers_sml.scores["sml"]
     if outliers is not None and outliers_sml is not None:
         outliers.scores["sml"] = outliers_sml.scores["sml"]
-    measured = {
+    measured: dict[str, Any] = {
         "target_fpr": target_fpr,
         "in_distribution": f"{inliers.predicted.size} pixels of {count} frames",
         "unknown": f"{0 if outliers is None else outliers.predicted.size} pixels of {unknown} "
@@ -274,12 +280,28 @@ def calibrate(
     print("calibrated on " + ", ".join(f"{k}: {v}" for k, v in measured.items()))
     calibration = calibrate_scores(inliers, outliers, target_fpr)
     print_rates(calibration)
-    return replace(
-        metadata,
-        statistics=statistics,
-        calibration=calibration,
-        provenance={**metadata.provenance, "calibration": measured},
-    )
+    metadata = replace(metadata, statistics=statistics, calibration=calibration)
+    if unknown:
+        known = ((image, np.where(mask, 0, IGNORE_INDEX)) for image, mask in inlier_frames())
+        kinds: dict[str, Sequence[MaskedFrame]] = {"natural": natural, "pasted": mixed}
+        rates, report = object_rates(
+            Segmenter(network, metadata, device=device),
+            metadata.default_score,
+            tqdm(known, "objects, false alarms", count, unit="frame"),
+            {
+                kind: (
+                    (frame.image, frame.mask)
+                    for frame in tqdm(frames, f"objects, {kind}", unit="frame")
+                )
+                for kind, frames in kinds.items()
+                if frames
+            },
+            ObjectRule(),
+        )
+        print_object_rates(rates)
+        metadata = replace(metadata, object_rates=rates)
+        measured["objects"] = report
+    return replace(metadata, provenance={**metadata.provenance, "calibration": measured})
 
 
 def print_rates(calibration: dict[str, ScoreCalibration]) -> None:
@@ -289,6 +311,13 @@ def print_rates(calibration: dict[str, ScoreCalibration]) -> None:
         if rates is not None:
             tpr = np.interp(score.threshold, rates.thresholds, rates.rates)
             print(f"{name:14s} threshold {score.threshold:9.4f} flags {tpr:6.1%} of the unknowns")
+
+
+def print_object_rates(rates: ObjectRates) -> None:
+    """Prints the share of unknown things that is found at each rate of false alarms."""
+    print(f"objects by {rates.score}: smallest score, false alarms per frame, things found")
+    for row in zip(rates.min_scores, rates.false_alarms, rates.found, strict=True):
+        print("  {:.4f} {:7.2f} {:7.1%}".format(*row))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

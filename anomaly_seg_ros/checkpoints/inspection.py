@@ -122,6 +122,10 @@ def as_text(report: dict[str, Any]) -> str:
             for name, score in report["calibration"].items()
         ),
     ]
+    if objects := report.get("object_rates"):
+        lines.append(f"objects by {objects['score']}: score, false alarms per frame, found")
+        rows = zip(*(objects[k] for k in ("min_scores", "false_alarms", "found")), strict=True)
+        lines += ["  {:.4f}  {:7.3f}  {:6.1%}".format(*row) for row in rows]
     if not report["calibration"]:
         lines.append("  not calibrated: python -m training.calibrate --model FILE --out NEW")
     if report["provenance"]:

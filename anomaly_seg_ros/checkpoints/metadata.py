@@ -10,15 +10,19 @@ import numpy as np
 import torch
 
 from anomaly_seg_ros.calibration import RateTable, ScoreCalibration
-from anomaly_seg_ros.errors import CheckpointError
+from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.io.safe_yaml_json import parse_json, short_repr
 from anomaly_seg_ros.models.input_scaling import InputScaling
+from anomaly_seg_ros.objects.rates import ObjectRates
+from anomaly_seg_ros.objects.regions import ObjectRule
 from anomaly_seg_ros.scores import SCORES, ClassStatistics
 
 FORMAT = 1
 # Key of the JSON in the header of a safetensors file.
 METADATA_KEY = "anomaly_seg_ros"
 _LONGEST_SIDE = 1 << 16
+# What reading a value of another type, shape or range raises.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, ParameterError)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class ModelMetadata:
         default_score: The score of ``score_method: auto``.
         calibration: Constants by score name.
         statistics: Mean and deviation of the maximum logit by class, for ``sml``.
+        object_rates: What share of unknown objects is found, at how many false alarms; None
+            without a calibration on such, as in files that are older than this field.
         provenance: Free-form: data, commands, figures, licence.
     """
 
@@ -53,6 +59,7 @@ class ModelMetadata:
     default_score: str = "max_logit"
     calibration: dict[str, ScoreCalibration] = field(default_factory=dict)
     statistics: ClassStatistics | None = None
+    object_rates: ObjectRates | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -86,6 +93,7 @@ class ModelMetadata:
                     "mean": self.statistics.mean.tolist(),
                     "std": self.statistics.std.tolist(),
                 },
+                **_object_rates_json(self.object_rates),
                 "provenance": self.provenance,
             },
             indent=1,
@@ -129,9 +137,17 @@ class ModelMetadata:
                     torch.tensor(_floats(statistics["mean"]), dtype=torch.float32),
                     torch.tensor(_floats(statistics["std"]), dtype=torch.float32),
                 ),
+                object_rates=_parse_object_rates(raw.get("object_rates")),
                 provenance=dict(raw["provenance"]),
             )
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            ParameterError,
+        ) as error:
             raise CheckpointError(f"{source}: unreadable model metadata: {error!r}") from error
         if len(metadata.classes) != len(metadata.palette):
             raise CheckpointError(
@@ -219,4 +235,26 @@ def _parse_calibration(raw: dict[str, Any]) -> ScoreCalibration:
         raise KeyError("inlier_rates")
     return ScoreCalibration(
         float(raw["threshold"]), float(raw["scale"]), inlier_rates, table(raw["outlier_rates"])
+    )
+
+
+def _object_rates_json(rates: ObjectRates | None) -> dict[str, Any]:
+    """The entry ``object_rates``; none without rates, so that older versions' files stay equal."""
+    if rates is None:
+        return {}
+    entry = {key: list(getattr(rates, key)) for key in ("min_scores", "false_alarms", "found")}
+    rule = {key: getattr(rates.rule, key) for key in ("threshold", "low_threshold", "min_area")}
+    return {"object_rates": {"score": rates.score, "rule": rule, **entry}}
+
+
+def _parse_object_rates(raw: dict[str, Any] | None) -> ObjectRates | None:
+    if raw is None:
+        return None
+    threshold, low_threshold = _floats([raw["rule"][k] for k in ("threshold", "low_threshold")])
+    return ObjectRates(
+        _score(raw["score"]),
+        ObjectRule(threshold, low_threshold, _side(raw["rule"]["min_area"])),
+        _floats(raw["min_scores"]),
+        _floats(raw["false_alarms"]),
+        _floats(raw["found"]),
     )

@@ -48,7 +48,7 @@ class ObjectRule:
     """
 
     threshold: float = 0.5
-    low_threshold: float = 0.4
+    low_threshold: float = 0.45
     min_area: int = 100
     min_size_m: float = 0.0
     min_score: float = 0.0

@@ -17,6 +17,8 @@ from anomaly_seg_ros.checkpoints.loading import PUBLIC, load_model, resolve_mode
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import CheckpointError, OutputError
 from anomaly_seg_ros.models.erfnet import ERFNet
+from anomaly_seg_ros.objects.rates import ObjectRates
+from anomaly_seg_ros.objects.regions import ObjectRule
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.taxonomy import load_taxonomy
 
@@ -41,6 +43,34 @@ def test_metadata_round_trip() -> None:
     assert restored.classes == metadata.classes
     assert (restored.palette == metadata.palette).all()
     assert torch.equal(restored.statistics.std, metadata.statistics.std)
+
+
+RATES = ObjectRates("energy", ObjectRule(0.5, 0.4, 80), (0.0, 0.6), (2.5, 0.1), (0.9, 0.7))
+
+
+def test_object_rates_are_an_optional_part_of_the_metadata() -> None:
+    metadata = tiny_metadata(object_rates=RATES)
+    assert ModelMetadata.from_json(metadata.to_json()).object_rates == RATES
+    older = json.loads(tiny_metadata().to_json())
+    assert "object_rates" not in older
+    assert ModelMetadata.from_json(json.dumps(older)).object_rates is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "needle"),
+    [
+        (lambda r: r.pop("rule"), "rule"),
+        (lambda r: r["found"].append(0.5), "a table of object rates is damaged"),
+        (lambda r: r["rule"].update(low_threshold=7.0), "low_threshold must be in"),
+        (lambda r: r.update(score="best"), "unknown score"),
+        (lambda r: r.update(min_scores="ab"), "finite numbers"),
+    ],
+)
+def test_damaged_object_rates_are_refused(damage, needle: str) -> None:
+    content = json.loads(tiny_metadata(object_rates=RATES).to_json())
+    damage(content["object_rates"])
+    with pytest.raises(CheckpointError, match=needle):
+        ModelMetadata.from_json(json.dumps(content), "x.safetensors")
 
 
 def test_uncalibrated_scores_keep_their_order_on_the_unit_scale() -> None:

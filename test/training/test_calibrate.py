@@ -135,11 +135,15 @@ class TestNotes:
         model = save_tiny_model(tmp_path / "tiny.safetensors")
         out = tmp_path / "out.json"
         assert calibrate_file(model, out, "--notes", str(notes)) == 0
-        provenance = ModelMetadata.from_json(out.read_text()).provenance
+        metadata = ModelMetadata.from_json(out.read_text())
+        provenance = metadata.provenance
         assert provenance["day"] == "2026-11-03"
         assert provenance["times"] == ["2026-11-03T12:30:00+00:00"]
         assert provenance["seeds"] == {"1": "a"}
         assert "calibration" in provenance
+        # The things are searched by the default score, on one frame that shows no thing.
+        assert metadata.object_rates.score == metadata.default_score
+        assert len(metadata.object_rates.found) >= 1
 
     @pytest.mark.parametrize(
         ("text", "message"),
