@@ -37,7 +37,11 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12  VENV=folder  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
+# vision_msgs: a fraction of a second where it is there.
+MESSAGES := @tools/build_messages.sh
+
 demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out/demo/ [DATA=folder]
+	$(MESSAGES)
 	@$(PY) -m anomaly_seg_ros.cli.demo \
 		--out "$(or $(OUT),out/demo)" $(if $(DATA),--data "$(DATA)")
 
@@ -48,9 +52,11 @@ FAST := -n $(JOBS) --dist loadfile -m "not slow and not thorough and not exhaust
 REST := -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "(slow or thorough) and not exhaustive"
 
 test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="test/metrics -k ap"]
+	$(MESSAGES)
 	@$(PY) -m pytest $(or $(TESTS),$(FAST))
 
 test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out, but for those of check-packages
+	$(MESSAGES)
 	@$(PY) -m pytest $(REST)
 
 check-packages: $(VENV)/.dev ## Start the node without each package in turn

@@ -21,10 +21,11 @@ LOCKS = {
     "apt-runtime.txt": (["runtime.txt"], ["apt.txt"]),
     "apt-dev.txt": (["runtime.txt", "dev.txt"], ["apt.txt"]),
     "colcon.txt": (["colcon.txt"], []),
+    "messages.txt": (["messages.txt"], []),
 }
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The ROS wheels exist for x86-64 only; on top of an apt ROS there are ARM boards as well.
-MACHINES = {"runtime.txt": ["x86_64"], "dev.txt": ["x86_64"]}
+MACHINES = {name: ["x86_64"] for name in ("runtime.txt", "dev.txt", "messages.txt")}
 BOTH = ["x86_64", "aarch64"]
 
 
