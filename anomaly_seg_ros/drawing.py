@@ -30,6 +30,11 @@ _INK = (32, 34, 40)
 _PAPER = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
+# Text of labels is drawn larger and then scaled down: OpenCV's own smoothing leaves it ragged.
+_FINER = 4
+_LABEL_BACK = (16, 20, 28)
+_LABEL_OPACITY = 0.86
+
 # 256 x RGB; perceptually uniform, so that equal steps of the score look equal.
 _HEAT_COLOURS = cv2.applyColorMap(
     np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO
@@ -87,6 +92,40 @@ def overlay(
     if unknown is not None:
         _mark_unknown(blended, image, unknown)
     return blended
+
+
+def mark_objects(
+    picture: np.ndarray,
+    boxes: Sequence[tuple[int, int, int, int]],
+    captions: Sequence[str],
+) -> np.ndarray:
+    """Draws the corners of a box around each object, with a caption above or below it.
+
+    Captions keep clear of one another where there is room, and never leave the picture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        boxes: (left, top, width, height) of each object in pixels; the first ones are drawn last
+            and choose the place of their caption first.
+        captions: One short line of ASCII each.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: The array is no picture.
+    """
+    canvas = _picture(picture, "picture").copy()
+    unit = max(1.0, min(canvas.shape[:2]) / 512)
+    for box in reversed(boxes):
+        _corners(canvas, box, unit)
+    taken: list[tuple[int, int, int, int]] = []
+    for box, caption in zip(boxes, captions, strict=True):
+        label, opacity = _label(caption, unit)
+        place = _free_place(box, label.shape[:2], canvas.shape[:2], taken, round(8 * unit))
+        taken.append((*place, *label.shape[:2]))
+        _blend(canvas, label, opacity, place)
+    return canvas
 
 
 def heat_map(unit_score: np.ndarray) -> np.ndarray:
@@ -235,6 +274,103 @@ def _grown_box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     left, top, width, height = cv2.boundingRect(mask)
     rows = slice(max(0, top - margin), top + height + margin)
     return rows, slice(max(0, left - margin), left + width + margin)
+
+
+def _corners(canvas: np.ndarray, box: tuple[int, int, int, int], unit: float) -> None:
+    """Draws four corners a little outside a box; a dark line below keeps them visible on white."""
+    left, top, width, height = box
+    gap = round(5 * unit)
+    x0, y0, x1, y1 = left - gap, top - gap, left + width - 1 + gap, top + height - 1 + gap
+    arm = max(2 * gap, round(0.22 * min(x1 - x0, y1 - y0)))
+    across, down = min(arm, (x1 - x0) // 2), min(arm, (y1 - y0) // 2)
+    lines = [
+        np.array([(x, y + sy * down), (x, y), (x + sx * across, y)], np.int32)
+        for x, sx in ((x0, 1), (x1, -1))
+        for y, sy in ((y0, 1), (y1, -1))
+    ]
+    thin = max(2, round(2 * unit))
+    cv2.polylines(canvas, lines, False, _LABEL_BACK, thin + 2, cv2.LINE_AA)
+    cv2.polylines(canvas, lines, False, _OUTLINE_COLOUR, thin, cv2.LINE_AA)
+
+
+def _label(text: str, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a caption in a rounded box.
+
+    Returns:
+        (h, w, 3) uint8 RGB and its opacity (h, w) float32 in [0, 1].
+    """
+    scale, thick = 0.42 * unit * _FINER, max(1, round(1.1 * unit * _FINER))
+    (width, height), base = cv2.getTextSize(text, _FONT, scale, thick)
+    side, above = round(5 * unit * _FINER), round(4 * unit * _FINER)
+    size = [
+        -(-length // _FINER) * _FINER
+        for length in (height + base // 2 + 2 * above, width + 2 * side)
+    ]
+    shape = np.zeros(size, np.uint8)
+    round_off = round(4 * unit * _FINER)
+    cv2.rectangle(shape, (round_off, 0), (size[1] - 1 - round_off, size[0] - 1), 255, -1)
+    cv2.rectangle(shape, (0, round_off), (size[1] - 1, size[0] - 1 - round_off), 255, -1)
+    for x in (round_off, size[1] - 1 - round_off):
+        for y in (round_off, size[0] - 1 - round_off):
+            cv2.circle(shape, (x, y), round_off, 255, -1)
+    text_at = (side, above + height)
+    drawn = np.full((*size, 3), _LABEL_BACK, np.uint8)
+    cv2.putText(drawn, text, text_at, _FONT, scale, _OUTLINE_COLOUR, thick, cv2.LINE_AA)
+    cv2.rectangle(drawn, (0, 0), (round(2.5 * unit * _FINER), size[0]), UNKNOWN_COLOUR, -1)
+    solid = np.where(drawn.max(axis=2) > max(_LABEL_BACK), 1.0, _LABEL_OPACITY)
+    small = (size[1] // _FINER, size[0] // _FINER)
+    opacity = (solid * (shape / 255)).astype(np.float32)
+    return (
+        cv2.resize(drawn, small, interpolation=cv2.INTER_AREA),
+        cv2.resize(opacity, small, interpolation=cv2.INTER_AREA),
+    )
+
+
+def _free_place(
+    box: tuple[int, int, int, int],
+    label: tuple[int, int],
+    frame: tuple[int, int],
+    taken: Sequence[tuple[int, int, int, int]],
+    gap: int,
+) -> tuple[int, int]:
+    """(top, left) of a label of (height, width): above the box, else below, else beside it."""
+    left, top, width, height = box
+    tall, wide = label
+    above, below = top - gap - tall, top + height + gap
+    wished = [
+        (above, left - gap // 2),
+        (below, left - gap // 2),
+        (top, left + width + gap),
+        (top, left - gap - wide),
+        (above, left + width + gap // 2 - wide),
+        (above - tall - 2, left - gap // 2),
+        (below + tall + 2, left - gap // 2),
+    ]
+    places = [
+        (max(0, min(y, frame[0] - tall)), max(0, min(x, frame[1] - wide))) for y, x in wished
+    ]
+
+    def overlap(place: tuple[int, int]) -> int:
+        y, x = place
+        return sum(
+            max(0, min(y + tall, ty + th) - max(y, ty))
+            * max(0, min(x + wide, tx + tw) - max(x, tx))
+            for ty, tx, th, tw in (*taken, (top, left, height, width))
+        )
+
+    return min(places, key=overlap)
+
+
+def _blend(
+    canvas: np.ndarray, label: np.ndarray, opacity: np.ndarray, place: tuple[int, int]
+) -> None:
+    """Lays a label over the canvas; what would leave it is cut off."""
+    rows = slice(place[0], min(canvas.shape[0], place[0] + label.shape[0]))
+    columns = slice(place[1], min(canvas.shape[1], place[1] + label.shape[1]))
+    under = canvas[rows, columns]
+    tall, wide = under.shape[:2]
+    share = opacity[:tall, :wide, None]
+    canvas[rows, columns] = np.rint(share * label[:tall, :wide] + (1 - share) * under)
 
 
 def _plane(array: np.ndarray, what: str, dtype: type) -> np.ndarray:

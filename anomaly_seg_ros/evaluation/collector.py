@@ -23,7 +23,7 @@ from anomaly_seg_ros.evaluation.results import (
     metrics_json,
 )
 from anomaly_seg_ros.evaluation.summary import closed_set_figures, pixel_counts, pooled_figures
-from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
+from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from anomaly_seg_ros.errors import ImageError, OutputError
-from anomaly_seg_ros.evaluation import video
-from anomaly_seg_ros.evaluation.video import OverlayVideo, compose_frame, letterbox
+from anomaly_seg_ros.footage import film as film_module
+from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
 
 
 def frame(index: int, height: int = 48, width: int = 96) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_an_encoder_that_dies_is_one_clear_error(tmp_path: Path, monkeypatch) ->
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\necho 'No space left on device' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(video, "find_ffmpeg", lambda: str(broken))
+    monkeypatch.setattr(film_module, "find_ffmpeg", lambda: str(broken))
     path = tmp_path / "out" / "overlay.mp4"
     # More than a pipe holds, so that writing itself fails, not only closing.
     big = np.zeros((480, 960, 3), np.uint8)
@@ -142,7 +142,7 @@ def test_no_ffmpeg_says_what_to_install(monkeypatch) -> None:
 
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", absent)
     with pytest.raises(OutputError, match="pip install imageio-ffmpeg"):
-        video.find_ffmpeg()
+        film_module.find_ffmpeg()
 
 
 def test_compose_puts_three_panels_side_by_side() -> None:

@@ -1,4 +1,4 @@
-"""A film of the evaluation: H.264 in MP4, which browsers and players read.
+"""Writes films: H.264 in MP4, which browsers and players read.
 
 OpenCV's wheels carry no H.264 encoder, so the frames go through a pipe to ffmpeg: the one of the
 imageio-ffmpeg wheel, or where that is not installed the one on the PATH.
@@ -7,13 +7,14 @@ imageio-ffmpeg wheel, or where that is not installed the one on the PATH.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from anomaly_seg_ros.errors import ImageError, OutputError
 # Near-lossless to the eye, about 1 MB for ten seconds of street at 1536 x 256.
 _QUALITY = "21"
 _FINISH_TIMEOUT_S = 120.0
+_MAX_WIDTH = 1920
 
 
 class OverlayVideo:
@@ -69,6 +71,8 @@ class OverlayVideo:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._messages,
+                # Ctrl-C is for us: a film that is stopped still gets its end.
+                start_new_session=True,
             )
         except OSError as error:
             self._close_messages()
@@ -170,6 +174,54 @@ class OverlayVideo:
         if self._messages is not None:
             self._messages.close()
             self._messages = None
+
+
+class StreamFilm:
+    """A film of pictures of any size and pace, begun with the first; a context manager.
+
+    Args:
+        path: The file, or None for no film.
+        frame_rate: Frames per second.
+        live: Pictures come when they come: each is shown until the next one's time.
+    """
+
+    def __init__(self, path: Path | None, frame_rate: float, live: bool) -> None:
+        self._path, self._frame_rate, self._live = path, frame_rate, live
+        self._stack = contextlib.ExitStack()
+        self._video: OverlayVideo | None = None
+        self._size = (0, 0)
+        self._last: np.ndarray | None = None
+
+    def __enter__(self) -> StreamFilm:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, picture: np.ndarray, time_s: float | None) -> None:
+        """Adds a picture of any size; those of another size than the first get bars.
+
+        Raises:
+            OutputError: The film cannot be written.
+        """
+        if self._path is None:
+            return
+        if picture.shape[1] > _MAX_WIDTH:
+            picture = drawing.fit_width(picture, _MAX_WIDTH)
+        if self._video is None:
+            self._size = picture.shape[0], picture.shape[1]
+            film = OverlayVideo(self._path, self._size, self._frame_rate)
+            self._video = self._stack.enter_context(film)
+        picture = letterbox(picture, self._size)
+        if self._live and time_s is not None:
+            due = math.floor(time_s * self._frame_rate)
+            while self._last is not None and self._video.frames < due:
+                self._video.write(self._last)
+            self._last = picture
+            if self._video.frames > due:  # the camera is faster than the film
+                return
+        self._video.write(picture)
 
 
 def find_ffmpeg() -> str:
