@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune recipe study \
+.PHONY: help demo segment test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune recipe study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
@@ -44,6 +44,10 @@ demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out
 	$(MESSAGES)
 	@$(PY) -m anomaly_seg_ros.cli.demo \
 		--out "$(or $(OUT),out/demo)" $(if $(DATA),--data "$(DATA)")
+
+segment: $(VENV)/.runtime ## Pictures, a video or a camera as overlays, masks, scores, objects and a film [IN=... OUT=folder MODEL=default ARGS=...]
+	@$(PY) -m anomaly_seg_ros.cli.segment $(if $(IN),"$(IN)") \
+		--out "$(or $(OUT),out/segment)" --model "$(MODEL)" $(ARGS)
 
 # Processes that share the tests; each takes up to 3 GB of memory.
 JOBS ?= 2

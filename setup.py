@@ -53,6 +53,7 @@ def executables() -> list[str]:
     tools = (
         *("compare", "convert_model", "dataset_to_bag", "demo", "detector", "evaluate"),
         *("evaluate_bag", "evaluate_folder", "export_model", "inject_faults", "inspect_model"),
+        "segment",
     )
     return [f"{tool} = {NAME}.cli.executables:{tool}" for tool in tools]
 

@@ -49,6 +49,7 @@ def test_the_import_brings_neither_torch_nor_numpy():
 TORCH_FREE = (
     *("compare", "dataset_to_bag", "demo", "evaluate", "evaluate_bag", "evaluate_folder"),
     "export_model",
+    "segment",
 )
 
 

@@ -31,6 +31,7 @@ EXECUTABLES = {
     "export_model",
     "inject_faults",
     "inspect_model",
+    "segment",
 }
 # What tells an import of ROS from others; its name is also the one in package.xml.
 ROS_PREFIXES = ("_msgs", "_srvs", "_interfaces")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
-from anomaly_seg_ros.footage.sources import Frame
+from anomaly_seg_ros.footage.sources import CAMERA, Frame, decoded
 from anomaly_seg_ros.footage.video_file import quieten_opencv
 
 _POLL_S = 0.2
@@ -28,7 +28,7 @@ class Camera:
         ImageError: It cannot be opened.
     """
 
-    kind = "camera"
+    kind = CAMERA
     count: int | None = None
     frame_rate: float | None = None
 
@@ -67,7 +67,7 @@ class Camera:
             while (taken := self._take(stopped)) is not None:
                 moment, image = taken
                 first = first if count else moment
-                yield Frame(f"{count:06d}", partial(_itself, image), round(moment - first, 6))
+                yield Frame(f"{count:06d}", decoded(image), round(moment - first, 6))
                 count += 1
             if not stopped():
                 if not count:

@@ -123,7 +123,8 @@ class OverlayVideo:
         try:
             self._encoder.communicate(timeout=_FINISH_TIMEOUT_S)
             if self._encoder.returncode:
-                raise OutputError(f"cannot write {self._path}: {self._complaint()}")
+                reason = self._complaint() or f"ffmpeg ended with {self._encoder.returncode}"
+                raise OutputError(f"cannot write {self._path}: {reason}")
             self._partial.replace(self._path)
         except (OSError, subprocess.TimeoutExpired) as failure:
             raise OutputError(f"cannot write {self._path}: {failure}") from failure

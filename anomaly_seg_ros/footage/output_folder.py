@@ -1,7 +1,7 @@
 """The folder that ``segment`` fills: pictures by frame, and a record of what is finished.
 
 While a run goes on, ``progress.jsonl`` holds its settings and a line for each finished frame; at
-its end ``objects.json`` replaces it. Other files appear under their names only once they are whole.
+its end ``objects.json`` replaces it. Other files get their names only once they are whole.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ OBJECTS, PROGRESS, FILM = "objects.json", "progress.jsonl", "overlay.mp4"
 VIDEO, OVERLAYS = "video", "overlays"
 # What can be written: name, which is its folder's, -> suffix and options of the encoder. Level 1
 # makes score maps 3 % larger than the usual level, in a quarter of the time.
-PICTURES: dict[str, tuple[str, list[int]]] = {
+ENCODINGS: dict[str, tuple[str, list[int]]] = {
     OVERLAYS: (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92]),
     "masks": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 3]),
     "scores": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
     "labels": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 3]),
 }
-KINDS = (*PICTURES, VIDEO)
+KINDS = (*ENCODINGS, VIDEO)
 DEFAULT_KINDS = (OVERLAYS, "masks", "scores", VIDEO)
 
 # As io/atomic.py and film.py name unfinished files.
@@ -67,7 +67,7 @@ class OutputFolder:
         fresh: bool = False,
     ) -> None:
         self.path = folder
-        self._kinds = tuple(kind for kind in PICTURES if kind in kinds)
+        self._kinds = tuple(kind for kind in ENCODINGS if kind in kinds)
         self._film = VIDEO in kinds
         self._settings = json.loads(json.dumps(settings))
         self._progress: IO[str] | None = None
@@ -81,12 +81,8 @@ class OutputFolder:
             raise OutputError(f"{folder}: holds other files ({names}); name a new or empty folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for kind in self._kinds:
-                (folder / kind).mkdir(exist_ok=True)
-                for partial in (folder / kind).rglob(
-                    ".*.partial*"
-                ):  # of a process that was killed
-                    partial.unlink()
+            for partial in folder.rglob(_PARTIAL):  # of a process that was killed
+                partial.unlink()
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
 
@@ -132,7 +128,7 @@ class OutputFolder:
         try:
             self._progress = self._progress or self._begin()
             for kind in self._kinds:
-                suffix, options = PICTURES[kind]
+                suffix, options = ENCODINGS[kind]
                 stored = maps[kind][..., ::-1] if maps[kind].ndim == 3 else maps[kind]
                 content = cv2.imencode(suffix, np.ascontiguousarray(stored), options)[1]
                 write_atomically(self._file(kind, record["name"]), content.tobytes())
@@ -163,7 +159,7 @@ class OutputFolder:
             self._progress = None
 
     def _file(self, kind: str, name: str) -> Path:
-        return self.path / kind / f"{name}{PICTURES[kind][0]}"
+        return self.path / kind / f"{name}{ENCODINGS[kind][0]}"
 
     def _listed(self) -> list[str]:
         if not self.path.exists():
@@ -220,7 +216,7 @@ class OutputFolder:
     def _discard(self, records: Mapping[str, Record]) -> None:
         """Removes what was written, and nothing else that may lie there."""
         for name in records:
-            for kind in PICTURES:
+            for kind in ENCODINGS:
                 self._file(kind, name).unlink(missing_ok=True)
         for name in (FILM, OBJECTS, PROGRESS):
             (self.path / name).unlink(missing_ok=True)

@@ -27,8 +27,8 @@ from anomaly_seg_ros.footage.output_folder import (
     Record,
     score_steps,
 )
-from anomaly_seg_ros.footage.sources import Frame, Source
-from anomaly_seg_ros.inference.options import SegmenterOptions
+from anomaly_seg_ros.footage.sources import CAMERA, PICTURES, Frame, Source
+from anomaly_seg_ros.inference.options import AUTO, SegmenterOptions
 from anomaly_seg_ros.inference.prediction import OutputRequest, UnknownRule
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.atomic import file_sha256
@@ -37,8 +37,6 @@ from anomaly_seg_ros.objects.tracker import Tracker, TrackRule
 from anomaly_seg_ros.system.stop_request import stop_request
 
 _FRAME_RATE = 10.0  # of pictures and cameras, which state none
-AUTO = "auto"
-PICTURES, CAMERA = "pictures", "camera"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.io.images import IMAGE_SUFFIXES, read_image
 
+PICTURES, VIDEO, CAMERA = "pictures", "video", "camera"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -36,11 +37,16 @@ class Frame:
     file: tuple[int, int] | None = None
 
 
+def decoded(image: np.ndarray) -> Callable[[], np.ndarray]:
+    """The ``read`` of a frame that is in memory already."""
+    return lambda: image
+
+
 class Source(Protocol):
     """Frames in order.
 
     Attributes:
-        kind: ``pictures``, ``video`` or ``camera``.
+        kind: :data:`PICTURES`, :data:`VIDEO` or :data:`CAMERA`.
         name: What it is, for people.
         count: Number of frames, as far as it is known before they are read.
         frame_rate: Frames per second, where they have one.
@@ -71,7 +77,7 @@ class Pictures:
         ImageError: There is no such file, or no picture in a folder.
     """
 
-    kind = "pictures"
+    kind = PICTURES
     count: int | None
     frame_rate: float | None = None
     dropped = 0
@@ -108,11 +114,11 @@ def open_source(inputs: Sequence[str]) -> Source:
     makers: list[Callable[[], Source]] = []
     for text, path in zip(inputs, paths, strict=True):
         if text.isascii() and text.isdigit() and not path.exists():
-            makers.append(lambda text=text: Camera(int(text)))
+            makers.append(partial(Camera, int(text)))
         elif _URL.match(text) or _is_device(path):
-            makers.append(lambda text=text: Camera(text))
+            makers.append(partial(Camera, text))
         elif path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
-            makers.append(lambda path=path: VideoFile(path))
+            makers.append(partial(VideoFile, path))
     if not makers:
         return Pictures(paths)
     if len(inputs) > 1:

@@ -19,7 +19,7 @@ import numpy as np
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.footage.film import find_ffmpeg
-from anomaly_seg_ros.footage.sources import Frame
+from anomaly_seg_ros.footage.sources import VIDEO, Frame, decoded
 
 # Containers may state a length that is rounded to some frames.
 _TOLERATED_SHARE, _TOLERATED_FRAMES = 0.02, 2
@@ -41,7 +41,7 @@ class VideoFile:
         OutputError: There is no ffmpeg.
     """
 
-    kind = "video"
+    kind = VIDEO
     dropped = 0
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class VideoFile:
                     image = np.frombuffer(content, np.uint8).reshape(shape)
                     yield Frame(
                         f"{count:06d}",
-                        partial(_itself, image),
+                        decoded(image),
                         round(count / self.frame_rate, 6),
                     )
                     count += 1
