@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         nonlocal partly_read
-        # Not above: --help waits for no torch.
+        source = open_source(arguments.input or [str(asset_path("demo_clip"))])
+        # Not above: neither --help nor a wrong input waits for torch.
         from anomaly_seg_ros.footage.run import SegmentOptions, segment
 
         options = SegmentOptions(
@@ -43,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 threshold=arguments.threshold,
                 low_threshold=arguments.low_threshold,
                 min_area=arguments.min_area,
+                min_score=arguments.threshold
+                if arguments.min_score is None
+                else arguments.min_score,
             ),
+            false_alarms=arguments.false_alarms,
             alpha=arguments.alpha,
             kinds=tuple(arguments.write),
             frame_rate=arguments.fps,
@@ -51,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             limit=arguments.limit,
             fresh=arguments.fresh,
         )
-        source = open_source(arguments.input or [str(asset_path("demo_clip"))])
         summary = segment(source, arguments.out, options)
         for note in summary.notes:
             print(f"note: {note}", file=sys.stderr)
@@ -115,6 +119,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         default=default.min_area,
         help="of the smallest object (default: %(default)s)",
+    )
+    fewest = how.add_mutually_exclusive_group()
+    fewest.add_argument(
+        "--min-score",
+        type=float,
+        help="smallest mean score of an object's pixels, 0 to 1 (default: THRESHOLD)",
+    )
+    fewest.add_argument(
+        "--false-alarms",
+        type=float,
+        metavar="RATE",
+        help="false objects per frame, in place of --min-score: needs a model whose objects were "
+        "calibrated",
     )
     how.add_argument(
         "--alpha",

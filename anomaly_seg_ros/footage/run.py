@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from anomaly_seg_ros import drawing
 from anomaly_seg_ros.checkpoints.loading import resolve_model
+from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.footage.film import StreamFilm
 from anomaly_seg_ros.footage.output_folder import (
@@ -48,6 +49,8 @@ class SegmentOptions:
         segmenter: How the model runs.
         score: The anomaly score; ``auto`` is the model's default.
         rule: What counts as an unknown object; its threshold is that of the mask, too.
+        false_alarms: Wrong objects per frame that the model's calibration allows; None leaves the
+            rule's smallest score.
         alpha: Opacity of the class colours in the overlays, [0, 1].
         kinds: What to write, of :data:`~anomaly_seg_ros.footage.output_folder.KINDS`.
         frame_rate: Frames per second of the film; None takes the video's own, or 10.
@@ -63,6 +66,7 @@ class SegmentOptions:
     segmenter: SegmenterOptions = field(default_factory=SegmenterOptions)
     score: str = AUTO
     rule: ObjectRule = field(default_factory=ObjectRule)
+    false_alarms: float | None = None
     alpha: float = 0.45
     kinds: tuple[str, ...] = DEFAULT_KINDS
     frame_rate: float | None = None
@@ -165,6 +169,7 @@ class _Run:
         self._score = self._metadata.default_score if options.score == AUTO else options.score
         self._rate = options.frame_rate or source.frame_rate or _FRAME_RATE
         self._independent = _is_independent(source, options)
+        self._rule = _calibrated(options, self._metadata, self._score)
         self._tracker = Tracker()
         self._request = OutputRequest(
             confidence=False,
@@ -229,7 +234,7 @@ class _Run:
         assert unit is not None  # noqa: S101
         assert mask is not None  # noqa: S101
         assert open_labels is not None  # noqa: S101
-        objects = find_objects(unit, self._options.rule, labels)
+        objects = find_objects(unit, self._rule, labels)
         ids = self._follow(objects, seconds)
         # One that is seen for the first time may be noise.
         known = [(number, found) for number, found in zip(ids, objects, strict=True) if number]
@@ -291,6 +296,7 @@ class _Run:
                 "name": self._metadata.name,
                 "classes": list(self._metadata.classes),
                 "score": self._score,
+                "min_object_score": self._rule.min_score,
                 "raw_threshold": calibration.threshold,
                 "unit_scale": calibration.scale,
                 "device": str(self._segmenter.device),
@@ -313,11 +319,36 @@ def _settings(source: Source, options: SegmentOptions) -> dict[str, Any]:
         "model": {"name": str(options.model), "sha256": file_sha256(path)},
         "score": options.score,
         "objects": asdict(options.rule),
+        "false_alarms": options.false_alarms,
         "alpha": options.alpha,
         "fps": options.frame_rate,
         "independent": options.independent,
         "network": asdict(options.segmenter),
     }
+
+
+def _calibrated(options: SegmentOptions, metadata: ModelMetadata, score: str) -> ObjectRule:
+    """The rule, with the smallest score for the wished rate of false alarms.
+
+    Raises:
+        ParameterError: The model's objects were not calibrated, or not for this rule and rate.
+    """
+    rule, rates = options.rule, metadata.object_rates
+    if options.false_alarms is None:
+        return rule
+    if rates is None:
+        raise ParameterError(
+            f"false alarms: model {metadata.name!r} was not calibrated for objects; set the "
+            "smallest score instead, or run training.calibrate"
+        )
+    measured = replace(rates.rule, min_score=rule.min_score)
+    if (score, rule) != (rates.score, measured):
+        raise ParameterError(
+            f"false alarms: model {metadata.name!r} was calibrated for objects of score "
+            f"{rates.score!r}, threshold {measured.threshold:g}, low threshold "
+            f"{measured.low_threshold:g} and {measured.min_area} pixels"
+        )
+    return replace(rule, min_score=rates.min_scores[rates.index_for(options.false_alarms)])
 
 
 def _is_independent(source: Source, options: SegmentOptions) -> bool:

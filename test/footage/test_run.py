@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tiny import save_tiny_model
+from tiny import save_tiny_model, tiny_metadata, tiny_network
 
+from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.footage import run as run_module
 from anomaly_seg_ros.footage.output_folder import KINDS
@@ -20,6 +21,7 @@ from anomaly_seg_ros.footage.sources import open_source
 from anomaly_seg_ros.inference.options import SegmenterOptions
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.images import read_image, read_label
+from anomaly_seg_ros.objects.rates import ObjectRates
 from anomaly_seg_ros.objects.regions import ObjectRule
 
 CPU = SegmenterOptions(device="cpu", backend="torch", precision="fp32")
@@ -279,6 +281,27 @@ def test_only_what_is_wanted_is_written(
 ) -> None:
     call(scenes, tmp_path / "o", replace(options, kinds=("masks",), limit=2))
     assert names(tmp_path / "o") == {"masks/000.png", "masks/001.png", "objects.json"}
+
+
+def test_false_alarms_choose_the_smallest_score(
+    scenes: Path, tmp_path: Path, options: SegmentOptions
+) -> None:
+    rates = ObjectRates("msp", options.rule, (0.0, 0.51, 0.6), (9.0, 2.0, 0.5), (0.9, 0.8, 0.4))
+    path = tmp_path / "calibrated.safetensors"
+    save_model(path, tiny_network(), tiny_metadata(object_rates=rates))
+    calibrated = replace(options, model=str(path), false_alarms=3.0)
+    call(scenes, tmp_path / "o", calibrated)
+    found = document(tmp_path / "o")
+    assert found["model"]["min_object_score"] == 0.51
+    assert all(o["score"] >= 0.51 for entry in found["frames"] for o in entry["objects"])
+    wrong = {
+        "not calibrated for objects": replace(options, false_alarms=3.0),
+        "fewer than the 0.5": replace(calibrated, false_alarms=0.1),
+        "calibrated for objects of score 'msp'": replace(calibrated, score="energy"),
+    }
+    for number, (told, other) in enumerate(wrong.items()):
+        with pytest.raises(ParameterError, match=told):
+            call(scenes, tmp_path / str(number), other)
 
 
 @pytest.mark.parametrize(
