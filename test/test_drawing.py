@@ -168,3 +168,44 @@ def test_beside() -> None:
 def test_refuses_what_is_no_picture(call, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         call()
+
+
+def test_objects_are_marked_around_them_and_inside_the_picture() -> None:
+    picture = np.full((200, 300, 3), 90, np.uint8)
+    boxes = [(100, 80, 60, 40), (0, 0, 30, 20), (270, 180, 30, 20)]
+    marked = drawing.mark_objects(picture, boxes, [f"#{n}  0.5{n}" for n in range(1, 4)])
+    assert marked.shape == picture.shape
+    assert marked.dtype == np.uint8
+    assert (picture == 90).all(), "its input is left alone"
+    left, top, width, height = boxes[0]
+    inside = marked[top : top + height, left : left + width]
+    assert (inside == 90).mean() > 0.9, "the object itself stays visible"
+    # White corners outside the box, of equal length.
+    corner = marked[top - 5, left - 5 : left + width + 5]
+    assert (corner[[0, 1, -1, -2]].min(axis=1) > 120).all()
+    assert (corner[width // 2] == 90).all()
+
+
+def test_captions_do_not_cover_one_another_where_there_is_room() -> None:
+    picture = np.zeros((300, 300, 3), np.uint8)
+    boxes = [(100, 100, 60, 40), (108, 108, 40, 20), (96, 96, 80, 60)]
+    cyan = np.array(drawing.UNKNOWN_COLOUR)
+
+    def bars(marked: np.ndarray) -> int:
+        """Rows of the cyan bars at the left of the captions."""
+        return int((np.abs(marked.astype(int) - cyan).max(axis=2) < 60).any(axis=1).sum())
+
+    one = bars(drawing.mark_objects(picture, boxes[:1], ["#1  0.70"]))
+    assert one > 8
+    assert bars(drawing.mark_objects(picture, boxes, ["#1  0.70", "#2  0.60", "#3  0.55"])) >= (
+        2.5 * one
+    )
+
+
+def test_nothing_to_mark_and_pictures_smaller_than_a_caption() -> None:
+    picture = np.full((200, 300, 3), 90, np.uint8)
+    np.testing.assert_array_equal(drawing.mark_objects(picture, [], []), picture)
+    tiny = drawing.mark_objects(np.zeros((9, 12, 3), np.uint8), [(2, 2, 5, 5)], ["#1  0.70"])
+    assert tiny.shape == (9, 12, 3)
+    with pytest.raises(ImageError):
+        drawing.mark_objects(np.zeros((9, 12), np.uint8), [], [])
