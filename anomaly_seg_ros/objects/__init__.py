@@ -7,6 +7,7 @@ The interface that the node and the tools build on:
   :class:`~anomaly_seg_ros.objects.regions.ObjectRule`.
 * :class:`~anomaly_seg_ros.objects.tracker.Tracker` gives the objects of successive frames ids.
 * :class:`~anomaly_seg_ros.objects.ground_plane.GroundPlane` says how far a row of the road is.
+* :mod:`~anomaly_seg_ros.objects.points` puts points on objects, by depth or by the road.
 
 Everything here takes and returns arrays; nothing needs ROS or torch.
 """
