@@ -238,7 +238,8 @@ def k_plus_1(logits: Tensor, ood_logits: Tensor) -> Tensor:
 
     The outlier class's logit o is the head's, :math:`o_1 - o_0`. The order is that of its
     probability in one softmax over all K + 1; 0 is a probability of 1/2. It is meant for models
-    that were trained with the loss of this name.
+    that were trained with the loss of this name, or whose head was scaled to the logits after
+    the training (``fuse_scores``).
 
     Source: the (K + 1)-way classifier of Kong & Ramanan, "OpenGAN" (ICCV 2021); "K+1 classifier"
     in Table 3 of the synthetic-negatives paper.

@@ -57,6 +57,7 @@ from training.networks import (
     set_trainable,
     use_float32_backward,
 )
+from training.score_fusion import fuse_scores
 from training.validation import OpenSetValidation, Viewer, validation_sizes
 
 _PICTURES = range(8)
@@ -108,14 +109,18 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
         network: The network, with an outlier head if the loss trains one.
 
     Raises:
-        ParameterError: A head is configured, but the model has none and the loss trains none.
+        ParameterError: A head is configured, but the model has none and the loss trains none; or
+            its weight is to be fitted to no frames.
     """
-    if config["outlier_head"] and network.outlier_head is None:
-        trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
-        raise ParameterError(
-            f"outlier_head: the model has none, and the loss {config['loss']['name']!r} would not "
-            f"train a new one; set it to false, or loss.name to one of {trains}"
-        )
+    for key in ("outlier_head", "fuse_scores"):
+        if config[key] and network.outlier_head is None:
+            trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
+            raise ParameterError(
+                f"{key}: the model has no outlier head, and the loss {config['loss']['name']!r} "
+                f"would not train a new one; set it to false, or loss.name to one of {trains}"
+            )
+    if config["fuse_scores"] and config["validation"]["mixed_frames"] == 0:
+        raise ParameterError("fuse_scores: is fitted to validation.mixed_frames, which is 0")
 
 
 def check_best_figure(config: dict[str, Any], data: TrainingData) -> None:
@@ -214,6 +219,12 @@ def write_model(
         size = corpus.size or tuple(config["validation"]["size"])
         viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
         balance_classes(network, corpus, viewer)
+    if config["fuse_scores"]:
+        size = tuple(metadata.inference_size)
+        viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
+        scale = fuse_scores(network, mixed, viewer)
+        provenance = {**metadata.provenance, "outlier_logit_scale": scale}
+        metadata = replace(metadata, provenance=provenance)
     if config["calibrate"]:
         metadata = calibrate(
             network,
