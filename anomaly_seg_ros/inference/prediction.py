@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,3 +71,27 @@ class Prediction:
     open_set_labels: np.ndarray | None = None
     inference_ms: float = 0.0
     stages_ms: dict[str, float] = field(default_factory=dict)
+
+    def with_unit_score(
+        self, unit_score: np.ndarray, threshold: float, unknown_label: int
+    ) -> Prediction:
+        """The prediction with another unit score, such as a mean over time.
+
+        Args:
+            unit_score: (H, W) float32.
+            threshold: Of the :class:`UnknownRule`.
+            unknown_label: K, which ``open_set_labels`` have where unknown.
+
+        Returns:
+            A copy whose ``mask`` and ``open_set_labels`` follow the new score where there were
+            any; the latter need ``labels``.
+        """
+        unknown = unit_score >= np.float32(threshold)
+        mask, open_set_labels = self.mask, self.open_set_labels
+        if mask is not None:
+            mask = unknown.view(np.uint8) * np.uint8(255)
+        if open_set_labels is not None:
+            if self.labels is None:
+                raise ValueError("open_set_labels cannot follow a score without labels")
+            open_set_labels = np.where(unknown, np.uint8(unknown_label), self.labels)
+        return replace(self, unit_score=unit_score, mask=mask, open_set_labels=open_set_labels)

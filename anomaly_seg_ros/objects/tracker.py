@@ -16,6 +16,8 @@ from anomaly_seg_ros.objects.regions import Box, UnknownObject
 # Equations, IRE Transactions on Automatic Control, 1962, eq. 21.
 _ALPHA = 0.7
 _BETA = _ALPHA**2 / (2 - _ALPHA)
+# Nothing is followed over a longer pause without any frame.
+LONGEST_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,13 @@ class Tracker:
 
         Args:
             objects: Those of the frame, in any order.
-            seconds: The frame's stamp. Tracks end where it goes back, as a bag played in a loop
-                does.
+            seconds: The frame's stamp. All tracks end where it goes back, as that of a bag in a
+                loop does, and where it jumps by more than ``LONGEST_PAUSE_S``.
 
         Returns:
             The objects that have an id, in the order given.
         """
-        if seconds < self._seconds:
+        if not 0 <= seconds - self._seconds <= max(LONGEST_PAUSE_S, self.rule.death_s):
             self._tracks = []
         self._seconds = seconds
         states = [_state(unknown.box) for unknown in objects]

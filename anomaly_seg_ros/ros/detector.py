@@ -233,7 +233,8 @@ class Detector(LifecycleNode):
         self._label_info = "latched while active"
         if not all(outputs.has_label_info for outputs in self._outputs.values()):
             self._label_info = "not published: vision_msgs is not installed"
-            self.get_logger().warning(f"~/label_info is {self._label_info}")
+            topics = "~/label_info and ~/unknown_objects are"
+            self.get_logger().warning(f"{topics} {self._label_info}")
 
     def _stop(self) -> bool:
         """Stop taking frames and end the inference thread; False if it had to be abandoned."""

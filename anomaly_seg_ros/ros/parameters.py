@@ -25,6 +25,8 @@ from anomaly_seg_ros.inference.options import (
 )
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
+from anomaly_seg_ros.objects.smoothing import SmoothingRule
+from anomaly_seg_ros.ros.objects import ObjectSettings, object_settings
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.resources import config_path
 
@@ -156,6 +158,51 @@ PARAMETERS: dict[str, ParameterSpec] = {
         ALWAYS,
         0.0,
         1.0,
+    ),
+    "temporal_smoothing": ParameterSpec(
+        float,
+        "seconds over which the score is averaged where the picture stands still, 0 = off",
+        ALWAYS,
+        0.0,
+        60.0,
+    ),
+    "object_low_threshold": ParameterSpec(
+        float, "score down to which an unknown object extends", ALWAYS, 0.0, 1.0
+    ),
+    "object_min_area": ParameterSpec(
+        int, "pixels of the smallest unknown object", ALWAYS, 1, 65536
+    ),
+    "object_min_size": ParameterSpec(
+        float,
+        "side in metres of the smallest unknown object, where its distance is known; 0 = any",
+        ALWAYS,
+        0.0,
+        100.0,
+    ),
+    "object_min_score": ParameterSpec(
+        float, "smallest score of an unknown object", ALWAYS, 0.0, 1.0
+    ),
+    "object_false_alarms": ParameterSpec(
+        float,
+        "false alarms per frame to allow, takes object_min_score's place; 0 = off",
+        ALWAYS,
+        0.0,
+        1000.0,
+    ),
+    "object_min_diou": ParameterSpec(
+        float, "smallest DIoU of an object with where it was expected", ALWAYS, -1.0, 1.0
+    ),
+    "object_birth": ParameterSpec(
+        int, "successive frames with an object until it is published", ALWAYS, 1, 100
+    ),
+    "object_death": ParameterSpec(
+        float, "seconds without an object until its id ends", ALWAYS, 0.0, 60.0
+    ),
+    "camera_height": ParameterSpec(
+        float, "metres of the cameras above the road, 0 = unknown", ALWAYS, 0.0, 100.0
+    ),
+    "camera_pitch": ParameterSpec(
+        float, "degrees that the cameras look down", ALWAYS, -90.0, 90.0
     ),
     "overlay_alpha": ParameterSpec(
         float, "weight of the class colours in the overlay", ALWAYS, 0.0, 1.0
@@ -298,11 +345,14 @@ def check_change(name: str, value: Any, state: str) -> None:
 class Settings:
     """A consistent set of the parameters that may change between two frames.
 
-    ``score_method`` and ``threshold`` are resolved from ``auto`` and ``target_tpr``.
+    ``score_method`` and ``threshold`` are resolved from ``auto`` and ``target_tpr``, the smallest
+    score of an object from ``object_false_alarms``.
     """
 
     score_method: str
     threshold: float
+    smoothing: SmoothingRule | None
+    objects: ObjectSettings
     overlay_alpha: float
     jpeg_quality: int
     max_rate: float
@@ -351,8 +401,8 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
     """Resolve the dynamic parameters for this model.
 
     Raises:
-        ParameterError: The model cannot compute the score, or was not calibrated for the rate
-            ``target_tpr``.
+        ParameterError: The model cannot compute the score, or was not calibrated for the rates
+            ``target_tpr`` or ``object_false_alarms``.
     """
     metadata = segmenter.metadata
     score = values["score_method"]
@@ -369,9 +419,12 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
             threshold = metadata.calibration_of(score).threshold_for_tpr(values["target_tpr"])
         except ParameterError as error:
             raise ParameterError(f"parameter 'target_tpr': {error}") from error
+    seconds = values["temporal_smoothing"]
     return Settings(
         score_method=score,
         threshold=float(threshold),
+        smoothing=SmoothingRule(seconds) if seconds > 0 else None,
+        objects=object_settings(values, metadata, score, float(threshold)),
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],

@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 from anomaly_seg_ros.errors import first_line
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.compressed_format import read_format
+from anomaly_seg_ros.objects.smoothing import ScoreSmoother
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera_input import CameraInput
 from anomaly_seg_ros.ros.counters import StageTimes
@@ -67,6 +68,8 @@ class Pipeline:
         self._model = model
         self._outputs = outputs
         self._clock = clock
+        self._smoothers: dict[CameraInput, ScoreSmoother] = {}
+        self._unknown_label = len(model.segmenter.metadata.classes)
 
     @property
     def reduced(self) -> str:
@@ -160,6 +163,17 @@ class Pipeline:
         arrived = None if arrival.stamp_tells else arrival.time
         return _Frame(camera, header, image, camera.camera_info, wanted, milliseconds, arrived)
 
+    def _smoothed(self, frame: _Frame, prediction: Prediction, settings: Settings) -> Prediction:
+        """The prediction with its camera's mean score over time, if that is wanted."""
+        if settings.smoothing is None or prediction.unit_score is None:
+            self._smoothers.pop(frame.camera, None)
+            return prediction
+        smoother = self._smoothers.setdefault(frame.camera, ScoreSmoother(settings.smoothing))
+        smoother.rule = settings.smoothing
+        stamp = frame.header.stamp
+        mean = smoother.update(prediction.unit_score, frame.image, stamp.sec + stamp.nanosec / 1e9)
+        return prediction.with_unit_score(mean, settings.threshold, self._unknown_label)
+
     def _publish(
         self, frame: _Frame, prediction: Prediction, settings: Settings, started: float
     ) -> Outcome:
@@ -167,6 +181,7 @@ class Pipeline:
         outputs, header = self._outputs[frame.camera], frame.header
         began = time.perf_counter()
         try:
+            prediction = self._smoothed(frame, prediction, settings)
             publish_ms = outputs.publish_frame(
                 frame.wanted, header, frame.image, prediction, settings, frame.camera_info
             )

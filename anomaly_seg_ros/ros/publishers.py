@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Collection
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -18,14 +18,16 @@ from anomaly_seg_ros import drawing
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.labels import IGNORE_INDEX
+from anomaly_seg_ros.objects.tracker import TrackedObject
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_message
+from anomaly_seg_ros.ros.objects import ObjectStage, detection_array
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.qos import QosEvents
 
 try:
-    from vision_msgs.msg import LabelInfo, VisionClass
+    from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 except ImportError:  # it comes with apt, not from PyPI
-    LabelInfo = VisionClass = None
+    Detection2DArray = LabelInfo = VisionClass = None
 
 RELIABLE_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
@@ -48,6 +50,7 @@ FRAME_TOPICS: dict[str, type] = {
     "overlay/compressed": CompressedImage,
     "ood_heatmap": Image,
     "ood_heatmap/compressed": CompressedImage,
+    **({} if Detection2DArray is None else {"unknown_objects": Detection2DArray}),
     "debug/inference_latency_ms": Float32,
     "debug/processing_latency_ms": Float32,
     "debug/pipeline_latency_ms": Float32,
@@ -56,8 +59,9 @@ _OVERLAYS = {"overlay", "overlay/compressed"}
 _HEAT_MAPS = {"ood_heatmap", "ood_heatmap/compressed"}
 _OPEN_SET_LABELS = {"open_set_labels", "open_set_labels/compressed"}
 _NEED_MASK = {"open_set_mask", "open_set_mask/compressed"} | _OVERLAYS
-NEED_LABELS = frozenset({"labels", "labels/compressed"} | _OVERLAYS)
-NEED_SCORE = frozenset({"ood_score"} | _OPEN_SET_LABELS | _NEED_MASK | _HEAT_MAPS)
+_OBJECTS = {"unknown_objects"}
+NEED_LABELS = frozenset({"labels", "labels/compressed"} | _OVERLAYS | _OBJECTS)
+NEED_SCORE = frozenset({"ood_score"} | _OBJECTS | _OPEN_SET_LABELS | _NEED_MASK | _HEAT_MAPS)
 
 
 class Outputs:
@@ -83,6 +87,7 @@ class Outputs:
         self._metadata = metadata
         self._unknown_label = len(metadata.classes)
         self._publish_ms = 0.0  # of the frame at work
+        self._object_stage = ObjectStage()
         self._publishers: dict[str, LifecyclePublisher] = {
             topic: node.create_lifecycle_publisher(
                 kind,
@@ -113,7 +118,7 @@ class Outputs:
 
     @property
     def has_label_info(self) -> bool:
-        """Whether ``~/label_info`` exists, which needs vision_msgs."""
+        """Whether ``~/label_info`` and ``~/unknown_objects`` exist, which need vision_msgs."""
         return "label_info" in self._publishers
 
     def publish_label_info(self) -> None:
@@ -160,6 +165,10 @@ class Outputs:
         quality, alpha = settings.jpeg_quality, settings.overlay_alpha
 
         @cache
+        def objects() -> list[TrackedObject]:
+            return self._object_stage(score, labels, header, settings.objects, camera_info)
+
+        @cache
         def overlay() -> np.ndarray:
             return drawing.overlay(image, labels, self._metadata.palette, alpha, unknown=mask)
 
@@ -167,7 +176,7 @@ class Outputs:
         def heat_map() -> np.ndarray:
             return drawing.heat_map(score)
 
-        make: dict[str, Callable[[], Image | CompressedImage | CameraInfo]] = {
+        make: dict[str, Callable[[], Any]] = {
             "labels": lambda: image_message(labels, "mono8", header),
             "labels/compressed": lambda: png_message(labels, header),
             "open_set_mask": lambda: image_message(mask, "mono8", header),
@@ -177,6 +186,7 @@ class Outputs:
             "ood_score": lambda: image_message(score, "32FC1", header),
             "confidence": lambda: image_message(confidence, "mono8", header),
             "camera_info": lambda: restamped(camera_info, header),
+            "unknown_objects": lambda: detection_array(objects(), header, self._unknown_label),
             "overlay": lambda: image_message(overlay(), "rgb8", header),
             "overlay/compressed": lambda: jpeg_message(overlay(), quality, header),
             "ood_heatmap": lambda: image_message(heat_map(), "rgb8", header),
@@ -196,7 +206,7 @@ class Outputs:
             if topic in wanted:
                 self._publishers[topic].publish(Float32(data=value))
 
-    def _send(self, topic: str, message: Image | CompressedImage | CameraInfo) -> None:
+    def _send(self, topic: str, message: Any) -> None:
         started = time.perf_counter()
         self._publishers[topic].publish(message)
         self._publish_ms += (time.perf_counter() - started) * 1e3
@@ -204,6 +214,8 @@ class Outputs:
 
 def output_request(topics: Collection[str], settings: Settings) -> OutputRequest:
     """Returns the request for the maps that these frame topics need."""
+    # The labels between unknown pixels are needed again once the score has been smoothed.
+    needs_labels = NEED_LABELS if settings.smoothing is None else NEED_LABELS | _OPEN_SET_LABELS
     unknown = None
     if NEED_SCORE.intersection(topics):
         unknown = UnknownRule(
@@ -213,7 +225,7 @@ def output_request(topics: Collection[str], settings: Settings) -> OutputRequest
             open_set_labels=bool(_OPEN_SET_LABELS.intersection(topics)),
         )
     return OutputRequest(
-        labels=bool(NEED_LABELS.intersection(topics)),
+        labels=bool(needs_labels.intersection(topics)),
         confidence="confidence" in topics,
         unknown=unknown,
     )

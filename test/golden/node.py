@@ -32,7 +32,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 TIMEOUT_S = 150.0
 # There with some ROS distributions, or with vision_msgs.
-OF_INSTALLATION = (*("label_info", "get_type_description", "start_type_description_service"),)
+OF_INSTALLATION = (
+    *("label_info", "unknown_objects", "get_type_description", "start_type_description_service"),
+)
 SETTLED_S = 2.0  # the graph is complete when nothing was added for so long
 RESEND_S = 2.0
 RELIABLE = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)

@@ -106,6 +106,8 @@ def test_time_that_goes_back_ends_all_tracks_and_time_that_stands_still_none() -
     assert ids(tracker, 5.0, at(10)) == [(1, 10)]
     assert ids(tracker, 5.0, at(12)) == [(1, 12)]
     assert ids(tracker, 1.0, at(12)) == [(2, 12)]
+    assert ids(tracker, 3.0, at(12)) == [(2, 12)]
+    assert ids(tracker, 5.1, at(12)) == [(3, 12)]  # too long without any frame
 
 
 @pytest.mark.parametrize(("gap", "same"), [(18, True), (22, False)])

@@ -115,7 +115,9 @@ def test_when_each_parameter_may_change():
     defaults = read_defaults()
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
               "jpeg_quality", "on_out_of_memory", "frame_timeout", "late_after", "stuck_after",
-              "recovery_attempts", "bit_depth"}  # fmt: skip
+              "recovery_attempts", "bit_depth", "temporal_smoothing", "camera_height",
+              "camera_pitch"}  # fmt: skip
+    always |= {name for name in PARAMETERS if name.startswith("object_")}
     model = {"model", "device", "precision", "backend", "cuda_graphs", "inference_mode",
              "inference_height", "inference_width", "tile_height", "tile_width", "tile_overlap",
              "num_threads", "cameras"}  # fmt: skip
