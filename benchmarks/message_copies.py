@@ -7,8 +7,9 @@ what is left is copying. The table has the median over the frames:
 
 - in: ``message`` deserialises into a C struct, bytes and an array; ``raw`` (subscription with
   ``raw=True``) hands over the serialised bytes, not yet decoded, so it is a floor.
-- out: ``frombytes`` fills the message's array; ``CDR bytes`` joins header and pixels to the
-  serialised message and publishes that; ``view`` shows the pixels to rclpy, as the node does.
+- out: ``frombytes`` fills the message's array; ``setter`` sets it to an array, as the node does
+  where it must; ``CDR bytes`` joins header and pixels to the serialised message and publishes
+  that; ``view`` shows the pixels to rclpy, as the node does where it can.
 
 Each is measured with malloc as it is and, with ``keep``, after ``keep_freed_memory``.
 """
@@ -36,7 +37,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
-from anomaly_seg_ros.ros.messages import image_message
+from anomaly_seg_ros.ros.messages import image_message, set_data
 from anomaly_seg_ros.system.malloc_tuning import keep_freed_memory
 
 WARM_UP = 5
@@ -51,6 +52,15 @@ def filled(array: np.ndarray, encoding: str) -> Image:
     message = Image(height=height, width=width, encoding=encoding, step=array.strides[0])
     message.header = HEADER
     message.data.frombytes(memoryview(array).cast("B"))
+    return message
+
+
+def assigned(array: np.ndarray, encoding: str) -> Image:
+    """A message with its own copy of the pixels, by its field's setter."""
+    height, width = array.shape[:2]
+    message = Image(height=height, width=width, encoding=encoding, step=array.strides[0])
+    message.header = HEADER
+    set_data(message, memoryview(array).cast("B"))
     return message
 
 
@@ -102,7 +112,12 @@ def measure(size: tuple[int, int], frames: int) -> dict[str, float]:
         "mono8": np.ascontiguousarray(rgb[..., 0]),
         "32FC1": rgb[..., 0].astype(np.float32),
     }
-    ways_out = {"frombytes": filled, "CDR bytes": Joined(), "view": shown}
+    ways_out = {
+        "frombytes": filled,
+        "setter": assigned,
+        "CDR bytes": Joined(),
+        "view": shown,
+    }
     rclpy.init()
     node = Node("message_copies", start_parameter_services=False)
     publisher: Publisher = node.create_publisher(Image, "~/frames", RELIABLE)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from anomaly_seg_ros.io import pixel_formats
@@ -25,6 +25,8 @@ from anomaly_seg_ros.ros.messages import (
     jpeg_message,
     png_message,
     rgb_from_message,
+    set_data,
+    show_data,
 )
 
 RGB = street(24, 40)  # not square: swapped sizes must not pass
@@ -304,3 +306,50 @@ def test_written_jpeg_keeps_its_colours_in_image_transport():
 def test_label_maps_compress_well():
     labels = np.kron(np.arange(128).reshape(8, 16) % 19, np.ones((64, 64))).astype(np.uint8)
     assert len(png_message(labels, stamped(1)).data) < labels.nbytes / 40
+
+
+class Slotless(Image):
+    """Accepts any attribute, and keeps its data elsewhere than in ``_data``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = array.array("B")
+
+    data = property(lambda self: self.kept, lambda self, value: setattr(self, "kept", value))
+
+
+class Sealed:
+    """Refuses the private attribute."""
+
+    __slots__ = ("data",)
+
+    def __init__(self) -> None:
+        self.data = array.array("B")
+
+
+PLAIN = np.ascontiguousarray(GREY)
+
+
+@pytest.mark.parametrize("kind", [Slotless, Sealed])
+def test_a_message_without_the_private_attribute_gets_its_data_by_the_public_one(kind):
+    message = kind()
+    show_data(message, PLAIN)
+    assert isinstance(message.data, array.array)
+    assert message.data.typecode == "B"
+    assert message.data.tobytes() == PLAIN.tobytes()
+
+
+def test_todays_messages_show_the_pixels_without_a_copy():
+    for message in (Image(), CompressedImage(), PointCloud2()):
+        show_data(message, PLAIN)
+        assert np.shares_memory(np.frombuffer(message.data, np.uint8), PLAIN)
+
+
+def test_both_ways_give_the_same_bytes_on_the_wire():
+    shown = image_message(PLAIN, "mono8", stamped(3))
+    assigned = image_message(PLAIN, "mono8", stamped(3))
+    set_data(assigned, memoryview(PLAIN.tobytes()))
+    assert serialize_message(assigned) == serialize_message(shown)
+    assert (
+        deserialize_message(serialize_message(assigned), Image).data.tobytes() == PLAIN.tobytes()
+    )
