@@ -181,7 +181,10 @@ def _own(checkpoint: Checkpoint, taxonomy: Taxonomy | None) -> Recognised:
                 f"{len(taxonomy.classes)} were given"
             )
         metadata = replace(metadata, classes=taxonomy.classes, palette=taxonomy.palette)
-    network = _blank_network(metadata)
+    try:
+        network = _blank_network(metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
     return Recognised(
         checkpoint.path,
         "this package",

@@ -22,7 +22,8 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_SCALING = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+# Width and depth.
+VARIANTS = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 _EPS, _MOMENTUM = 1e-3, 0.01
 # Index of the last stage at strides 4, 8, 16 and 32.
 TAPS = (1, 2, 4, 6)
@@ -73,10 +74,10 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
-        if variant not in _SCALING:
-            raise ValueError(f"unknown EfficientNet-Lite {variant!r}, expected {sorted(_SCALING)}")
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown EfficientNet-Lite {variant!r}, expected {sorted(VARIANTS)}")
         self.variant = variant
-        width, depth = _SCALING[variant]
+        width, depth = VARIANTS[variant]
         self.stem = nn.Sequential(conv_bn(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()
         channels = 32

@@ -38,6 +38,9 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
             continue
         for index in range(len(module) - 1):
             conv, norm = module[index], module[index + 1]
+            # An outlier branch may read what either gives.
+            if conv._forward_hooks or norm._forward_hooks:
+                continue
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module[index] = fuse_conv_bn_eval(conv, norm)
                 module[index + 1] = nn.Identity()

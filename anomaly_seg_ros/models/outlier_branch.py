@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import difflib
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_seg_ros.errors import CheckpointError
-from anomaly_seg_ros.models.efficientnet_lite import EfficientNetLite
+from anomaly_seg_ros.io.safe_yaml_json import short_repr
+from anomaly_seg_ros.models.efficientnet_lite import VARIANTS, EfficientNetLite
+from anomaly_seg_ros.models.input_scaling import EFFICIENTNET_LITE, IMAGENET, InputScaling, Triple
 from anomaly_seg_ros.models.outlier_head import OutlierHead
 
 if TYPE_CHECKING:
     from anomaly_seg_ros.contract import SegmentationNetwork
 
 _EXPANSION = 4
-# ImageNet's moments, which most networks of the package scale with, into EfficientNet-Lite's.
-_SCALE = tuple(std * 255 / 128 for std in (0.229, 0.224, 0.225))
-_SHIFT = tuple((mean * 255 - 127) / 128 for mean in (0.485, 0.456, 0.406))
+# What a model file and a training's configuration call the options in messages.
+_KEY = "outlier_branch"
 
 
 class _Tap:
@@ -39,6 +44,10 @@ class _Tap:
             raise RuntimeError("the outlier branch runs within its network's forward pass only")
         return kept
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts empty: after a forward pass that failed, a tap may still hold a tensor."""
+        return {"_kept": None}
+
 
 class OutlierBranch(nn.Module):
     """Outlier logits from features at several strides, the pre-logits and the logits.
@@ -57,12 +66,12 @@ class OutlierBranch(nn.Module):
             hooks are put on its ``feature_layers``.
         width: Channels of the projections.
         blocks: Inverted bottlenecks.
-        context: ``""``, ``lite0`` or ``lite2``: an EfficientNet-Lite beside the network, which
-            expects images in ImageNet's scaling.
+        context: ``""``, ``lite0`` or ``lite2``: an EfficientNet-Lite beside the network.
         context_scale: Side of the context trunk's image as a share of the network's.
+        mean, std: Input scaling of the network, from which a context trunk's is made.
 
     Raises:
-        CheckpointError: The network declares no feature layers.
+        CheckpointError: An option is out of range, or the network declares no feature layers.
     """
 
     # Submodules that no training changes: neither weights nor statistics.
@@ -75,14 +84,26 @@ class OutlierBranch(nn.Module):
         blocks: int = 2,
         context: str = "",
         context_scale: float = 0.5,
+        mean: Triple = IMAGENET.mean,
+        std: Triple = IMAGENET.std,
     ) -> None:
         super().__init__()
+        _check_number("width", width, 1, whole=True)
+        _check_number("blocks", blocks, 0, whole=True)
+        if context not in ("", *VARIANTS):
+            _refuse("context", context, f"one of '', {', '.join(VARIANTS)}")
+        _check_number("context_scale", context_scale, 0.1, 1)
         layers = network.feature_layers
         if not layers:
             raise CheckpointError(
-                f"{type(network).__name__} declares no feature_layers for an outlier branch"
+                f"{_KEY}: {type(network).__name__} declares no feature_layers for it to read (a "
+                "network wrapped by an older version: wrap it again)"
             )
+        self.num_classes = network.num_classes
         self.context_scale = context_scale
+        self._rescaling = _rescaling(
+            InputScaling(_triple("mean", mean), _triple("std", std, True))
+        )
         self._taps = [_Tap() for _ in layers]
         for path, tap in zip(layers, self._taps, strict=True):
             network.get_submodule(path).register_forward_hook(tap.after_layer)
@@ -118,7 +139,8 @@ class OutlierBranch(nn.Module):
         """
         reads = [tap.take() for tap in self._taps]
         grid = (reads[0].shape[-2], reads[0].shape[-1])
-        reads += [pre_logits, logits]
+        # A training may give the network one more output, PEBAL's.
+        reads += [pre_logits, logits[:, : self.num_classes]]
         if self.context is not None:
             reads += self._context_features(self.context, self._image.take())
         x, *others = (project(x) for project, x in zip(self.inputs, reads, strict=True))
@@ -130,8 +152,9 @@ class OutlierBranch(nn.Module):
         small = F.interpolate(
             images, scale_factor=self.context_scale, mode="bilinear", align_corners=False
         )
-        scale, shift = (small.new_tensor(v)[:, None, None] for v in (_SCALE, _SHIFT))
-        return trunk(small * scale + shift)[1:]
+        # Numbers, not a tensor made here: a CUDA graph cannot copy one to the GPU.
+        channels = zip(small.split(1, 1), *self._rescaling, strict=True)
+        return trunk(torch.cat([x * scale + shift for x, scale, shift in channels], 1))[1:]
 
 
 def build_outlier_head(
@@ -143,10 +166,35 @@ def build_outlier_head(
         network: The network, all other layers built.
         wanted: False for none, True for DenseHybrid's head, or arguments of
             :class:`OutlierBranch`, ``{}`` for its defaults.
+
+    Raises:
+        CheckpointError: See :class:`OutlierBranch`, or there is no such option; the message names
+            it and the nearest ones.
     """
     if isinstance(wanted, Mapping):
-        return OutlierBranch(network, **wanted)
+        return OutlierBranch(network, **branch_options(wanted))
+    if not isinstance(wanted, bool):
+        raise CheckpointError(
+            f"outlier_head is {short_repr(wanted)}, expected true, false or options of "
+            f"{OutlierBranch.__name__}"
+        )
     return OutlierHead(network.pre_logits_channels) if wanted else None
+
+
+def branch_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a branch: those that are given, else the defaults of :class:`OutlierBranch`.
+
+    Raises:
+        CheckpointError: There is no such option; the message names it and the nearest ones.
+    """
+    _, *parameters = inspect.signature(OutlierBranch).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    for name in given:
+        if name not in defaults:
+            near = difflib.get_close_matches(str(name), defaults, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}" if near else f"it has {', '.join(defaults)}"
+            raise CheckpointError(f"{_KEY} has no option {short_repr(name)}; {hint}")
+    return {**defaults, **given}
 
 
 class _Bottleneck(nn.Module):
@@ -179,3 +227,40 @@ def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if x.shape[-2:] == grid:
         return x
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def _rescaling(scaling: InputScaling) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Factors and offsets by channel from a network's input to that of EfficientNet-Lite."""
+    ours = zip(scaling.std, EFFICIENTNET_LITE.std, strict=True)
+    factors = tuple(std / wanted for std, wanted in ours)
+    triples = zip(scaling.mean, EFFICIENTNET_LITE.mean, EFFICIENTNET_LITE.std, strict=True)
+    return factors, tuple((mean - centre) / std for mean, centre, std in triples)
+
+
+def _refuse(option: str, value: Any, expected: str) -> NoReturn:
+    raise CheckpointError(f"{_KEY}.{option} is {short_repr(value)}, expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_number(
+    option: str, value: Any, low: float, high: float = math.inf, whole: bool = False
+) -> None:
+    fits = _is_number(value) and low <= value <= high
+    if not fits or (whole and not isinstance(value, int)):
+        kind = "a whole number" if whole else "a number"
+        limits = f"of at least {low}" if math.isinf(high) else f"from {low} to {high}"
+        _refuse(option, value, f"{kind} {limits}")
+
+
+def _triple(option: str, values: Any, positive: bool = False) -> Triple:
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != len(IMAGENET.mean)
+        or not all(_is_number(x) and (x > 0 or not positive) for x in values)
+    ):
+        _refuse(option, values, f"three {'positive ' if positive else ''}numbers")
+    red, green, blue = values
+    return red, green, blue

@@ -5,6 +5,7 @@ What is found is written into the model's metadata, so a model file is never pro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -305,23 +306,39 @@ def _parts(
 
 
 def _feature_layers(
-    calls: Iterable[_Call],
+    calls: Sequence[_Call],
     trunk: Sequence[str],
     classifier: Sequence[str],
     images: Tensor,
 ) -> dict[str, int]:
-    """The last layer inside of the trunk (of all before the classifier) at each stride."""
+    """The last layer inside of the trunk (of all before the classifier) at each stride.
+
+    Not a layer that runs twice, of which a hook sees the last output only, and none inside of a
+    block that leads to the next stride: the features are what that block reads.
+    """
+    runs = Counter(call.path for call in calls)
+    within = tuple(f"{path}." for path in trunk) or ("",)
+    start = next(index for index, call in enumerate(calls) if call.path in classifier)
+    inside = [call for call in calls[:start] if call.path.startswith(within)]
+    steps: dict[str, int] = {}
+    for call in inside:
+        if (before := _stride(call.read, images)) and _stride(call.output, images) == 2 * before:
+            steps[f"{call.path}."] = before
     last: dict[int, tuple[str, int]] = {}
-    height, width = images.shape[-2:]
-    for call in calls:
-        if call.path in classifier:
-            break
-        inside = not trunk or call.path.startswith(tuple(f"{path}." for path in trunk))
-        if inside and call.output is not None and call.output.ndim == 4:
-            rows, columns = call.output.shape[-2:]
-            if rows >= 1 and height % rows == 0 and height // rows * columns == width:
-                last[height // rows] = (call.path, call.output.shape[1])
+    for call in inside:
+        stride = _stride(call.output, images)
+        leads_on = any(call.path.startswith(p) and stride == s for p, s in steps.items())
+        if call.output is not None and stride and runs[call.path] == 1 and not leads_on:
+            last[stride] = (call.path, call.output.shape[1])
     return dict(last[stride] for stride in sorted(last) if _FINEST <= stride <= _COARSEST)
+
+
+def _stride(tensor: Tensor | None, images: Tensor) -> int:
+    """Rows of the images for each row of a map; 0 if it is none, or for no whole number."""
+    if tensor is None or tensor.ndim != 4 or 0 in tensor.shape:
+        return 0
+    rows, columns = (a / b for a, b in zip(images.shape[-2:], tensor.shape[-2:], strict=True))
+    return int(rows) if rows == columns and rows.is_integer() else 0
 
 
 def _branches(paths: Sequence[str]) -> dict[str, list[str]]:
