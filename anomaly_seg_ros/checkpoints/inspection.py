@@ -12,6 +12,7 @@ from anomaly_seg_ros.checkpoints.reading import Checkpoint
 from anomaly_seg_ros.checkpoints.recognise import Recognised, nearest, recognise
 from anomaly_seg_ros.errors import CheckpointError
 from anomaly_seg_ros.io.atomic import file_sha256
+from anomaly_seg_ros.models.outlier_branch import OutlierBranch
 from anomaly_seg_ros.taxonomy import Taxonomy
 
 
@@ -69,7 +70,8 @@ def _of_network(found: Recognised) -> dict[str, Any]:
     metadata, network = found.metadata, found.network
     heads = ["classes"]
     if network.outlier_head is not None:
-        heads.append("outlier head")
+        is_branch = isinstance(network.outlier_head, OutlierBranch)
+        heads.append("outlier branch" if is_branch else "outlier head")
     heads += [name for name in ("abstention", "auxiliary") if metadata.arguments.get(name)]
     remarks = list(found.remarks)
     if broken := not_finite(found.tensors):

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,11 @@ def _described(
     if rescaled and found.metadata.calibration:
         # Thresholds were measured with the old input scaling.
         changes |= {"calibration": {}, "statistics": None}
+    head = found.metadata.arguments.get("outlier_head")
+    if rescaled and isinstance(head, Mapping) and head.get("context"):
+        # A branch's context trunk makes its own image of the network's.
+        head = {**head, **{field: list(changes[field]) for field in rescaled}}
+        changes["arguments"] = {**found.metadata.arguments, "outlier_head": head}
     return replace(found.metadata, **changes)
 
 

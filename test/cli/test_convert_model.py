@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import save_tiny_model, tiny_network
+from tiny import ARGUMENTS, save_tiny_model, tiny_metadata, tiny_network
 
-from anomaly_seg_ros.checkpoints.loading import load_model
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.cli import convert_model, inspect_model
 from anomaly_seg_ros.models.registry import build_network
 
@@ -52,6 +52,23 @@ def test_round_trip_is_exact(release: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "nothing missing or left over" in said
     assert "training.calibrate" in said
+
+
+@pytest.mark.parametrize("context", ["", "lite0"])
+def test_the_options_of_an_outlier_branch_are_found(tmp_path: Path, context: str) -> None:
+    """In what a training leaves, which holds no metadata."""
+    options = {"width": 8, "blocks": 3, **({"context": context} if context else {})}
+    torch.manual_seed(0)
+    arguments = {"num_classes": 19, "outlier_head": options}
+    state = build_network("ladder_densenet121", arguments).state_dict()
+    torch.save({"model": state}, tmp_path / "last.pt")
+    assert convert_model.main([str(tmp_path / "last.pt"), "--to", "safetensors"]) == 0
+    network, metadata = load_model(tmp_path / "last.safetensors")
+    # This network takes images in [0, 1], the context trunk others.
+    scaling = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]} if context else {}
+    assert metadata.arguments["outlier_head"] == {**options, **scaling}
+    assert metadata.default_score == "dense_hybrid"
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -117,6 +134,18 @@ def test_own_models_keep_their_calibration_unless_the_scaling_changes(tmp_path: 
     assert load_model(same)[1].calibration == load_model(own)[1].calibration
     assert convert_model.main([str(own), "--to", str(other), "--mean", "0", "0", "0"]) == 0
     assert not load_model(other)[1].calibration
+
+
+def test_a_context_trunk_follows_the_scaling(tmp_path: Path) -> None:
+    options = {"width": 8, "blocks": 1, "context": "lite0", "std": [0.5, 0.5, 0.5]}
+    arguments = {**ARGUMENTS, "outlier_head": options}
+    network = build_network("deeplab_v3plus_lite", arguments)
+    source, target = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    save_model(source, network, tiny_metadata(arguments=arguments))
+    assert convert_model.main([str(source), "--to", str(target), "--mean", "0", "0", "0.1"]) == 0
+    metadata = load_model(target)[1]
+    assert metadata.mean == (0.0, 0.0, 0.1)
+    assert metadata.arguments["outlier_head"] == {**options, "mean": [0.0, 0.0, 0.1]}
 
 
 def test_twenty_classes_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

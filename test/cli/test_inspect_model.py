@@ -71,6 +71,8 @@ def test_heads_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     torch.save(hollow("wide_resnet38", outlier_head=True, abstention=True), path)
     report = inspect_json(capsys, str(path))
     assert report["heads"] == ["classes", "outlier head", "abstention"]
+    torch.save(hollow("erfnet", outlier_head={"width": 8}), path)
+    assert inspect_json(capsys, str(path))["heads"] == ["classes", "outlier branch"]
     torch.save(hollow("resnet101", stem="deep", auxiliary=True), path)
     assert inspect_json(capsys, str(path))["heads"] == ["classes", "auxiliary"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from anomaly_seg_ros.checkpoints.keys import prefixes_before
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -67,6 +68,34 @@ def width(checkpoint: Checkpoint, key: str, default: int) -> int:
     return tensor.shape[0] if tensor is not None and tensor.ndim else default
 
 
+def outlier_head_of(
+    checkpoint: Checkpoint, scaling: InputScaling, name: str = "outlier_head"
+) -> bool | dict[str, Any]:
+    """The argument ``outlier_head`` of the network whose head lies under this name.
+
+    Args:
+        checkpoint: The network's tensors.
+        scaling: Its input scaling.
+        name: Of the head.
+
+    Returns:
+        Whether there is a head, or the options of an outlier branch. The share ``context_scale``
+        is in no tensor: it is the default.
+    """
+    tensors = checkpoint.tensors
+    last = f"{name}.conv.weight"
+    if last not in tensors or f"{name}.inputs.0.0.weight" not in tensors:
+        return last in tensors
+    blocks = {key.split(".")[2] for key in tensors if key.startswith(f"{name}.blocks.")}
+    weight = tensors[last]
+    options = {"width": weight.shape[1] if weight.ndim > 1 else 0, "blocks": len(blocks)}
+    if f"{name}.context.stem.0.0.weight" not in tensors:
+        return options
+    is_lite2 = f"{name}.context.stages.1.2.depthwise.0.weight" in tensors
+    trunk = {"context": "lite2" if is_lite2 else "lite0"}
+    return {**options, **trunk, "mean": list(scaling.mean), "std": list(scaling.std)}
+
+
 def has_values(checkpoint: Checkpoint, key: str, sha256: str) -> bool:
     """Whether a tensor has exactly the values of a public checkpoint, by SHA-256 of its bytes."""
     tensor = checkpoint.tensors.get(key)
@@ -85,7 +114,7 @@ def metadata_of(
     taxonomy: Taxonomy,
     scaling: InputScaling,
     inference_size: tuple[int, int],
-    outlier_head: bool,
+    outlier_head: bool | dict[str, Any],
     **arguments: object,
 ) -> ModelMetadata:
     """Metadata of a public network.
@@ -96,7 +125,7 @@ def metadata_of(
         taxonomy: Its classes.
         scaling: Its input scaling.
         inference_size: (height, width).
-        outlier_head: Whether it has one, which decides on the default score.
+        outlier_head: See :func:`outlier_head_of`; decides on the default score.
         arguments: The architecture's other arguments.
     """
     return ModelMetadata(

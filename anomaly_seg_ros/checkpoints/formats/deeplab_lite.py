@@ -7,6 +7,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     Description,
     classes_of,
     how_to_overrule,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
@@ -27,7 +28,7 @@ def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
             f"{outputs} outputs are read as {outputs - 1} classes and PEBAL's abstention class of "
             f"an unfinished training, which cannot be loaded, a guess; {how_to_overrule(outputs)}",
         )
-    outlier_head = "outlier_head.conv.weight" in tensors
+    outlier_head = outlier_head_of(checkpoint, EFFICIENTNET_LITE)
     metadata = ModelMetadata(
         name="deeplab_v3plus_lite",
         architecture="deeplab_v3plus_lite",

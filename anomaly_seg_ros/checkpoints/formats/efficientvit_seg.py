@@ -10,6 +10,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     classes_of,
     has_values,
     metadata_of,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
@@ -28,7 +29,7 @@ def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     outputs = width(checkpoint, _BIAS, 19)
     taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
     variant = _VARIANT_OF_STEM.get(width(checkpoint, _STEM, 8), "b0")
-    outlier_head = "outlier_head.conv.weight" in checkpoint.tensors
+    outlier_head = outlier_head_of(checkpoint, IMAGENET)
     if stated is None and not outlier_head and has_values(checkpoint, _BIAS, _PUBLIC_B0_BIAS):
         return Description(
             "the public EfficientViT-B0 (Cai et al.)",

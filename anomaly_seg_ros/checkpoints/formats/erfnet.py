@@ -11,6 +11,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     has_values,
     how_to_overrule,
     numbered_remarks,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
@@ -27,7 +28,7 @@ def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     # A transposed convolution: its weight is (in, out, height, width), so the bias tells.
     outputs = width(checkpoint, _BIAS, 20)
     taxonomy, remarks = _classes(checkpoint, outputs, stated)
-    outlier_head = "outlier_head.conv.weight" in checkpoint.tensors
+    outlier_head = outlier_head_of(checkpoint, public.input_scaling)
     arguments = {
         "num_classes": len(taxonomy.classes),
         "num_outputs": outputs,

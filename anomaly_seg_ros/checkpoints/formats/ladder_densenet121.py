@@ -9,6 +9,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     Description,
     classes_of,
     metadata_of,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
@@ -19,7 +20,7 @@ from anomaly_seg_ros.taxonomy import Taxonomy
 def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     outputs = width(checkpoint, "logits.conv.weight", 19)
     taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
-    outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
+    outlier_head = outlier_head_of(checkpoint, UNSCALED, "logits_ood")
     cityscapes = len(taxonomy.classes) == 19
     metadata = metadata_of(
         f"ladder_densenet121_{'densehybrid' if outlier_head else 'closed_set'}",

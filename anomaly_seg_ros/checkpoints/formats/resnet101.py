@@ -13,6 +13,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     Description,
     classes_of,
     metadata_of,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
@@ -25,7 +26,7 @@ def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     deep = "layer0.3.weight" in tensors or "final1.0.weight" in tensors
     outputs = width(checkpoint, "final2.0.weight" if deep else "final.6.weight", 19)
     taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
-    outlier_head = "logits_ood.conv.weight" in tensors
+    outlier_head = outlier_head_of(checkpoint, IMAGENET, "logits_ood")
     metadata = metadata_of(
         f"resnet101_{'deep' if deep else 'plain'}_stem",
         "resnet101",

@@ -14,6 +14,7 @@ from anomaly_seg_ros.checkpoints.formats.base import (
     Description,
     classes_of,
     metadata_of,
+    outlier_head_of,
     width,
 )
 from anomaly_seg_ros.checkpoints.reading import Checkpoint
@@ -31,7 +32,7 @@ _NOT_COMPARABLE = (
 def _describe(checkpoint: Checkpoint, stated: Taxonomy | None) -> Description:
     outputs = width(checkpoint, "final.6.weight", 19)
     taxonomy, abstention, remarks = classes_of(checkpoint, outputs, stated)
-    outlier_head = "logits_ood.conv.weight" in checkpoint.tensors
+    outlier_head = outlier_head_of(checkpoint, IMAGENET, "logits_ood")
     if outlier_head:
         who, release = "densehybrid", "DenseHybrid"
     elif abstention or "branch1." in checkpoint.prefixes:
