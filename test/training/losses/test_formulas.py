@@ -12,7 +12,7 @@ from scipy.special import expit, logsumexp
 from tiny_losses import CLASSES, Case, case
 from torch import nn
 
-from anomaly_seg_ros.contract import SegmentationNetwork
+from anomaly_seg_ros.contract import NetworkOutput, SegmentationNetwork
 from training.losses import build_loss
 
 Score = Callable[[np.ndarray], float]
@@ -191,6 +191,22 @@ def test_outlier_head() -> None:
     expected = r.segmentation() + 0.2 * r.mean(r.labelled | r.outlier, r.head_loss)
     total = build_loss("outlier_head")(given.output, given.labels, given.ood_mask).total
     assert total.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_outlier_head_on_a_frozen_network(weight: float) -> None:
+    """The classes' share may be small, or none: then no class logit is even upsampled."""
+    given = case("outlier_head")
+    r = Reference(given)
+    head = 0.2 * r.mean(r.labelled | r.outlier, r.head_loss)
+    expected = head + (weight * r.segmentation() if weight else 0)
+    logits = given.logits.clone().requires_grad_()
+    output = NetworkOutput(logits, logits, given.ood_logits)
+    loss = build_loss("outlier_head", {"segmentation_weight": weight})
+    found = loss(output, given.labels, given.ood_mask)
+    assert found.total.item() == pytest.approx(expected, rel=1e-12)
+    assert set(found.terms) == {"head", *(["segmentation"] if weight else [])}
+    assert found.total.requires_grad == bool(weight)
 
 
 @pytest.mark.parametrize("void", ["ignored", "inlier"])
