@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo segment test test-all test-rest check check-packages evaluate fuzz lint format train fine-tune recipe study \
+.PHONY: help demo segment test test-all test-rest test-exhaustive check check-packages evaluate fuzz lint format train fine-tune recipe study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
@@ -59,14 +59,18 @@ test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="
 	$(MESSAGES)
 	@$(PY) -m pytest $(or $(TESTS),$(FAST))
 
-test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out, but for those of check-packages
+test-rest: $(VENV)/.dev ## Run the tests that `make test` leaves out, but for those of test-exhaustive
 	$(MESSAGES)
 	@$(PY) -m pytest $(REST)
 
 check-packages: $(VENV)/.dev ## Start the node without each package in turn
+	@$(PY) -m pytest -n $(JOBS) --dist load -m exhaustive test/ros/test_missing_packages.py
+
+test-exhaustive: $(VENV)/.dev ## Run check-packages, and what asks at length what other tests ask
+	$(MESSAGES)
 	@$(PY) -m pytest -n $(JOBS) --dist load -m exhaustive
 
-test-all: test test-rest check-packages ## Run every test
+test-all: test test-rest test-exhaustive ## Run every test
 
 evaluate: $(VENV)/.runtime ## Evaluate DATA=folder (images/, labels/) with MODEL=default into OUT=folder
 	@$(PY) -m anomaly_seg_ros.cli.evaluate_folder \

@@ -123,7 +123,7 @@ def test_large_networks_can_be_traced(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 def test_one_compilation_serves_all_sizes() -> None:

@@ -357,9 +357,19 @@ def write_start(recipe: Recipe, data: Path) -> None:
         torch.save({"state_dict": prefixed("module.", state)}, path)
 
 
+# Each has the stages of another recipe, with other numbers or another network.
+LIKE_ANOTHER = {"densehybrid_wide_resnet38_mix", "topk_ovr_wide_resnet38"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive if name in LIKE_ANOTHER else ())
+        for name in NAMES
+    ],
+)
 def test_two_steps(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

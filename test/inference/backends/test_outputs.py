@@ -194,10 +194,18 @@ def test_threads_that_share_a_segmenter_get_their_own_results(name: str) -> None
     assert sorted(done) == [0, 1, 2, 3]
 
 
+def _how_often(network: str) -> pytest.MarkDecorator | tuple:
+    """Of the large networks, one of each kind of layers is enough for the most part."""
+    if network in QUICK:
+        return ()
+    large = "resnet" in network and network != "resnet101"
+    return pytest.mark.exhaustive if large else pytest.mark.thorough
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in NETWORKS],
+    [pytest.param(n, marks=_how_often(n)) for n in NETWORKS],
 )
 def test_every_network_with_openvino(network: str, tmp_path: Path) -> None:
     path, batch = save_network(network, tmp_path / "model.safetensors"), frames(1, *SIZE)
