@@ -306,7 +306,7 @@ class TestBadInput:
             ("target_fpr=.nan", "target_fpr must be a number like 0.01, got nan"),
             (
                 "outlier_head=true",
-                "outlier_head: the model has no outlier head, and the loss 'top_k_ovr'",
+                "outlier_head: the model has no outlier head, and the loss",
             ),
             ("outlier_branch.width=8", "outlier_branch: the loss 'top_k_ovr' would not train one"),
             ("outlier_branch.widht=8 loss.name=k_plus_1", "no option 'widht'; did you mean width"),
