@@ -18,6 +18,7 @@ from anomaly_seg_ros.evaluation.report import write_run_report
 from anomaly_seg_ros.evaluation.results import (
     Latency,
     NodeFigures,
+    ObjectFigures,
     Replay,
     Run,
     metrics_json,
@@ -27,7 +28,9 @@ from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+from anomaly_seg_ros.metrics.object_detection import ObjectDetections
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
+from anomaly_seg_ros.objects.regions import ObjectRule, find_objects
 
 _FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
 
@@ -64,6 +67,8 @@ class Collector:
         self._in_process: dict[str, PixelScores] = {}
         self._from_node = PixelScores()
         self._difference = float("nan")
+        self._rule = ObjectRule(threshold=threshold, min_score=threshold)
+        self._objects, self._objects_seen = ObjectDetections(self._rule.min_area), 0
         self._confusion = ConfusionMatrix(len(metadata.classes))
         self._classes_fit = label_classes is None or tuple(label_classes) == metadata.classes
         self._labels_left_out = False
@@ -118,7 +123,11 @@ class Collector:
         if target is not None and self._classes_fit:
             self._confusion.update(target, labels)
         self._labels_left_out |= target is not None and not self._classes_fit
-        self._worst.consider(name, image, labels, unit_score, mask)
+        objects = find_objects(unit_score, self._rule)
+        self._objects_seen += len(objects)
+        if mask is not None:
+            self._objects.update(objects, mask)
+        self._worst.consider(name, image, labels, unit_score, mask, objects)
         if self._video_path is not None:
             self._add_to_video(self._video_path, image, labels, unit_score)
 
@@ -157,6 +166,16 @@ class Collector:
             own = pooled_figures(self._from_node.compute())
             difference = None if np.isnan(self._difference) else self._difference
             replay.node = NodeFigures(self._score, difference, own.AP, own.AUROC, own.FPR95)
+        counts = self._objects.at(self._rule.min_score)
+        replay.objects = ObjectFigures(
+            self._objects_seen,
+            counts.frames,
+            counts.targets,
+            counts.found,
+            counts.false_alarms,
+            self._rule.threshold,
+            self._rule.min_area,
+        )
         if self.latencies:
             replay.latency_ms = Latency.from_samples(self.latencies)
         notes = [*([first.note] if first.note else []), *self.notes]

@@ -26,6 +26,7 @@ from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.io.safe_yaml_json import inside, read_json
 from anomaly_seg_ros.metrics.pixel_scores import FrameFigures
+from anomaly_seg_ros.objects.regions import UnknownObject
 
 _WORST, _BEST = 2, 1
 _PANEL_WIDTH = 320
@@ -210,6 +211,7 @@ class WorstFrames:
         labels: np.ndarray,
         unit_score: np.ndarray,
         mask: np.ndarray | None,
+        objects: Sequence[UnknownObject] = (),
     ) -> None:
         """Looks at one frame; its arrays are not kept.
 
@@ -219,13 +221,16 @@ class WorstFrames:
             labels: (H, W) uint8 predicted trainIds.
             unit_score: (H, W) float32 in [0, 1].
             mask: (H, W) uint8 ground truth, 0 / 1 / 255, or None.
+            objects: Unknown objects, drawn with their scores.
 
         Raises:
             ImageError: Shapes that do not fit.
         """
         self._seen += 1
         flagged = unit_score >= self._threshold
-        draw = _Drawer(name, image, labels, unit_score, mask, flagged, self._palette, self._alpha)
+        draw = _Drawer(
+            name, image, labels, unit_score, mask, flagged, objects, self._palette, self._alpha
+        )
         if mask is None:
             area = int(flagged.sum())
             phrase = f"{area:,} pixels flagged"
@@ -278,6 +283,7 @@ class _Drawer:
     unit_score: np.ndarray
     mask: np.ndarray | None
     flagged: np.ndarray
+    objects: Sequence[UnknownObject]
     palette: np.ndarray
     alpha: float
 
@@ -296,12 +302,27 @@ class _Drawer:
         return FramePictures(
             name=self.name,
             image=_thumbnail(image),
-            overlay=_thumbnail(scene),
+            overlay=self._with_objects(_thumbnail(scene), window),
             heat_map=_thumbnail(drawing.heat_map(self.unit_score[window])),
             mask=None if truth is None else _thumbnail(truth),
             reason=reason,
             figure=figure,
         )
+
+    def _with_objects(self, thumbnail: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+        """Marks the objects inside the window, in the page's size for legible captions."""
+        rows, columns = window
+        scale = thumbnail.shape[1] / (columns.stop - columns.start)
+        boxes, captions = [], []
+        for unknown in self.objects:
+            left, top = unknown.box.left - columns.start, unknown.box.top - rows.start
+            right, bottom = left + unknown.box.width, top + unknown.box.height
+            size = (columns.stop - columns.start, rows.stop - rows.start)
+            if min(left, top) >= 0 and right <= size[0] and bottom <= size[1]:
+                corners = [round(scale * edge) for edge in (left, top, right, bottom)]
+                boxes.append((*corners[:2], corners[2] - corners[0], corners[3] - corners[1]))
+                captions.append(f"{unknown.score:.2f}")
+        return drawing.mark_objects(thumbnail, boxes, captions)
 
 
 def largest_component(pixels: np.ndarray) -> tuple[int, int, int, int]:

@@ -31,6 +31,7 @@ from anomaly_seg_ros.evaluation.results import (
     Run,
     plain,
 )
+from anomaly_seg_ros.evaluation.sentence import opening_sentence
 from anomaly_seg_ros.evaluation.table_formats import Figure, format_number
 from anomaly_seg_ros.evaluation.tables import (
     AP,
@@ -127,6 +128,7 @@ def render_run(
         run=run,
         replay=replay,
         headline=headline,
+        sentence=opening_sentence(run),
         tiles=_tiles(run, headline),
         figures=POOLED_COLUMNS,
         table=run_table(run),

@@ -228,6 +228,29 @@ class Latency:
 
 
 @dataclass
+class ObjectFigures:
+    """Unknown objects, counted in each frame that shows them; see ``metrics/object_detection.py``.
+
+    Attributes:
+        seen: Objects in all scored frames.
+        judged: Frames with an anomaly mask, which the next three are about.
+        targets: Unknown things in their ground truth.
+        found: Those of them that were found.
+        false_alarms: Objects that are none.
+        threshold: On the unit scale; also the smallest score of an object.
+        min_area: Pixels of the smallest object and target.
+    """
+
+    seen: int
+    judged: int
+    targets: int
+    found: int
+    false_alarms: int
+    threshold: float
+    min_area: int
+
+
+@dataclass
 class Replay:
     """What only a replayed bag has.
 
@@ -236,6 +259,7 @@ class Replay:
         lost: Frames that were never answered.
         node: The node's figures, where one took part.
         latency_ms: From sending a frame to its answer, where a node took part.
+        objects: Unknown objects in the published score.
         dropped: Frames by who dropped them, such as ``{"node (real time)": 3}``.
         configuration: JSON-like; everything needed to run the same again.
     """
@@ -244,6 +268,7 @@ class Replay:
     lost: int = 0
     node: NodeFigures | None = None
     latency_ms: Latency | None = None
+    objects: ObjectFigures | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
 
@@ -372,6 +397,7 @@ def metrics_json(run: Run) -> str:
         "segmentation": run.segmentation,
         "node": replay.node,
         "latency_ms": replay.latency_ms,
+        "objects": replay.objects,
     }
     document = {
         "model": run.model,

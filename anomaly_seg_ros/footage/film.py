@@ -138,6 +138,8 @@ class OverlayVideo:
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
             *("-r", f"{self._fps:g}", "-i", "pipe:0"),
             *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "fast", "-crf", _QUALITY),
+            # A whole picture so often, so that a browser can step back without much decoding.
+            *("-g", "15"),
             # So that a browser can start before it has the whole file.
             *("-movflags", "+faststart", "-f", "mp4", str(self._partial.absolute())),
         ]

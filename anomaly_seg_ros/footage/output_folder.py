@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from anomaly_seg_ros.errors import OutputError, ParameterError
+from anomaly_seg_ros.footage.frame_browser import BROWSER
 from anomaly_seg_ros.footage.sources import Frame
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.io.images import read_image
@@ -218,7 +219,7 @@ class OutputFolder:
         for name in records:
             for kind in ENCODINGS:
                 self._file(kind, name).unlink(missing_ok=True)
-        for name in (FILM, OBJECTS, PROGRESS):
+        for name in (FILM, BROWSER, OBJECTS, PROGRESS):
             (self.path / name).unlink(missing_ok=True)
 
     def _begin(self) -> IO[str]:

@@ -19,6 +19,7 @@ from anomaly_seg_ros.checkpoints.loading import resolve_model
 from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.errors import ImageError, ParameterError
 from anomaly_seg_ros.footage.film import StreamFilm
+from anomaly_seg_ros.footage.frame_browser import BrowsedFrame, write_frame_browser
 from anomaly_seg_ros.footage.output_folder import (
     DEFAULT_KINDS,
     KINDS,
@@ -210,6 +211,10 @@ class _Run:
         summary = _summary(source, self._records, self._independent, self._kept)
         summary.unreadable, summary.stopped = len(self._unreadable), stopped_early
         summary.seconds = time.monotonic() - started
+        if self._folder.film is not None:
+            title, frames = Path(source.name).name, _browsed(self._records, self._rate)
+            marks = {_KNOWN: "#00e5ff"}
+            write_frame_browser(self._folder.film, title, str(summary), self._rate, frames, marks)
         self._folder.finish(self._document())
         return summary
 
@@ -308,6 +313,7 @@ class _Run:
         }
 
 
+_KNOWN = "unknown objects"
 _NOTHING = np.zeros((0, 0), bool)
 
 
@@ -349,6 +355,26 @@ def _calibrated(options: SegmentOptions, metadata: ModelMetadata, score: str) ->
             f"{measured.low_threshold:g} and {measured.min_area} pixels"
         )
     return replace(rule, min_score=rates.min_scores[rates.index_for(options.false_alarms)])
+
+
+def _browsed(records: Sequence[Record], frame_rate: float) -> list[BrowsedFrame]:
+    """The frames for the page; bars show the unknown part of the picture."""
+    largest = max(record["unknown_share"] for record in records) or 1.0
+    frames = []
+    for index, record in enumerate(records):
+        known = [
+            f"#{found['id']} {found['score']:.2f}" for found in record["objects"] if found["id"]
+        ]
+        frames.append(
+            BrowsedFrame(
+                record["name"],
+                ", ".join(known) or "no unknown object",
+                record.get("time_s", index / frame_rate),
+                record["unknown_share"] / largest,
+                _KNOWN if known else "",
+            )
+        )
+    return frames
 
 
 def _is_independent(source: Source, options: SegmentOptions) -> bool:

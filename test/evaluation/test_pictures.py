@@ -25,6 +25,7 @@ from anomaly_seg_ros.evaluation.pictures import (
     window_around,
 )
 from anomaly_seg_ros.evaluation.run import run_plan
+from anomaly_seg_ros.objects.regions import Box, UnknownObject
 
 HEIGHT, WIDTH = 60, 120
 PALETTE = np.array([[128, 64, 128], [0, 0, 142]], np.uint8)
@@ -123,6 +124,35 @@ def test_a_miss_is_enlarged_around_its_largest_object() -> None:
     # Four times enlarged in both directions, less the blended pixels of its border.
     assert shown > 8 * (mask == 1).mean()
     assert row.image.shape == row.overlay.shape == row.heat_map.shape == row.mask.shape
+
+
+def test_objects_are_drawn_with_their_scores_where_they_are_shown() -> None:
+    image = np.full((HEIGHT, WIDTH, 3), 99, np.uint8)
+    labels, score = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.float32)
+    box = Box(60, 20, 12, 8)
+    score[box.slices] = 0.9
+    found = UnknownObject(box, 96, 0.9, 0.9, np.ones((8, 12), bool))
+    outside = UnknownObject(Box(0, 50, 9, 9), 81, 0.6, 0.6, np.ones((9, 9), bool))
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[22, 90:94] = 1  # missed
+    rows = []
+    for objects in ([], [found, outside]):
+        worst = WorstFrames(0.5, PALETTE)
+        worst.consider("a", image, labels, score, mask, objects)
+        rows.append({row.reason: row.overlay.astype(int) for row in worst.pictures()})
+    changed = {
+        reason: np.abs(overlay - rows[0][reason]).max(axis=2) > 9
+        for reason, overlay in rows[1].items()
+    }
+    scale = 640 / WIDTH
+    whole = changed[FALSE_ALARMS]
+    corner = round(scale * box.top) - 5, round(scale * box.left) - 5
+    assert whole[corner[0] : corner[0] + 2, corner[1] : corner[1] + 8].all()
+    assert whole[round(scale * 48) :, : round(scale * 14)].any(), "the other one"
+    inside = whole[round(scale * 22) : round(scale * 26), round(scale * 63) : round(scale * 69)]
+    assert not inside.any()
+    # The enlarged miss shows neither wholly.
+    assert not changed[MISSES].any()
 
 
 def test_refuses_a_mask_of_another_size() -> None:

@@ -28,6 +28,7 @@ from anomaly_seg_ros.evaluation.results import (
     Benchmark,
     Latency,
     NodeFigures,
+    ObjectFigures,
     Replay,
     Run,
     ScoreFigures,
@@ -118,6 +119,7 @@ def full() -> dict:
             lost=1,
             node=NodeFigures("msp", 3.1e-8, 12.0, 90.0, 30.0),
             latency_ms=Latency.from_samples(LATENCIES),
+            objects=ObjectFigures(50, 16, 40, 31, 6, 0.5, 100),
             dropped={"node": 4},
             configuration={"precision": "fp32", "size": (512, 1024), "bag": Path("/a/b")},
         ),
@@ -139,6 +141,8 @@ def test_shows_everything_that_was_measured() -> None:
         page.headings
     )
     for text in (
+        "Found 31 of 40 unknown objects, 0.4 false alarms a frame, at 65 frames/s.",
+        "from 100 pixels and a mean score of 0.5",
         "17 frames sent, 16 scored, 1 lost",
         "4 dropped by node",
         "1,234 anomalous and 5,678,901 in-distribution pixels",
