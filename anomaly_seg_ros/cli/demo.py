@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{format_run(result)}\n")
         for name, what in (
             ("report.html", "figures, curves and the worst frames; open it in a browser"),
+            ("frames.html", "every frame of the film, by keyboard"),
             ("overlay.mp4", "input, labels with unknown regions, and anomaly score"),
             ("metrics.json", "the figures for programs"),
             ("bag", "the rosbag2 that was replayed: ros2 bag play it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ from anomaly_seg_ros.evaluation.results import (
     Run,
     metrics_json,
 )
+from anomaly_seg_ros.evaluation.sentence import opening_sentence
 from anomaly_seg_ros.evaluation.summary import closed_set_figures, pixel_counts, pooled_figures
 from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
+from anomaly_seg_ros.footage.frame_browser import BrowsedFrame, write_frame_browser
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
-from anomaly_seg_ros.metrics.object_detection import ObjectDetections
+from anomaly_seg_ros.metrics.object_detection import DetectionCounts, ObjectDetections
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
-from anomaly_seg_ros.objects.regions import ObjectRule, find_objects
+from anomaly_seg_ros.objects.regions import ObjectRule, UnknownObject, find_objects
 
+_MISSED, _ALARM, _SEEN = "missed", "false alarm", "unknown objects, no ground truth"
+_MARKS = {_MISSED: "#ffb020", _ALARM: "#ff6b6b", _SEEN: "#00e5ff"}
 _FOREIGN_LABELS = "no mIoU: the labels' classes are not the model's"
 
 
@@ -77,6 +82,7 @@ class Collector:
         self._video_path = video
         self._frame_rate = frame_rate
         self._video: OverlayVideo | None = None
+        self._frames: list[BrowsedFrame] = []
         self._video_size = (0, 0)
 
     def add(
@@ -125,8 +131,13 @@ class Collector:
         self._labels_left_out |= target is not None and not self._classes_fit
         objects = find_objects(unit_score, self._rule)
         self._objects_seen += len(objects)
+        counts = None
         if mask is not None:
-            self._objects.update(objects, mask)
+            own = ObjectDetections(self._rule.min_area)
+            own.update(objects, mask)
+            counts = own.at(self._rule.min_score)
+            self._objects.merge(own)
+        self._frames.append(_browsed(name, objects, counts, len(self._frames) / self._frame_rate))
         self._worst.consider(name, image, labels, unit_score, mask, objects)
         if self._video_path is not None:
             self._add_to_video(self._video_path, image, labels, unit_score)
@@ -168,6 +179,7 @@ class Collector:
             replay.node = NodeFigures(self._score, difference, own.AP, own.AUROC, own.FPR95)
         counts = self._objects.at(self._rule.min_score)
         replay.objects = ObjectFigures(
+            self._score,
             self._objects_seen,
             counts.frames,
             counts.targets,
@@ -209,6 +221,17 @@ class Collector:
             name: colour.tolist()
             for name, colour in zip(self._metadata.classes, self._metadata.palette, strict=True)
         }
+        browser = None
+        if self._video_path is not None and self._frames:
+            largest = max(frame.value for frame in self._frames) or 1.0
+            browser = write_frame_browser(
+                self._video_path,
+                f"{result.model} on {result.data}",
+                opening_sentence(result),
+                self._frame_rate,
+                [replace(frame, value=frame.value / largest) for frame in self._frames],
+                _MARKS,
+            ).name
         write_atomically(folder / "metrics.json", metrics_json(result).encode())
         write_run_report(
             result,
@@ -217,4 +240,21 @@ class Collector:
             self.latencies,
             folder / "report.html",
             class_colours=colours,
+            frame_browser=browser,
         )
+
+
+def _browsed(
+    name: str,
+    objects: Sequence[UnknownObject],
+    counts: DetectionCounts | None,
+    seconds: float,
+) -> BrowsedFrame:
+    """A frame for the page; its bar is the area of its objects, in pixels."""
+    area = float(sum(unknown.area for unknown in objects))
+    if counts is None:
+        mark = _SEEN if objects else ""
+        return BrowsedFrame(name, f"{len(objects)} unknown objects", seconds, area, mark)
+    mark = _MISSED if counts.found < counts.targets else _ALARM if counts.false_alarms else ""
+    told = f"{counts.found} of {counts.targets} found, {counts.false_alarms} false alarms"
+    return BrowsedFrame(name, told, seconds, area, mark)

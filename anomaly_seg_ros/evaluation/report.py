@@ -1,6 +1,6 @@
 """The reports as self-contained HTML pages: ``report.html`` of a bag, ``benchmark.html`` of runs.
 
-A page refers to nothing outside itself, reads well in light and dark mode, on paper and with a
+A page needs nothing outside itself, reads well in light and dark mode, on paper and with a
 screen reader. Both extend ``base.html``; their looks are in ``report.css``.
 """
 
@@ -90,13 +90,14 @@ def write_run_report(
     latencies: Sequence[float],
     path: str | Path,
     class_colours: Mapping[str, Sequence[int]] | None = None,
+    frame_browser: str | None = None,
 ) -> None:
     """Writes the page of a replayed bag; arguments as for :func:`render_run`.
 
     Raises:
         OutputError: The file cannot be written; nothing half-written is left.
     """
-    page = render_run(run, curves, pictures, latencies, class_colours)
+    page = render_run(run, curves, pictures, latencies, class_colours, frame_browser)
     write_atomically(path, page.encode())
 
 
@@ -106,6 +107,7 @@ def render_run(
     pictures: Sequence[FramePictures] = (),
     latencies: Sequence[float] = (),
     class_colours: Mapping[str, Sequence[int]] | None = None,
+    frame_browser: str | None = None,
 ) -> str:
     """Returns the page of a replayed bag.
 
@@ -115,6 +117,7 @@ def render_run(
         pictures: Rows of pictures; neighbours with the same reason share a heading.
         latencies: Milliseconds per frame, in the order of the frames; may be empty.
         class_colours: Class name -> (red, green, blue), for the legend and the IoU bars.
+        frame_browser: Name of a page beside this one that steps through all frames.
     """
     replay, headline = run.replay or Replay(), headline_score(run)
     colours = _colours(run.scores)
@@ -129,6 +132,7 @@ def render_run(
         replay=replay,
         headline=headline,
         sentence=opening_sentence(run),
+        frame_browser=frame_browser,
         tiles=_tiles(run, headline),
         figures=POOLED_COLUMNS,
         table=run_table(run),

@@ -232,6 +232,7 @@ class ObjectFigures:
     """Unknown objects, counted in each frame that shows them; see ``metrics/object_detection.py``.
 
     Attributes:
+        score: Name of the score that they were found in.
         seen: Objects in all scored frames.
         judged: Frames with an anomaly mask, which the next three are about.
         targets: Unknown things in their ground truth.
@@ -241,6 +242,7 @@ class ObjectFigures:
         min_area: Pixels of the smallest object and target.
     """
 
+    score: str
     seen: int
     judged: int
     targets: int

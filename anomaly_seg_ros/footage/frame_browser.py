@@ -66,6 +66,7 @@ def write_frame_browser(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    found = {frame.mark for frame in frames}
     # In a script nothing but "</" could end the data.
     data = json.dumps([asdict(frame) for frame in frames]).replace("<", "\\u003c")
     page = environment.get_template("frame_browser.html").render(
@@ -74,7 +75,7 @@ def write_frame_browser(
         video=film.name,
         frame_rate=frame_rate,
         frames=Markup(data),  # noqa: S704 - escaped above
-        marks=dict(marks),
+        marks={mark: colour for mark, colour in marks.items() if mark in found},
     )
     path = film.with_name(BROWSER)
     write_atomically(path, page.encode())

@@ -212,9 +212,14 @@ class _Run:
         summary.unreadable, summary.stopped = len(self._unreadable), stopped_early
         summary.seconds = time.monotonic() - started
         if self._folder.film is not None:
-            title, frames = Path(source.name).name, _browsed(self._records, self._rate)
-            marks = {_KNOWN: "#00e5ff"}
-            write_frame_browser(self._folder.film, title, str(summary), self._rate, frames, marks)
+            write_frame_browser(
+                self._folder.film,
+                Path(source.name).name,
+                str(summary),
+                self._rate,
+                _browsed(self._records, self._rate),
+                {_KNOWN: "#00e5ff"},
+            )
         self._folder.finish(self._document())
         return summary
 
@@ -362,9 +367,8 @@ def _browsed(records: Sequence[Record], frame_rate: float) -> list[BrowsedFrame]
     largest = max(record["unknown_share"] for record in records) or 1.0
     frames = []
     for index, record in enumerate(records):
-        known = [
-            f"#{found['id']} {found['score']:.2f}" for found in record["objects"] if found["id"]
-        ]
+        objects = record["objects"]
+        known = [f"#{one['id']} {one['score']:.2f}" for one in objects if one["id"]]
         frames.append(
             BrowsedFrame(
                 record["name"],

@@ -119,7 +119,7 @@ def full() -> dict:
             lost=1,
             node=NodeFigures("msp", 3.1e-8, 12.0, 90.0, 30.0),
             latency_ms=Latency.from_samples(LATENCIES),
-            objects=ObjectFigures(50, 16, 40, 31, 6, 0.5, 100),
+            objects=ObjectFigures("msp", 50, 16, 40, 31, 6, 0.5, 100),
             dropped={"node": 4},
             configuration={"precision": "fp32", "size": (512, 1024), "bag": Path("/a/b")},
         ),
@@ -142,7 +142,7 @@ def test_shows_everything_that_was_measured() -> None:
     )
     for text in (
         "Found 31 of 40 unknown objects, 0.4 false alarms a frame, at 65 frames/s.",
-        "from 100 pixels and a mean score of 0.5",
+        "from 100 pixels and a mean of 0.5",
         "17 frames sent, 16 scored, 1 lost",
         "4 dropped by node",
         "1,234 anomalous and 5,678,901 in-distribution pixels",
@@ -166,6 +166,14 @@ def test_is_self_contained() -> None:
     html = render_run(**full())
     assert all(link is None or link.startswith("data:image/") for link in Page(html).links)
     assert not re.search(r"https?://|url\(|@import", html)
+
+
+def test_leads_to_every_frame_where_there_is_a_film() -> None:
+    html = render_run(**full(), frame_browser="frames.html")
+    assert [link for link in Page(html).links if link and not link.startswith("data:")] == [
+        "frames.html"
+    ]
+    assert "Step through all 16 frames" in html
 
 
 def test_images_are_small_and_described() -> None:

@@ -16,7 +16,7 @@ FAST = Latency(66.0, 80.0, 90.0, 100.0)
 def a_run(frames: int = 40, mode: str = LOCK_STEP, **changes: Any) -> Run:
     latency = changes.pop("latency", None)
     counts = {"seen": 47, "judged": 40, "targets": 40, "found": 31, "false_alarms": 16, **changes}
-    objects = ObjectFigures(**counts, threshold=0.5, min_area=100)
+    objects = ObjectFigures("msp", **counts, threshold=0.5, min_area=100)
     configuration = {"options": {"mode": mode}}
     replay = Replay(latency_ms=latency, objects=objects, configuration=configuration)
     return Run("m", "bag", "", "node", frames, {}, replay=replay)

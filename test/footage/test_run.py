@@ -96,7 +96,7 @@ def test_the_files_show_what_the_segmenter_says(
     folders = (("overlays", "jpg"), ("masks", "png"), ("scores", "png"), ("labels", "png"))
     assert names(out) == {
         *(f"{folder}/{index:03d}.{suffix}" for folder, suffix in folders for index in range(8)),
-        *("objects.json", "overlay.mp4"),
+        *("frames.html", "objects.json", "overlay.mp4"),
     }
     segmenter = Segmenter.load(options.model, CPU)
     calibration = segmenter.metadata.calibration_of("msp")
@@ -153,6 +153,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     assert counted.frames == 5
     assert (summary.frames, summary.kept) == (8, 3)
     whole, halves = contents(tmp_path / "whole"), contents(tmp_path / "halves")
+    del whole["frames.html"], halves["frames.html"]  # tell how long it took
     # The film's first frames went through a JPEG.
     assert len(halves.pop("overlay.mp4")) == pytest.approx(len(whole.pop("overlay.mp4")), rel=0.3)
     assert halves == whole
@@ -272,7 +273,7 @@ def test_a_video_with_its_times_and_notes(
     assert "ends after" in summary.notes[0]
     assert names(out) == {
         *(f"masks/{index:06d}.png" for index in range(summary.frames)),
-        *("objects.json", "overlay.mp4"),
+        *("frames.html", "objects.json", "overlay.mp4"),
     }
 
 

@@ -75,7 +75,7 @@ def test_lock_step_scores_every_frame_once(bag: Path, tiny_model: Path, tmp_path
     assert replay.node.max_abs_difference_to_in_process < 1e-6
     from_messages = replay.node.AP
     assert from_messages == pytest.approx(result.scores["max_logit"].AP, abs=0.01)
-    for name in ("metrics.json", "report.html", "overlay.mp4", "node.log"):
+    for name in ("metrics.json", "report.html", "frames.html", "overlay.mp4", "node.log"):
         assert (out / name).stat().st_size > 0
     written = json.loads((out / "metrics.json").read_text())
     assert written["frames"] == expected
