@@ -10,7 +10,7 @@ import pytest
 
 from anomaly_seg_ros.errors import ImageError, OutputError
 from anomaly_seg_ros.footage import film as film_module
-from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
+from anomaly_seg_ros.footage.film import OverlayVideo, StreamFilm, compose_frame, letterbox
 
 
 def frame(index: int, height: int = 48, width: int = 96) -> np.ndarray:
@@ -168,3 +168,26 @@ def test_letterbox_keeps_the_shape_inside_a_fixed_size(size: tuple[int, int]) ->
     assert abs(columns.min() + columns.max() - 79) <= 1
     with pytest.raises(ImageError, match="needs"):
         letterbox(picture[..., 0], (40, 80))
+
+
+def test_a_live_film_keeps_the_pace_of_the_camera(tmp_path: Path) -> None:
+    """At 10 frames/s, a picture stays until the next one's time; more than that are left out."""
+    path = tmp_path / "overlay.mp4"
+    red, green, blue = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+    with StreamFilm(path, 10, live=True) as film:
+        for time_s, colour in ((0.0, red), (0.35, green), (0.36, red), (0.62, blue)):
+            film.add(np.full((48, 96, 3), colour, np.uint8), time_s)
+    shown = [frame[20, 40] for frame in read(path)[0]]
+    # The one of 0.36 s had no frame of its own, but was the newest until 0.6 s.
+    for colour, expected in zip(shown, [red] * 3 + [green] + [red] * 2 + [blue], strict=True):
+        np.testing.assert_allclose(colour, expected, atol=25)
+
+
+def test_a_stream_of_any_sizes_is_one_film_and_none_without_a_path(tmp_path: Path) -> None:
+    with StreamFilm(tmp_path / "overlay.mp4", 10, live=False) as film:
+        film.add(np.full((100, 2400, 3), 90, np.uint8), None)  # wider than a film may be
+        film.add(np.full((300, 300, 3), 90, np.uint8), None)
+    assert [frame.shape for frame in read(tmp_path / "overlay.mp4")[0]] == [(80, 1920, 3)] * 2
+    with StreamFilm(None, 10, live=False) as film:
+        film.add(np.full((100, 240, 3), 90, np.uint8), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["overlay.mp4"]

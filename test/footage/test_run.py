@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from tiny import save_tiny_model, tiny_metadata, tiny_network
+from tiny_camera import network_camera
 
 from anomaly_seg_ros.checkpoints.loading import save_model
 from anomaly_seg_ros.errors import ImageError, ParameterError
@@ -275,6 +276,27 @@ def test_a_video_with_its_times_and_notes(
         *(f"masks/{index:06d}.png" for index in range(summary.frames)),
         *("frames.html", "objects.json", "overlay.mp4"),
     }
+
+
+def test_a_camera_that_vanishes_leaves_what_it_sent(
+    tmp_path: Path, options: SegmentOptions
+) -> None:
+    out = tmp_path / "o"
+    with network_camera(30, pause_s=0.05) as address:
+        summary = segment(open_source([address]), out, options)
+    assert summary.kind == "camera"
+    assert summary.frames >= 3
+    assert summary.frames + summary.dropped <= 30
+    assert summary.is_partial
+    assert "it is gone" in summary.notes[0]
+    found = document(out)
+    times = [entry["time_s"] for entry in found["frames"]]
+    assert times == sorted(times)
+    assert found["input"]["dropped"] == summary.dropped
+    # The film lasts as long as the camera was there, whatever the network's pace.
+    capture = cv2.VideoCapture(str(out / "overlay.mp4"))
+    shown = capture.get(cv2.CAP_PROP_FRAME_COUNT) / capture.get(cv2.CAP_PROP_FPS)
+    assert shown == pytest.approx(times[-1], abs=0.11)
 
 
 def test_only_what_is_wanted_is_written(
