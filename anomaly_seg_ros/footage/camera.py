@@ -52,7 +52,10 @@ class Camera:
             raise ImageError(f"{self.name}: cannot be opened; {hint}")
         self._changed = threading.Condition()
         self._newest: tuple[float, np.ndarray] | None = None
-        self._ended = False
+        self._ended = self._wanted = False
+        # From the start, so that nothing old waits in a buffer while a model is loaded.
+        self._reader = threading.Thread(target=self._read, name=self.name, daemon=True)
+        self._reader.start()
 
     def frames(self, stopped: Callable[[], bool]) -> Generator[Frame, None, None]:
         """See :class:`~anomaly_seg_ros.footage.sources.Source`.
@@ -60,9 +63,8 @@ class Camera:
         Raises:
             ImageError: It vanishes before the first frame.
         """
-        reader = threading.Thread(target=self._read, name=self.name, daemon=True)
-        reader.start()
         first, count = 0.0, 0
+        self._wanted = True
         try:
             while (taken := self._take(stopped)) is not None:
                 moment, image = taken
@@ -75,8 +77,8 @@ class Camera:
                 self.notes.append(f"{self.name}: no more frames after {count}; it is gone")
         finally:
             self._ended = True
-            reader.join(2 * _POLL_S)
-            if not reader.is_alive():  # a driver that still waits must not lose its device
+            self._reader.join(2 * _POLL_S)
+            if not self._reader.is_alive():  # a driver that still waits must not lose its device
                 self._capture.release()
 
     def _read(self) -> None:
@@ -86,7 +88,7 @@ class Camera:
                 if not found:
                     self._ended = True
                 else:
-                    self.dropped += self._newest is not None
+                    self.dropped += self._wanted and self._newest is not None
                     self._newest = time.monotonic(), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
                 self._changed.notify()
 

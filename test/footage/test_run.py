@@ -278,15 +278,18 @@ def test_a_video_with_its_times_and_notes(
     }
 
 
+@pytest.mark.slow
 def test_a_camera_that_vanishes_leaves_what_it_sent(
     tmp_path: Path, options: SegmentOptions
 ) -> None:
     out = tmp_path / "o"
-    with network_camera(30, pause_s=0.05) as address:
+    # What torch does once a process is done before the camera starts.
+    Segmenter.load(options.model, CPU).predict(np.zeros((48, 64, 3), np.uint8), ("msp",))
+    with network_camera(150, pause_s=0.04) as address:
         summary = segment(open_source([address]), out, options)
     assert summary.kind == "camera"
     assert summary.frames >= 3
-    assert summary.frames + summary.dropped <= 30
+    assert summary.frames + summary.dropped <= 150
     assert summary.is_partial
     assert "it is gone" in summary.notes[0]
     found = document(out)
