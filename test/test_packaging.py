@@ -35,7 +35,7 @@ EXECUTABLES = {
 }
 # What tells an import of ROS from others; its name is also the one in package.xml.
 ROS_PREFIXES = ("_msgs", "_srvs", "_interfaces")
-ROS_MODULES = {"rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python"}
+ROS_MODULES = {"rclpy", "cv_bridge", "launch", "launch_ros", "ament_index_python", "tf2_ros"}
 # What rosbags itself depends on; bags/reader.py catches the exceptions that escape from it.
 ROSBAGS_PARTS = {"apsw", "backports", "compression"}
 

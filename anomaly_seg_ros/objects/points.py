@@ -51,7 +51,8 @@ class Pinhole:
         for name in ("fx", "fy", "cx", "cy"):
             value = getattr(self, name)
             if not math.isfinite(value) or (name.startswith("f") and value <= 0):
-                raise ParameterError(f"camera: {name} must be positive, got {value}")
+                kind = "positive" if name.startswith("f") else "finite"
+                raise ParameterError(f"camera: {name} must be {kind}, got {value}")
 
     def rays(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Directions of pixels, (N, 3) float64 with z = 1."""

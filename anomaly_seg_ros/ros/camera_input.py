@@ -15,6 +15,7 @@ from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.ros.arrival import Arrival, StampCheck, StampVerdict, receiver
 from anomaly_seg_ros.ros.counters import FrameCounts, RateLimiter
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
+from anomaly_seg_ros.ros.range_maps import GROUND, RangeMaps
 from anomaly_seg_ros.ros.reports import CameraReport
 
 LONGEST_REASON = 400  # characters
@@ -34,6 +35,7 @@ class CameraInput:
         counts: What became of its frames.
         limiter: Enforces ``max_rate``.
         depth: The bit depth of its 16-bit images.
+        range_maps: Its depth images or disparities.
         camera_info: The newest calibration, or None.
         topic: The image topic, as remapped.
     """
@@ -52,6 +54,9 @@ class CameraInput:
         self._subscriptions: list[Subscription] = []
         self.counts = FrameCounts()
         self.limiter = RateLimiter()
+        self.range_maps = RangeMaps(
+            node, lambda topic: node.resolve_topic_name(self._below(topic)), qos_events
+        )
         self._forget()
         self.camera_info: CameraInfo | None = None
         self.topic = self._image_topic(node.get_parameter("image_transport").value)
@@ -84,6 +89,7 @@ class CameraInput:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+        self.range_maps.follow(GROUND)
 
     def report(self) -> CameraReport:
         """Report the current condition."""

@@ -28,6 +28,7 @@ from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.ros import device_loss, parameters, rclpy_errors
 from anomaly_seg_ros.ros.arrival import Arrival
 from anomaly_seg_ros.ros.camera_input import CameraInput
+from anomaly_seg_ros.ros.camera_pose import CameraPose
 from anomaly_seg_ros.ros.device_loss import Recovery
 from anomaly_seg_ros.ros.diagnostics import Reporter
 from anomaly_seg_ros.ros.discovery import TransportWatch, domain_id
@@ -35,6 +36,7 @@ from anomaly_seg_ros.ros.model import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
 from anomaly_seg_ros.ros.publishers import Outputs
 from anomaly_seg_ros.ros.qos import QosEvents
+from anomaly_seg_ros.ros.range_maps import GROUND
 from anomaly_seg_ros.ros.rclpy_errors import guard_services
 from anomaly_seg_ros.ros.reports import Report
 from anomaly_seg_ros.ros.transport import use_profile
@@ -63,6 +65,7 @@ class Detector(LifecycleNode):
         self._segmenter: Segmenter | None = None
         self._outputs: dict[CameraInput, Outputs] = {}
         self._pipeline: Pipeline | None = None
+        self._pose: CameraPose | None = None
         self._worker: Worker[CameraInput, Arrival] | None = None
         self._qos_events = QosEvents(self.get_logger())
         self._recovery = Recovery()
@@ -186,6 +189,7 @@ class Detector(LifecycleNode):
 
     def _check(self) -> None:
         self._check_device()
+        self._follow_ranges()
         self._tell_notes()
         self._reporter.publish_changes()
 
@@ -225,9 +229,11 @@ class Detector(LifecycleNode):
         self._notes_told = 0
         self._tell_notes()
         self._cameras = self._make_cameras()
+        if frame := self.get_parameter("points_frame").value:
+            self._pose = CameraPose(self, frame)
         for camera in self._cameras:
             self._outputs[camera] = Outputs(
-                self, model.segmenter.metadata, self._qos_events, camera.name
+                self, model.segmenter.metadata, self._qos_events, camera, self._pose
             )
         self._pipeline = Pipeline(model, self._outputs, settings, self.get_clock())
         self._label_info = "latched while active"
@@ -253,6 +259,9 @@ class Detector(LifecycleNode):
     def _release(self) -> None:
         for outputs in self._outputs.values():
             outputs.destroy()
+        if self._pose is not None:
+            self._pose.close()
+            self._pose = None
         if self._segmenter is not None and not self._lost:
             peak = memory.peak_memory(self._segmenter.device)
             self.get_logger().info(f"peak memory: {peak.mib:.0f} MiB {peak.what}")
@@ -273,6 +282,15 @@ class Detector(LifecycleNode):
 
     def _topics(self) -> str:
         return ", ".join(camera.topic for camera in self._cameras)
+
+    def _follow_ranges(self) -> None:
+        """Subscribe to depth or disparity while somebody wants points of them."""
+        source = self.get_parameter("points_source").value
+        for camera, outputs in self._outputs.items():
+            wanted = (
+                self._enabled and self.state == "active" and outputs.is_wanted("unknown_points")
+            )
+            camera.range_maps.follow(source if wanted else GROUND)
 
     def _subscribe(self) -> None:
         for camera in self._cameras:

@@ -27,6 +27,8 @@ from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 from anomaly_seg_ros.objects.smoothing import SmoothingRule
 from anomaly_seg_ros.ros.objects import ObjectSettings, object_settings
+from anomaly_seg_ros.ros.points import PointSettings, point_settings
+from anomaly_seg_ros.ros.range_maps import SOURCES
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.resources import config_path
 
@@ -204,6 +206,30 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "camera_pitch": ParameterSpec(
         float, "degrees that the cameras look down", ALWAYS, -90.0, 90.0
     ),
+    "camera_pitch_std": ParameterSpec(
+        float, "standard deviation of camera_pitch in degrees", ALWAYS, 0.0, 90.0
+    ),
+    "points_source": ParameterSpec(
+        str, "what tells the positions of unknown objects", ALWAYS, choices=SOURCES
+    ),
+    "points_max_range": ParameterSpec(
+        float, "metres from the camera past which points are left out", ALWAYS, 0.1, 10000.0
+    ),
+    "points_pixel_std": ParameterSpec(
+        float,
+        "standard deviation in pixels of the row of an object's foot, and of disparities",
+        ALWAYS,
+        0.0,
+        1000.0,
+    ),
+    "points_frame": ParameterSpec(
+        str,
+        "frame of the points, whose plane z = 0 is the road; empty = the camera's",
+        UNCONFIGURED,
+    ),
+    "depth_slop": ParameterSpec(
+        float, "seconds between the stamps of a frame and of its depth", ALWAYS, 0.0, 10.0
+    ),
     "overlay_alpha": ParameterSpec(
         float, "weight of the class colours in the overlay", ALWAYS, 0.0, 1.0
     ),
@@ -353,6 +379,7 @@ class Settings:
     threshold: float
     smoothing: SmoothingRule | None
     objects: ObjectSettings
+    points: PointSettings
     overlay_alpha: float
     jpeg_quality: int
     max_rate: float
@@ -420,11 +447,13 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
         except ParameterError as error:
             raise ParameterError(f"parameter 'target_tpr': {error}") from error
     seconds = values["temporal_smoothing"]
+    objects = object_settings(values, metadata, score, float(threshold))
     return Settings(
         score_method=score,
         threshold=float(threshold),
         smoothing=SmoothingRule(seconds) if seconds > 0 else None,
-        objects=object_settings(values, metadata, score, float(threshold)),
+        objects=objects,
+        points=point_settings(values, objects.mounting),
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],

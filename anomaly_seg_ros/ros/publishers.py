@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float32, Header
 
 from anomaly_seg_ros import drawing
@@ -19,10 +19,14 @@ from anomaly_seg_ros.checkpoints.metadata import ModelMetadata
 from anomaly_seg_ros.inference.prediction import OutputRequest, Prediction, UnknownRule
 from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.objects.tracker import TrackedObject
+from anomaly_seg_ros.ros.camera_input import CameraInput
+from anomaly_seg_ros.ros.camera_pose import CameraPose
 from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_message
 from anomaly_seg_ros.ros.objects import ObjectStage, detection_array
 from anomaly_seg_ros.ros.parameters import Settings
+from anomaly_seg_ros.ros.points import PointSettings, point_cloud
 from anomaly_seg_ros.ros.qos import QosEvents
+from anomaly_seg_ros.ros.range_maps import PointsError
 
 try:
     from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
@@ -51,6 +55,7 @@ FRAME_TOPICS: dict[str, type] = {
     "ood_heatmap": Image,
     "ood_heatmap/compressed": CompressedImage,
     **({} if Detection2DArray is None else {"unknown_objects": Detection2DArray}),
+    "unknown_points": PointCloud2,
     "debug/inference_latency_ms": Float32,
     "debug/processing_latency_ms": Float32,
     "debug/pipeline_latency_ms": Float32,
@@ -59,7 +64,7 @@ _OVERLAYS = {"overlay", "overlay/compressed"}
 _HEAT_MAPS = {"ood_heatmap", "ood_heatmap/compressed"}
 _OPEN_SET_LABELS = {"open_set_labels", "open_set_labels/compressed"}
 _NEED_MASK = {"open_set_mask", "open_set_mask/compressed"} | _OVERLAYS
-_OBJECTS = {"unknown_objects"}
+_OBJECTS = {"unknown_objects", "unknown_points"}
 NEED_LABELS = frozenset({"labels", "labels/compressed"} | _OVERLAYS | _OBJECTS)
 NEED_SCORE = frozenset({"ood_score"} | _OBJECTS | _OPEN_SET_LABELS | _NEED_MASK | _HEAT_MAPS)
 
@@ -71,8 +76,9 @@ class Outputs:
         node: Owner of the publishers.
         metadata: Classes, palette and calibration of the model.
         qos_events: Told of subscribers with incompatible QoS.
-        camera: Name of the camera; its outputs are below ``~/<camera>/``. Empty for the only
-            camera of a node, whose outputs are below ``~/``.
+        camera: Its outputs are below ``~/<name>/``, or ``~/`` for the only one of a node, which
+            has no name.
+        pose: Where cameras are in the frame of points, or None.
     """
 
     def __init__(
@@ -80,10 +86,13 @@ class Outputs:
         node: LifecycleNode,
         metadata: ModelMetadata,
         qos_events: QosEvents,
-        camera: str = "",
+        camera: CameraInput,
+        pose: CameraPose | None = None,
     ) -> None:
         self._node = node
-        parent = f"~/{camera}/" if camera else "~/"
+        self._camera = camera
+        self._pose = pose
+        parent = f"~/{camera.name}/" if camera.name else "~/"
         self._metadata = metadata
         self._unknown_label = len(metadata.classes)
         self._publish_ms = 0.0  # of the frame at work
@@ -112,9 +121,11 @@ class Outputs:
 
     def wanted(self) -> frozenset[str]:
         """Return the frame topics that have a subscriber now."""
-        return frozenset(
-            topic for topic in FRAME_TOPICS if self._publishers[topic].get_subscription_count() > 0
-        )
+        return frozenset(topic for topic in FRAME_TOPICS if self.is_wanted(topic))
+
+    def is_wanted(self, topic: str) -> bool:
+        """Return whether a frame topic has a subscriber now."""
+        return self._publishers[topic].get_subscription_count() > 0
 
     @property
     def has_label_info(self) -> bool:
@@ -187,6 +198,9 @@ class Outputs:
             "confidence": lambda: image_message(confidence, "mono8", header),
             "camera_info": lambda: restamped(camera_info, header),
             "unknown_objects": lambda: detection_array(objects(), header, self._unknown_label),
+            "unknown_points": lambda: self._placed(
+                objects(), header, camera_info, image.shape, settings.points
+            ),
             "overlay": lambda: image_message(overlay(), "rgb8", header),
             "overlay/compressed": lambda: jpeg_message(overlay(), quality, header),
             "ood_heatmap": lambda: image_message(heat_map(), "rgb8", header),
@@ -199,6 +213,22 @@ class Outputs:
                 self._send(topic, message())
         return self._publish_ms
 
+    def _placed(
+        self,
+        objects: Sequence[TrackedObject],
+        header: Header,
+        camera_info: CameraInfo | None,
+        shape: tuple[int, ...],
+        settings: PointSettings,
+    ) -> PointCloud2 | None:
+        """The points of objects; without them, says why and leaves the other outputs alone."""
+        ranges = self._camera.range_maps
+        try:
+            return point_cloud(objects, header, camera_info, shape, settings, ranges, self._pose)
+        except PointsError as error:
+            self._camera.say_first(error.kind, str(error))
+            return None
+
     def publish_latencies(self, wanted: Collection[str], milliseconds: dict[str, float]) -> None:
         """Publish those of ``inference``, ``processing`` and ``pipeline`` that are wanted."""
         for name, value in milliseconds.items():
@@ -207,6 +237,8 @@ class Outputs:
                 self._publishers[topic].publish(Float32(data=value))
 
     def _send(self, topic: str, message: Any) -> None:
+        if message is None:
+            return
         started = time.perf_counter()
         self._publishers[topic].publish(message)
         self._publish_ms += (time.perf_counter() - started) * 1e3

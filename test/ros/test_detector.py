@@ -31,10 +31,11 @@ LATENCIES = [topic for topic in FRAME_TOPICS if topic.startswith("debug/")]
 
 
 def test_every_output_of_a_frame(start_detector, segmenter):
-    detector = start_detector(score_method="energy", overlay_alpha=0.3)
+    detector = start_detector(score_method="energy", overlay_alpha=0.3, camera_height=1.4)
     detector.listen(*FRAME_TOPICS)
     detector.wait_connected()
     info = CameraInfo(header=stamped(3.0, "lens"), width=80, height=48, distortion_model="plumb")
+    info.k = [50.0, 0.0, 40.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0]
     detector.infos.publish(info)
     detector.spin_for(0.3)
     detector.segment(FRAME, 7.125)

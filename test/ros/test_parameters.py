@@ -116,11 +116,12 @@ def test_when_each_parameter_may_change():
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
               "jpeg_quality", "on_out_of_memory", "frame_timeout", "late_after", "stuck_after",
               "recovery_attempts", "bit_depth", "temporal_smoothing", "camera_height",
-              "camera_pitch"}  # fmt: skip
-    always |= {name for name in PARAMETERS if name.startswith("object_")}
+              "camera_pitch", "camera_pitch_std", "depth_slop"}  # fmt: skip
+    always |= {name for name in PARAMETERS if name.startswith(("object_", "points_"))}
+    always -= {"points_frame"}
     model = {"model", "device", "precision", "backend", "cuda_graphs", "inference_mode",
              "inference_height", "inference_width", "tile_height", "tile_width", "tile_overlap",
-             "num_threads", "cameras"}  # fmt: skip
+             "num_threads", "cameras", "points_frame"}  # fmt: skip
 
     def changeable(state: str) -> set[str]:
         names = set()

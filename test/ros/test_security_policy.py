@@ -8,10 +8,12 @@ import pytest
 
 from anomaly_seg_ros.system.resources import config_path
 
-# Exists only where vision_msgs is installed, or with use_sim_time, or with compressed input.
+# Exists only where vision_msgs is installed, or with use_sim_time, compressed input, another
+# points_source, or points_frame.
 SOMETIMES = {
     *("/detector/label_info", "/detector/unknown_objects"),
     *("/clock", "/image/compressed"),
+    *("/depth", "/disparity", "/tf", "/tf_static"),
 }
 
 
