@@ -17,6 +17,7 @@ from anomaly_seg_ros.evaluation.results import (
     DistanceBin,
     Latency,
     NodeFigures,
+    Objects,
     OpenSet,
     PerImage,
     Replay,
@@ -96,6 +97,7 @@ def _score(base: float, first: bool) -> ScoreFigures:
         else None,
         calibration=Calibration(0.5, 1.0, 1.5 + base, 60.0, None),
         best_F1=BestF1(28.0 + base, -3.25),
+        objects=Objects(8.5, 5.25, 30.0, 11.0, 16.5 + base, 40.0, 0.75, 0.55, "obstacle_track"),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ import numpy as np
 from anomaly_seg_ros.datasets import LoadedSample
 from anomaly_seg_ros.errors import OutputError
 from anomaly_seg_ros.evaluation.image_counts import ImageCountsCollector
+from anomaly_seg_ros.evaluation.object_counts import ObjectCounts, UnitScale
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.array_files import DAMAGED, read_npz
 from anomaly_seg_ros.io.safe_yaml_json import read_json
@@ -69,17 +70,19 @@ class Decisions:
         open_set: Thresholds of the open-set figures by score and fold; fold "" covers all folds
             that are not named.
         threshold_from: Source of ``open_set``: ``folds`` or ``calibration``.
+        objects: :class:`UnitScale` of the object figures by score; they need ``sizes``.
     """
 
     components: dict[str, float] = field(default_factory=dict)
     sizes: tuple[int, int] | None = None
     open_set: dict[str, dict[str, float]] = field(default_factory=dict)
     threshold_from: str = ""
+    objects: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def any(self) -> bool:
         """Whether the second pass has anything to count."""
-        return bool(self.components or self.open_set)
+        return bool(self.components or self.open_set or self.objects)
 
 
 class FramePass(ABC):
@@ -279,6 +282,7 @@ class AlarmPass(FramePass):
     Attributes:
         components: Component counts by score.
         open_set: Open-set confusion by score and fold.
+        objects: Figures with and without the object stage, by score.
     """
 
     def __init__(self, decisions: Decisions, num_classes: int | None) -> None:
@@ -297,6 +301,10 @@ class AlarmPass(FramePass):
             }
             for score, thresholds in decisions.open_set.items()
         }
+        self.objects = {
+            score: ObjectCounts(UnitScale(*unit), MinimumSizes(*sizes))
+            for score, unit in decisions.objects.items()
+        }
 
     def empty(self) -> AlarmPass:
         """See :class:`FramePass`."""
@@ -308,6 +316,8 @@ class AlarmPass(FramePass):
         if mask is not None:
             for score, components in self.components.items():
                 components.update(prediction.scores[score], mask, name)
+            for score, objects in self.objects.items():
+                objects.update(prediction.scores[score], mask, name)
             if labels is not None:
                 for score, folds in self.open_set.items():
                     raw = prediction.scores[score]
@@ -324,6 +334,8 @@ class AlarmPass(FramePass):
         for score, folds in other.open_set.items():
             for fold, confusion in folds.items():
                 self.open_set[score][fold].merge(confusion)
+        for score, objects in other.objects.items():
+            self.objects[score].merge(objects)
         self.done |= other.done
         self.seconds += other.seconds
 
@@ -335,6 +347,8 @@ class AlarmPass(FramePass):
         for score, folds in self.open_set.items():
             for number, confusion in enumerate(folds.values()):
                 arrays |= _prefixed(f"open_set/{score}/{number}", confusion.state())
+        for score, objects in self.objects.items():
+            arrays |= _prefixed(f"objects/{score}", objects.state())
         return arrays
 
     def read(self, folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -346,6 +360,8 @@ class AlarmPass(FramePass):
             for number, confusion in enumerate(folds.values()):
                 state = _below(f"open_set/{score}/{number}", arrays)
                 confusion.merge(OpenSetConfusion.from_state(state))
+        for score, objects in self.objects.items():
+            objects.add_state(_below(f"objects/{score}", arrays))
 
 
 def merged(empty: _Pass, states: Iterable[Path]) -> _Pass:

@@ -62,6 +62,11 @@ BENCHMARK_CONVENTIONS: dict[str, Any] = {
         f"predicted / true component: {ANOMALY_TRACK.predicted} / {ANOMALY_TRACK.target} "
         f"(anomaly_track), {OBSTACLE_TRACK.predicted} / {OBSTACLE_TRACK.target} (obstacle_track)"
     ),
+    "objects": (
+        "components at the deployed threshold, as pixels and as objects: regions that extend down "
+        "to 0.45 on the unit scale, from the smallest score that the model's table gives for 0.5 "
+        "false alarms per frame; found: sIoU >= 0.25, false alarm: PPV < 0.25"
+    ),
     "open_set": (
         "DenseHybrid (Grcic et al. 2022), eq. 21; threshold_from 'folds': detects 95 % of the "
         "anomalous pixels of the other folds, figures weighted by images; 'calibration': the "
@@ -100,6 +105,34 @@ class Components:
     PPV: float | None
     mean_F1: float | None  # noqa: N815
     threshold: float
+    sizes: str
+
+
+@dataclass
+class Objects:
+    """Components at the deployed threshold, as pixels and as objects; percent but for the last.
+
+    Attributes:
+        pixels_mean_F1: Mean F1 of the pixels above the threshold, as in :class:`Components`.
+        pixels_PPV: Their mean PPV.
+        sIoU: Of the objects, as in :class:`Components`.
+        PPV: The same.
+        mean_F1: The same.
+        found: Share of the things with sIoU >= 0.25.
+        false_alarms: Objects with PPV < 0.25 in a frame, on average.
+        min_score: Smallest score of an object on the unit scale; 0 where the model's metadata
+            has no table of rates.
+        sizes: As in :class:`Components`.
+    """
+
+    pixels_mean_F1: float | None  # noqa: N815
+    pixels_PPV: float | None  # noqa: N815
+    sIoU: float | None  # noqa: N815
+    PPV: float | None
+    mean_F1: float | None  # noqa: N815
+    found: float | None
+    false_alarms: float
+    min_score: float
     sizes: str
 
 
@@ -155,6 +188,7 @@ class ScoreFigures:
     distance: list[DistanceBin] | None = None
     calibration: Calibration | None = None
     best_F1: BestF1 | None = None  # noqa: N815
+    objects: Objects | None = None
 
 
 @dataclass
@@ -461,6 +495,7 @@ def _score(raw: dict[str, Any]) -> ScoreFigures:
     score = _restore(ScoreFigures, raw)
     score.per_image = _optional(PerImage, score.per_image)
     score.components = _optional(Components, score.components)
+    score.objects = _optional(Objects, score.objects)
     score.calibration = _optional(Calibration, score.calibration)
     score.best_F1 = _optional(BestF1, score.best_F1)
     if score.distance is not None:

@@ -18,6 +18,7 @@ from anomaly_seg_ros.evaluation.plan import ALL, DUMPED, IN_PROCESS, NamedPath, 
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.io.atomic import file_sha256
+from anomaly_seg_ros.objects.rates import ObjectRates
 
 # Name of a score that comes from files, which do not say what it is.
 DUMPED_SCORE = "dumped"
@@ -34,6 +35,7 @@ class Scorer(Protocol):
         classes: Classes of the predicted labels; None if it predicts none.
         palette: (K, 3) uint8 RGB colours of the classes; None if it predicts no labels.
         calibration: By score; scores that were never calibrated are missing.
+        object_rates: The model's table of found objects and false alarms, or None.
         configuration: JSON-like; what the scores depend on.
         notes: Sentences for the reader of the figures.
     """
@@ -45,6 +47,7 @@ class Scorer(Protocol):
     classes: tuple[str, ...] | None
     palette: np.ndarray | None
     calibration: dict[str, ScoreCalibration]
+    object_rates: ObjectRates | None
     configuration: dict[str, Any]
     notes: list[str]
 
@@ -80,6 +83,7 @@ class ModelScorer:
         self.classes: tuple[str, ...] | None = metadata.classes
         self.palette: np.ndarray | None = metadata.palette
         self.calibration = metadata.calibration
+        self.object_rates = metadata.object_rates
         self.notes = [
             f"the model has no score {name}"
             for name in plan.scores
@@ -122,6 +126,7 @@ class DumpedScorer:
     default_score = DUMPED_SCORE
     classes: tuple[str, ...] | None = None
     palette: np.ndarray | None = None
+    object_rates: ObjectRates | None = None
 
     def __init__(self, dumped: NamedPath) -> None:
         self._folder = Path(dumped.source)

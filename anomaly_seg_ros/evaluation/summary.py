@@ -11,12 +11,14 @@ from anomaly_seg_ros.calibration import ScoreCalibration
 from anomaly_seg_ros.errors import ParameterError
 from anomaly_seg_ros.evaluation.accumulate import AlarmPass, Decisions, PixelPass
 from anomaly_seg_ros.evaluation.frames import Frames
+from anomaly_seg_ros.evaluation.object_counts import ObjectCounts, UnitScale
 from anomaly_seg_ros.evaluation.results import (
     FPR95_KEYS,
     BestF1,
     Calibration,
     Components,
     DistanceBin,
+    Objects,
     OpenSet,
     PerImage,
     Run,
@@ -39,6 +41,8 @@ from anomaly_seg_ros.metrics.pixel_scores import PixelMetrics, PixelScores
 from anomaly_seg_ros.metrics.thresholds import best_f1_threshold
 
 FOLDS, CALIBRATION = "folds", "calibration"
+# Per frame; objects are judged at the smallest score that the model's table gives for this rate.
+FALSE_ALARMS = 0.5
 
 
 def decide(
@@ -82,7 +86,8 @@ def decide(
         if missing := [s for s in with_anomalies if s not in thresholds]:
             notes.append(f"no threshold for open-set figures: {', '.join(missing)}")
     smallest = None if sizes is None else COMPONENT_SIZES[sizes]
-    return Decisions(components, smallest, thresholds, threshold_from), notes
+    objects = {score: _unit(scorer, score) for score in components if score in scorer.calibration}
+    return Decisions(components, smallest, thresholds, threshold_from, objects), notes
 
 
 def summarise(
@@ -126,6 +131,8 @@ def summarise(
                 result.distance = _distance(pixels.distance[score])
             if score in alarms.components and sizes is not None:
                 result.components = _components(alarms.components[score], sizes)
+            if score in alarms.objects and sizes is not None:
+                result.objects = _objects(alarms.objects[score], sizes)
             run.scores[score] = result
     if pixels.distance:
         run.notes.append(_left_out(next(iter(pixels.distance.values()))))
@@ -237,6 +244,30 @@ def _components(scores: ComponentScores, sizes: str) -> Components:
     metrics = scores.compute()
     return Components(
         percent(metrics.sIoU), percent(metrics.PPV), percent(metrics.F1), scores.threshold, sizes
+    )
+
+
+def _unit(scorer: Scorer, score: str) -> UnitScale:
+    """The scale on which objects are searched, and their smallest score."""
+    calibration, rates, least = scorer.calibration[score], scorer.object_rates, 0.0
+    if rates is not None and rates.score == score and rates.false_alarms[-1] <= FALSE_ALARMS:
+        least = rates.min_scores[rates.index_for(FALSE_ALARMS)]
+    return UnitScale(calibration.threshold, calibration.scale, least)
+
+
+def _objects(counts: ObjectCounts, sizes: str) -> Objects:
+    pixels, objects = counts.pixels.compute(), counts.objects.compute()
+    found = counts.detections.at(counts.min_score)
+    return Objects(
+        percent(pixels.F1),
+        percent(pixels.PPV),
+        percent(objects.sIoU),
+        percent(objects.PPV),
+        percent(objects.F1),
+        percent(found.found / found.targets if found.targets else math.nan),
+        found.false_alarms / found.frames,
+        counts.min_score,
+        sizes,
     )
 
 

@@ -95,6 +95,16 @@ COMPONENTS = (
     Figure("PPV", _section("components", "PPV"), True),
     Figure("mean F1", _section("components", "mean_F1"), True),
 )
+OBJECTS = (
+    Figure("pixels: mean F1", _section("objects", "pixels_mean_F1"), True),
+    Figure("pixels: PPV", _section("objects", "pixels_PPV"), True),
+    Figure("objects: mean F1", _section("objects", "mean_F1"), True),
+    Figure("sIoU", _section("objects", "sIoU"), True),
+    Figure("PPV", _section("objects", "PPV"), True),
+    Figure("found", _section("objects", "found"), True),
+    Figure("false alarms per frame", _section("objects", "false_alarms"), False, form=".2f"),
+    Figure("smallest score", _section("objects", "min_score"), form=".3g"),
+)
 POOLED = (
     AUROC,
     *(Figure(f"FPR95 {key.replace('_', ' ')}", _fpr95(key), False) for key in FPR95_KEYS),
@@ -171,6 +181,12 @@ def benchmark_tables(benchmark: Benchmark) -> list[Table]:
             entries,
             COMPONENTS,
             _sizes_note(entries),
+        ),
+        _listed(
+            "objects",
+            "Components at the deployed threshold, as pixels and as objects",
+            entries,
+            OBJECTS,
         ),
         _by_set("closed-set", "Known classes", entries, (MIOU, ACCURACY), labels=("model",)),
         _listed("open-set", "Open-set segmentation", entries, OPEN_SET),

@@ -129,3 +129,32 @@ class ObjectDetections:
             hits = frame.shared.sum(0)[judged]
             scores.append(frame.scores[judged][hits / frame.areas[judged] < OVERLAP])
         return np.sort(np.concatenate(scores))[::-1]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The whole state, as arrays of numbers that can be saved without pickle."""
+        frames = self._frames
+        return {
+            "min_target": np.array(self.min_target),
+            # (targets, objects) of each frame, by which the others are cut.
+            "shapes": np.array([frame.shared.shape for frame in frames], np.int64).reshape(-1, 2),
+            **{
+                key: np.concatenate([getattr(frame, key).ravel() for frame in frames])
+                if frames
+                else np.empty(0)
+                for key in _Frame._fields
+            },
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> ObjectDetections:
+        """The collection whose :meth:`state` this is."""
+        detections = cls(int(state["min_target"]))
+        targets, objects = state["shapes"].T
+        lengths = {
+            "targets": targets, "areas": objects, "shared": targets * objects, "scores": objects
+        }  # fmt: skip
+        cut = {key: np.split(state[key], np.cumsum(n)[:-1]) for key, n in lengths.items()}
+        for index, shape in enumerate(state["shapes"]):
+            frame = _Frame(*(cut[key][index] for key in _Frame._fields))
+            detections._frames.append(frame._replace(shared=frame.shared.reshape(shape)))
+        return detections

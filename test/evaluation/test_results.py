@@ -18,6 +18,7 @@ from anomaly_seg_ros.evaluation.results import (
     Components,
     DistanceBin,
     Latency,
+    Objects,
     OpenSet,
     PerImage,
     Replay,
@@ -47,6 +48,7 @@ def full_run(model: str = "m", data: str = "d", via: str = "in-process") -> Run:
         [DistanceBin(5.0, 10.0, None, 3.0, 0, 7)],
         Calibration(0.5, None, 2.0, 3.0, 4.0),
         BestF1(50.0, -0.5),
+        Objects(1.0, 2.0, 3.0, None, 5.0, 6.0, 0.5, 0.55, "anomaly_track"),
     )
     return Run(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,17 @@ import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 from tiny_runs import SCORES, a_plan, labelled, only_run, predictions
 
+from anomaly_seg_ros.checkpoints.loading import load_model, save_model
 from anomaly_seg_ros.evaluation.image_counts import ImageCounts
 from anomaly_seg_ros.inference.segmenter import Segmenter
-from anomaly_seg_ros.metrics.components import OBSTACLE_TRACK, compare_components
+from anomaly_seg_ros.metrics.components import (
+    OBSTACLE_TRACK,
+    FrameComponents,
+    compare_components,
+)
+from anomaly_seg_ros.metrics.object_detection import ObjectDetections
+from anomaly_seg_ros.objects.rates import ObjectRates
+from anomaly_seg_ros.objects.regions import ObjectRule, find_objects, paint
 
 
 def test_pooled_and_single_images_are_scikit_learns(
@@ -71,6 +80,54 @@ def test_components_at_the_threshold_with_the_best_f1(
         assert found.components.sIoU == pytest.approx(100 * np.mean(siou))
         assert pytest.approx(100 * np.mean(ppv)) == found.components.PPV
         assert found.components.sizes == "obstacle_track"
+
+
+def deployable(folder: Path, model: Path, obstacles: Path, **changes: object) -> Path:
+    """The tiny model with thresholds that a tenth of the pixels reach."""
+    network, metadata = load_model(model)
+    calibration = {}
+    for score in SCORES:
+        _, raw = labelled(model, obstacles, score)
+        threshold, scale = float(np.quantile(raw, 0.9)), float(raw.std())
+        calibration[score] = replace(metadata.calibration[score], threshold=threshold, scale=scale)
+    path = folder / "deployable.safetensors"
+    save_model(path, network, replace(metadata, calibration=calibration, **changes))
+    return path
+
+
+def test_objects_beside_pixels_at_the_deployed_threshold(
+    tmp_path: Path, model: Path, obstacles: Path
+) -> None:
+    rates = ObjectRates(SCORES[0], ObjectRule(), (0.0, 0.55), (2.0, 0.4), (0.9, 0.5))
+    model = deployable(tmp_path, model, obstacles, object_rates=rates)
+    run = only_run(a_plan(tmp_path, model, obstacles, components="obstacle_track"))
+    calibrations = Segmenter.load(model, device="cpu").metadata.calibration
+    for score in SCORES:
+        found = run.scores[score].objects
+        # The model's table is that of one score.
+        assert found.min_score == (0.55 if score == SCORES[0] else 0.0)
+        rule = ObjectRule(min_area=OBSTACLE_TRACK.predicted, min_score=found.min_score)
+        counted = ObjectDetections(OBSTACLE_TRACK.target)
+        frames: dict[str, list[FrameComponents]] = {"pixels": [], "objects": []}
+        for sample, prediction in predictions(model, "folder", obstacles):
+            unit = calibrations[score].to_unit(prediction.scores[score])
+            objects = find_objects(unit, rule)
+            counted.update(objects, sample.anomaly_mask)
+            masks = {"pixels": unit >= 0.5, "objects": paint(objects, unit.shape) > 0}
+            target, ignored = sample.anomaly_mask == 1, sample.anomaly_mask == 255
+            for name, mask in masks.items():
+                frame = compare_components(target, ignored, mask, OBSTACLE_TRACK)
+                frames[name].append(frame)
+        for key, name in (("pixels_PPV", "pixels"), ("PPV", "objects")):
+            ppv = np.concatenate([frame.ppv for frame in frames[name]])
+            assert ppv.size, name
+            assert getattr(found, key) == pytest.approx(100 * ppv.mean())
+        siou = np.concatenate([frame.siou for frame in frames["objects"]])
+        assert found.sIoU == pytest.approx(100 * siou.mean())
+        counts = counted.at(0.0)
+        assert found.found == pytest.approx(100 * counts.found / counts.targets)
+        assert found.false_alarms == counts.false_alarms / 5
+        assert found.sizes == "obstacle_track"
 
 
 def test_calibration_is_measured_at_the_deployed_threshold(

@@ -60,7 +60,7 @@ def test_the_papers_table_has_a_row_a_score_and_two_columns_a_set() -> None:
 def test_sections_stand_only_where_there_are_figures() -> None:
     assert set(by_key(full_benchmark())) == {
         *("pooled", "conventions", "per-image", "components", "closed-set", "open-set"),
-        *("distance-1", "distance-2", "calibration"),
+        *("distance-1", "distance-2", "calibration", "objects"),
     }
     run = Run("m", "folder", "d", "in-process", 1, {}, scores={"msp": ScoreFigures(AP=3.0)})
     (table,) = tables.benchmark_tables(Benchmark([run]))

@@ -73,6 +73,20 @@ def test_frames_add_up() -> None:
         parts[0].merge(ObjectDetections(7))
 
 
+def test_the_state_restores_every_count() -> None:
+    empty = ObjectDetections(3)
+    found = ObjectDetections(3)
+    found.update([], np.zeros((64, 96), np.uint8))
+    for seed in (0, 2, 4):
+        found.update(find_objects(blobs(seed), RULE), (blobs(seed + 1) > 0.75).astype(np.uint8))
+    for part in (found, empty):
+        restored = ObjectDetections.from_state(part.state())
+        for cut in (0.0, 0.6, 0.7):
+            assert restored.at(cut) == part.at(cut)
+        restored.merge(found)
+        assert restored.at(0.6).frames == part.at(0.6).frames + 4
+
+
 def test_objects_of_another_frame_are_refused() -> None:
     objects = find_objects(np.ones((20, 30), np.float32), RULE)
     with pytest.raises(ImageError, match=r"an object at \(0, 0, 30, 20\) in a mask of \(10, 30\)"):
