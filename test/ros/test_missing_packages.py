@@ -193,3 +193,12 @@ def test_what_nothing_can_replace_is_named_in_one_line(module, tiny_model, tmp_p
     (log,) = (tmp_path / "state" / "anomaly_seg_ros").iterdir()
     assert str(log) in started.said()
     assert "Traceback" in log.read_text()
+
+
+@pytest.mark.slow
+def test_without_vision_msgs_its_topics_are_missing_and_that_is_said_once(tiny_model, tmp_path):
+    hide("vision_msgs", tmp_path)
+    started = Started(Path(sys.executable), tiny_model, tmp_path, PYTHONPATH=str(tmp_path))
+    assert started.is_active, started.text
+    (line,) = [line for line in started.lines if "vision_msgs" in line]
+    assert "~/label_info and ~/unknown_objects are not published: vision_msgs is not " in line
