@@ -52,7 +52,7 @@ from training.networks import (
     as_described,
     check_multiples,
     class_bias,
-    load_for_training,
+    load_configured,
     parameter_groups,
     set_trainable,
     use_float32_backward,
@@ -270,12 +270,7 @@ def fine_tune(run: Run) -> None:
     data = TrainingData(config["data"], run.data)
     loss: OpenSetLoss = build_loss(config["loss"]["name"], config["loss"]["options"])
     loss = loss.to(run.device)
-    network, metadata = load_for_training(
-        config["model"],
-        data.taxonomy,
-        outlier_head=loss.needs_outlier_head and (config["outlier_branch"] or True),
-        abstention=loss.extra_logits > 0,
-    )
+    network, metadata = load_configured(config, loss, data.taxonomy)
     loss.follow(network)
     check_head(config, network)
     check_sizes(config, network)

@@ -27,6 +27,7 @@ from anomaly_seg_ros.models.outlier_branch import OutlierBranch, branch_options
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
 from training.losses.abstention import add_abstention
+from training.losses.base import OpenSetLoss
 from training.pretrained import load_context
 
 PARTS = ("last_layer", "classification_head", "decoder", "upper", "all", "outlier_head")
@@ -79,6 +80,24 @@ def load_for_training(
     if abstention:
         network = add_abstention(network)
     return network.train(), replace(metadata, calibration={}, statistics=None)
+
+
+def load_configured(
+    config: Mapping[str, Any], loss: OpenSetLoss, taxonomy: Taxonomy
+) -> tuple[nn.Module, ModelMetadata]:
+    """Loads the network of a fine-tuning's configuration, see :func:`load_for_training`.
+
+    Args:
+        config: Configuration of ``training.fine_tune``.
+        loss: Built from it; decides on the outputs.
+        taxonomy: Taxonomy of the training labels.
+    """
+    return load_for_training(
+        config["model"],
+        taxonomy,
+        outlier_head=loss.needs_outlier_head and (config.get("outlier_branch") or True),
+        abstention=loss.extra_logits > 0,
+    )
 
 
 def _check_same_branch(wanted: Mapping[str, Any], there: Any, model: str) -> None:

@@ -214,6 +214,7 @@ class Careless(SegmentationNetwork):
         (Careless(output_stride=1.5), r"Careless\.output_stride is 1\.5"),
         (Careless(trunk=("encoder",)), "Careless: no submodule 'encoder', named in 'trunk'"),
         (Careless(trainable_parts={"decoder": ("x",)}), "no submodule 'x', named in 'decoder'"),
+        (Careless(feature_layers={"x": 8}), "no submodule 'x', named in 'feature_layers'"),
     ],
 )
 def test_a_broken_contract_is_named(network: nn.Module, named: str) -> None:

@@ -31,13 +31,17 @@ from anomaly_seg_ros.models import wrapped as wrapped_module
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.models.wrapped import WrappedNetwork
 
-# Factory, arguments, output stride, channels of the pre-logits, align_corners of its upsampling.
+RESNET50 = {"backbone.layer1": 256, "backbone.layer4": 2048}  # dilated from layer3 on
+RESNET18 = {f"encoder.layer{stage}": 32 * 2**stage for stage in (1, 2, 3, 4)}
+MOBILENET = {"backbone.3": 24, "backbone.6": 40, "backbone.16": 960}
+# Factory, arguments, output stride, channels of the pre-logits, align_corners of its upsampling,
+# and the blocks at which its trunk's strides end, with their channels.
 PUBLIC = [
-    ("torchvision:deeplabv3_resnet50", {"aux_loss": True}, 8, 256, False),
-    ("torchvision:fcn_resnet50", {}, 8, 512, False),
-    ("torchvision:lraspp_mobilenet_v3_large", {}, 8, 168, False),
-    ("smp:FPN", {"encoder_name": "resnet18"}, 4, 128, True),
-    ("smp:Unet", {"encoder_name": "resnet18"}, 1, 16, False),
+    ("torchvision:deeplabv3_resnet50", {"aux_loss": True}, 8, 256, False, RESNET50),
+    ("torchvision:fcn_resnet50", {}, 8, 512, False, RESNET50),
+    ("torchvision:lraspp_mobilenet_v3_large", {}, 8, 168, False, MOBILENET),
+    ("smp:FPN", {"encoder_name": "resnet18"}, 4, 128, True, RESNET18),
+    ("smp:Unet", {"encoder_name": "resnet18"}, 1, 16, False, RESNET18),
 ]
 PUBLIC_IDS = [factory for factory, *_ in PUBLIC]
 
@@ -300,17 +304,27 @@ def test_dynamic_sizes_after_tracing(how: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("factory", "arguments", "stride", "channels", "corners"), PUBLIC, ids=PUBLIC_IDS
+    ("factory", "arguments", "stride", "channels", "corners", "features"), PUBLIC, ids=PUBLIC_IDS
 )
 def test_public_networks(
-    factory: str, arguments: dict, stride: int, channels: int, corners: bool, tmp_path: Path
+    factory: str,
+    arguments: dict,
+    stride: int,
+    channels: int,
+    corners: bool,
+    features: dict[str, int],
+    tmp_path: Path,
 ) -> None:
     package = "torchvision" if factory.startswith("torchvision") else "segmentation_models_pytorch"
     pytest.importorskip(package, reason=f"{package} is not installed")
     torch.manual_seed(0)
     network, metadata = wrap(
-        factory, factory_arguments=arguments, inference_size=(64, 96), outlier_head=True
+        factory,
+        factory_arguments=arguments,
+        inference_size=(64, 96),
+        outlier_head={"width": 8, "blocks": 1},
     )
+    assert metadata.arguments["feature_layers"] == features
     images = torch.randn(1, 3, 128, 160)
     with torch.inference_mode():
         output = network(images)

@@ -22,8 +22,10 @@ from anomaly_seg_ros.checkpoints.wrapping import wrap
 from anomaly_seg_ros.inference.segmenter import Segmenter
 from anomaly_seg_ros.models.deeplab_lite import DeepLabV3PlusLite
 from anomaly_seg_ros.models.input_scaling import InputScaling
+from anomaly_seg_ros.models.outlier_branch import OutlierBranch
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import load_taxonomy
+from tools.gpu_run.weights import write_weights
 from training import calibrate, fine_tune, validation
 from training.data.corpora import Corpus, TrainingData
 from training.data.held_out import MaskedFrame, mixed_frames
@@ -183,7 +185,7 @@ BRANCH = [
 
 
 def test_an_outlier_branch_alone_is_trained(run: Callable[..., int], tmp_path: Path) -> None:
-    """The closed set stays bit for bit; an interrupted run ends as one that was not."""
+    """The closed set stays bit for bit."""
     assert run(*BRANCH) == 0
     network, metadata = load_model(tmp_path / "run" / "final.safetensors")
     assert metadata.arguments["outlier_head"] == {"width": 8, "blocks": 1}
@@ -194,16 +196,23 @@ def test_an_outlier_branch_alone_is_trained(run: Callable[..., int], tmp_path: P
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len({line["val_miou"] for line in lines if "val_miou" in line}) == 1
     assert not any("segmentation" in line for line in lines)
+    # What a run that still goes on is looked at by.
+    assert write_weights(tmp_path / "run" / "last.pt", tmp_path, tmp_path / "now.safetensors") == 2
+    assert isinstance(load_model(tmp_path / "now.safetensors")[0].outlier_head, OutlierBranch)
 
+
+@pytest.mark.slow
+def test_a_branch_s_training_goes_on(run: Callable[..., int], tmp_path: Path) -> None:
+    """As if it had not been interrupted; and no other loss changes the branch."""
     without = (*BRANCH, "calibrate=false")
+    assert run(*without) == 0
+    (tmp_path / "run" / "final.safetensors").rename(tmp_path / "branch.safetensors")
+    state = load_model(tmp_path / "branch.safetensors")[0].state_dict()
     assert run(*without, "max_seconds=1.0e-6", folder="half") == 0
     assert storage.load_checkpoint(tmp_path / "half" / "last.pt")["step"] == 1
     assert run(*without, folder="half") == 0
     again = load_model(tmp_path / "half" / "final.safetensors")[0].state_dict()
-    state = network.state_dict()
     assert all(torch.equal(value, again[key]) for key, value in state.items())
-    # From its own file, with another loss, which leaves the branch as it is.
-    (tmp_path / "run" / "final.safetensors").rename(tmp_path / "branch.safetensors")
     pebal = ("loss.name=pebal", "part=last_layer", "steps=1", "calibrate=false")
     assert run(*pebal, model="branch.safetensors", folder="pebal") == 0
     after = load_model(tmp_path / "pebal" / "final.safetensors")[0].state_dict()

@@ -10,7 +10,7 @@ from anomaly_seg_ros.checkpoints.loading import save_model
 from training.data.corpora import TrainingData
 from training.engine.storage import load_checkpoint
 from training.losses import build_loss
-from training.networks import as_described, load_for_training
+from training.networks import as_described, load_configured
 
 
 def write_weights(checkpoint: Path, data: Path, path: Path) -> int:
@@ -30,12 +30,7 @@ def write_weights(checkpoint: Path, data: Path, path: Path) -> int:
     state = load_checkpoint(checkpoint)
     config, step = state["config"], state["step"]
     loss = build_loss(config["loss"]["name"], config["loss"]["options"])
-    network, metadata = load_for_training(
-        config["model"],
-        TrainingData(config["data"], data).taxonomy,
-        outlier_head=loss.needs_outlier_head,
-        abstention=loss.extra_logits > 0,
-    )
+    network, metadata = load_configured(config, loss, TrainingData(config["data"], data).taxonomy)
     # Only parameters are averaged; statistics are the live ones.
     averaged = {name: state["average"][f"module.{name}"] for name, _ in network.named_parameters()}
     load_strictly(network, {**state["model"], **averaged}, str(checkpoint))
