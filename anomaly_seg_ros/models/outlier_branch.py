@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anomaly_seg_ros.contract import SegmentationNetwork
 
 _EXPANSION = 4
+# Far beyond any use: what stands in a file must not take all memory, or hours.
+_WIDEST, _DEEPEST = 4096, 64
 # What a model file and a training's configuration call the options in messages.
 _KEY = "outlier_branch"
 
@@ -88,8 +90,8 @@ class OutlierBranch(nn.Module):
         std: Triple = IMAGENET.std,
     ) -> None:
         super().__init__()
-        _check_number("width", width, 1, whole=True)
-        _check_number("blocks", blocks, 0, whole=True)
+        _check_number("width", width, 1, _WIDEST, whole=True)
+        _check_number("blocks", blocks, 0, _DEEPEST, whole=True)
         if context not in ("", *VARIANTS):
             _refuse("context", context, f"one of '', {', '.join(VARIANTS)}")
         _check_number("context_scale", context_scale, 0.1, 1)
@@ -245,14 +247,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_number(
-    option: str, value: Any, low: float, high: float = math.inf, whole: bool = False
-) -> None:
+def _check_number(option: str, value: Any, low: float, high: float, whole: bool = False) -> None:
     fits = _is_number(value) and low <= value <= high
     if not fits or (whole and not isinstance(value, int)):
         kind = "a whole number" if whole else "a number"
-        limits = f"of at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        _refuse(option, value, f"{kind} {limits}")
+        _refuse(option, value, f"{kind} from {low} to {high}")
 
 
 def _triple(option: str, values: Any, positive: bool = False) -> Triple:
