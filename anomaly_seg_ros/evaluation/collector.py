@@ -17,6 +17,7 @@ from anomaly_seg_ros.evaluation.plan import BAG, IN_PROCESS, NODE
 from anomaly_seg_ros.evaluation.plots import ScoreCurves
 from anomaly_seg_ros.evaluation.report import write_run_report
 from anomaly_seg_ros.evaluation.results import (
+    FlickerFigures,
     Latency,
     NodeFigures,
     ObjectFigures,
@@ -25,12 +26,18 @@ from anomaly_seg_ros.evaluation.results import (
     metrics_json,
 )
 from anomaly_seg_ros.evaluation.sentence import opening_sentence
-from anomaly_seg_ros.evaluation.summary import closed_set_figures, pixel_counts, pooled_figures
+from anomaly_seg_ros.evaluation.summary import (
+    closed_set_figures,
+    percent,
+    pixel_counts,
+    pooled_figures,
+)
 from anomaly_seg_ros.footage.film import OverlayVideo, compose_frame, letterbox
 from anomaly_seg_ros.footage.frame_browser import BrowsedFrame, write_frame_browser
 from anomaly_seg_ros.inference.prediction import Prediction
 from anomaly_seg_ros.io.atomic import write_atomically
 from anomaly_seg_ros.metrics.confusion import ConfusionMatrix
+from anomaly_seg_ros.metrics.flicker import Flicker
 from anomaly_seg_ros.metrics.object_detection import DetectionCounts, ObjectDetections
 from anomaly_seg_ros.metrics.pixel_scores import PixelScores
 from anomaly_seg_ros.objects.regions import ObjectRule, UnknownObject, find_objects
@@ -73,6 +80,7 @@ class Collector:
         self._from_node = PixelScores()
         self._difference = float("nan")
         self._rule = ObjectRule(threshold=threshold, min_score=threshold)
+        self._flicker = Flicker()
         self._objects, self._objects_seen = ObjectDetections(self._rule.min_area), 0
         self._confusion = ConfusionMatrix(len(metadata.classes))
         self._classes_fit = label_classes is None or tuple(label_classes) == metadata.classes
@@ -129,6 +137,7 @@ class Collector:
         if target is not None and self._classes_fit:
             self._confusion.update(target, labels)
         self._labels_left_out |= target is not None and not self._classes_fit
+        self._flicker.update(unit_score >= np.float32(self._threshold), labels)
         objects = find_objects(unit_score, self._rule)
         self._objects_seen += len(objects)
         counts = None
@@ -188,6 +197,9 @@ class Collector:
             self._rule.threshold,
             self._rule.min_area,
         )
+        if (flicker := self._flicker.compute()).pairs:
+            shares = percent(flicker.mask), percent(flicker.labels)
+            replay.flicker = FlickerFigures(*shares, flicker.pairs)
         if self.latencies:
             replay.latency_ms = Latency.from_samples(self.latencies)
         notes = [*([first.note] if first.note else []), *self.notes]

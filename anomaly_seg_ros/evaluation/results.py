@@ -287,6 +287,21 @@ class ObjectFigures:
 
 
 @dataclass
+class FlickerFigures:
+    """Share of pixels that differ from the frame before, percent; see ``metrics/flicker.py``.
+
+    Attributes:
+        mask: Pixels that are unknown in one of the two frames only.
+        labels: Pixels with another closed-set label.
+        pairs: Pairs of successive frames.
+    """
+
+    mask: float | None
+    labels: float | None
+    pairs: int
+
+
+@dataclass
 class Replay:
     """What only a replayed bag has.
 
@@ -296,6 +311,7 @@ class Replay:
         node: The node's figures, where one took part.
         latency_ms: From sending a frame to its answer, where a node took part.
         objects: Unknown objects in the published score.
+        flicker: What changes from frame to frame; None without two frames.
         dropped: Frames by who dropped them, such as ``{"node (real time)": 3}``.
         configuration: JSON-like; everything needed to run the same again.
     """
@@ -305,6 +321,7 @@ class Replay:
     node: NodeFigures | None = None
     latency_ms: Latency | None = None
     objects: ObjectFigures | None = None
+    flicker: FlickerFigures | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
 
@@ -434,6 +451,7 @@ def metrics_json(run: Run) -> str:
         "node": replay.node,
         "latency_ms": replay.latency_ms,
         "objects": replay.objects,
+        "flicker": replay.flicker,
     }
     document = {
         "model": run.model,

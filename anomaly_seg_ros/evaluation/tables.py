@@ -429,6 +429,9 @@ def _summary_lines(run: Run) -> list[str]:
             f"latency: median {latency.median:.1f} ms, 95th percentile {latency.p95:.1f} ms, "
             f"99th {latency.p99:.1f} ms, worst {latency.max:.1f} ms"
         )
+    if (flicker := replay.flicker) is not None:
+        mask, labels = format_number(flicker.mask), format_number(flicker.labels)
+        lines.append(f"from frame to frame: mask of {mask} %, labels of {labels} % of the pixels")
     lines += [f"dropped by {who}: {count}" for who, count in replay.dropped.items() if count]
     return [*lines, *(f"note: {note}" for note in run.notes)]
 

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny import tiny_metadata
 
 from anomaly_seg_ros.evaluation.collector import Collector
+from anomaly_seg_ros.evaluation.results import FlickerFigures
+from anomaly_seg_ros.evaluation.tables import format_run
 
 SHAPE = (60, 90)
 
@@ -69,3 +72,20 @@ def test_without_a_film_there_is_no_browser(tmp_path: Path) -> None:
     collector.write(collector.result("squares", {}, with_node=False), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
     assert "Saw 1 unknown object in 1 frame" in (tmp_path / "report.html").read_text()
+
+
+def test_what_changes_from_frame_to_frame_is_told(tmp_path: Path) -> None:
+    collector = Collector(tiny_metadata(), "msp")
+    image, labels = np.full((*SHAPE, 3), 90, np.uint8), np.zeros(SHAPE, np.uint8)
+    assert collector.result("squares", {}, with_node=False).replay.flicker is None
+    for index in range(3):
+        score = square(5, 5, 0.9) if index == 1 else np.zeros(SHAPE, np.float32)
+        collector.add(str(index), image, None, None, labels + np.uint8(index == 2), score, None)
+    result = collector.result("squares", {}, with_node=False)
+    share = 100 * float((square(5, 5, 0.9) >= 0.5).mean())
+    # The square comes and goes; the labels change once in two pairs.
+    assert result.replay.flicker == FlickerFigures(pytest.approx(share), 50.0, 2)
+    collector.write(result, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["flicker"]["labels"] == 50.0
+    assert "the label in 50.00 %" in (tmp_path / "report.html").read_text()
+    assert f"mask of {share:.2f} %, labels of 50.00 %" in format_run(result)

@@ -26,6 +26,7 @@ from anomaly_seg_ros.evaluation.report import (
 )
 from anomaly_seg_ros.evaluation.results import (
     Benchmark,
+    FlickerFigures,
     Latency,
     NodeFigures,
     ObjectFigures,
@@ -120,6 +121,7 @@ def full() -> dict:
             node=NodeFigures("msp", 3.1e-8, 12.0, 90.0, 30.0),
             latency_ms=Latency.from_samples(LATENCIES),
             objects=ObjectFigures("msp", 50, 16, 40, 31, 6, 0.5, 100),
+            flicker=FlickerFigures(2.5, 0.75, 15),
             dropped={"node": 4},
             configuration={"precision": "fp32", "size": (512, 1024), "bag": Path("/a/b")},
         ),
@@ -149,6 +151,7 @@ def test_shows_everything_that_was_measured() -> None:
         "two frames had no mask",
         "60.50 %",
         "3.1e-08",
+        "the mask changes in 2.50 % of the pixels, the label in 0.75 %",
         "median <b>15.5 ms</b>",
         "precision: fp32",
         "bag: /a/b",
