@@ -106,14 +106,16 @@ class PointRule:
 
     Attributes:
         max_range_m: Points farther from the camera are left out.
-        pixel_std: Standard deviation in pixels of the row of an object's foot, and of disparities.
+        row_std: Standard deviation in pixels of the row of an object's foot.
         pitch_std: Standard deviation in radians of the camera's pitch over the road: of its
             calibration, and of what braking and slopes do to it.
+        disparity_std: Standard deviation of disparities, pixels.
     """
 
     max_range_m: float
-    pixel_std: float
+    row_std: float
     pitch_std: float
+    disparity_std: float
 
 
 def points_on_road(
@@ -149,7 +151,7 @@ def points_on_road(
         if descent <= 0:
             continue
         stretch = road.height_m / descent
-        by_row = down[1] / camera.fy * rule.pixel_std
+        by_row = down[1] / camera.fy * rule.row_std
         by_pitch = (down[1] - down[2] * foot[1]) * rule.pitch_std
         std = stretch**2 / road.height_m * math.hypot(by_row, by_pitch) * math.hypot(*foot)
         rays = camera.rays(*_pixels(unknown))
@@ -201,14 +203,14 @@ def points_at_depth(
     return np.concatenate(clouds)
 
 
-def disparity_std(focal_baseline: float, rule: PointRule) -> Callable[[np.ndarray], np.ndarray]:
+def std_by_disparity(focal_baseline: float, rule: PointRule) -> Callable[[np.ndarray], np.ndarray]:
     """Standard deviation of ``depth = focal_baseline / disparity``, to first order.
 
     Args:
         focal_baseline: Horizontal focal length in pixels times the baseline in metres.
         rule: Has the disparities' own.
     """
-    return lambda depth: depth**2 / focal_baseline * rule.pixel_std
+    return lambda depth: depth**2 / focal_baseline * rule.disparity_std
 
 
 def moved(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:

@@ -215,12 +215,15 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "points_max_range": ParameterSpec(
         float, "metres from the camera past which points are left out", ALWAYS, 0.1, 10000.0
     ),
-    "points_pixel_std": ParameterSpec(
+    "points_row_std": ParameterSpec(
         float,
-        "standard deviation in pixels of the row of an object's foot, and of disparities",
+        "standard deviation in pixels of the row where an object meets the road",
         ALWAYS,
         0.0,
         1000.0,
+    ),
+    "points_disparity_std": ParameterSpec(
+        float, "standard deviation of disparities in pixels", ALWAYS, 0.0, 1000.0
     ),
     "points_frame": ParameterSpec(
         str,

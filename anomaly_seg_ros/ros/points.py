@@ -17,10 +17,10 @@ from anomaly_seg_ros.objects.points import (
     Pinhole,
     PointRule,
     Road,
-    disparity_std,
     moved,
     points_at_depth,
     points_on_road,
+    std_by_disparity,
 )
 from anomaly_seg_ros.objects.tracker import TrackedObject
 from anomaly_seg_ros.ros.camera_pose import CameraPose
@@ -67,8 +67,9 @@ def point_settings(values: Mapping[str, Any], mounting: Mounting) -> PointSettin
         values["depth_slop"],
         PointRule(
             max_range_m=values["points_max_range"],
-            pixel_std=values["points_pixel_std"],
+            row_std=values["points_row_std"],
             pitch_std=math.radians(values["camera_pitch_std"]),
+            disparity_std=values["points_disparity_std"],
         ),
         mounting,
     )
@@ -109,7 +110,7 @@ def point_cloud(
         depth, focal_baseline = read_disparity(
             ranges.near(header, DISPARITY, settings.slop_s), shape
         )
-        std = disparity_std(focal_baseline, settings.rule)
+        std = std_by_disparity(focal_baseline, settings.rule)
         points = points_at_depth(tracked, camera, depth, settings.rule, std)
     else:
         points = points_on_road(tracked, camera, _road(settings.mounting, where), settings.rule)

@@ -14,17 +14,17 @@ from anomaly_seg_ros.objects.points import (
     Pinhole,
     PointRule,
     Road,
-    disparity_std,
     moved,
     points_at_depth,
     points_on_road,
     rotation_matrix,
+    std_by_disparity,
 )
 from anomaly_seg_ros.objects.regions import Box, ObjectRule, UnknownObject, find_objects
 from anomaly_seg_ros.objects.tracker import TrackedObject
 
 CAMERA = Pinhole(1000.0, 900.0, 640.0, 360.0)
-RULE = PointRule(max_range_m=1e3, pixel_std=1.0, pitch_std=math.radians(0.5))
+RULE = PointRule(1e3, row_std=1.0, pitch_std=math.radians(0.5), disparity_std=1.0)
 
 
 def square(left: int, top: int, size: int, number: int = 7, score: float = 0.75) -> TrackedObject:
@@ -85,14 +85,14 @@ def test_an_object_stands_upright_on_its_foot():
 def test_the_standard_deviation_is_that_of_many_draws(row):
     """Of the formula to first order, by drawing rows and pitches."""
     height, pitch = 1.3, 0.05
-    rule = PointRule(1e3, pixel_std=0.5, pitch_std=math.radians(0.1))
+    rule = PointRule(1e3, row_std=0.5, pitch_std=math.radians(0.1), disparity_std=0.0)
     (told,) = np.unique(
         points_on_road([square(800, row - 9, 10)], CAMERA, Road.below(height, pitch), rule)[
             "range_std"
         ]
     )
     rng = np.random.default_rng(0)
-    rows = row + rng.normal(0, rule.pixel_std, 20_000)
+    rows = row + rng.normal(0, rule.row_std, 20_000)
     pitches = pitch + rng.normal(0, rule.pitch_std, 20_000)
     below = (rows - CAMERA.cy) / CAMERA.fy
     stretch = height / (np.cos(pitches) * below + np.sin(pitches))
@@ -106,7 +106,7 @@ def test_farther_points_are_less_certain_and_left_out_past_the_limit():
     points = points_on_road([near, far], CAMERA, road, RULE)
     std = {number: points["range_std"][points["id"] == number][0] for number in (1, 2)}
     assert std[2] > 10 * std[1] > 0
-    kept = points_on_road([near, far], CAMERA, road, PointRule(20.0, 1.0, 0.01))
+    kept = points_on_road([near, far], CAMERA, road, PointRule(20.0, 1.0, 0.01, 1.0))
     assert set(kept["id"]) == {1}
     assert (np.linalg.norm(xyz(kept), axis=1) <= 20).all()
 
@@ -169,13 +169,13 @@ def test_measured_depth_places_the_pixels_and_drops_what_is_behind():
 
 
 def test_disparities_are_less_certain_with_the_square_of_the_depth():
-    rule, focal_baseline = PointRule(1e3, pixel_std=0.25, pitch_std=0), 220.0
+    rule, focal_baseline = PointRule(1e3, 9.0, 9.0, disparity_std=0.25), 220.0
     depths = np.array([5.0, 40.0])
     expected = [
         focal_baseline / (focal_baseline / depth - 1e-6) - depth for depth in depths
     ] / np.array(1e-6)
     np.testing.assert_allclose(
-        disparity_std(focal_baseline, rule)(depths), 0.25 * expected, rtol=1e-4
+        std_by_disparity(focal_baseline, rule)(depths), 0.25 * expected, rtol=1e-4
     )
 
 

@@ -40,7 +40,7 @@ from anomaly_seg_ros.ros.range_maps import (
 H, W = 64, 96
 K = [60.0, 0.0, 48.0, 0.0, 60.0, 20.0, 0.0, 0.0, 1.0]
 CAMERA = Pinhole(60.0, 60.0, 48.0, 20.0)
-RULE = PointRule(30.0, 2.0, math.radians(0.5))  # of detector.yaml
+RULE = PointRule(30.0, 5.0, math.radians(0.5), 0.5)  # of detector.yaml
 
 
 def patches(seed: int = 0) -> np.ndarray:
@@ -235,9 +235,9 @@ def test_disparity_tells_its_own_standard_deviation():
     focal_baseline, disparity = 60.0 * 0.25, 2.5
     assert set(points["z"]) == {focal_baseline / disparity}
     ray = np.linalg.norm([points["x"], points["y"], points["z"]], axis=0) / points["z"]
-    # d(f b / d) = f b / d^2 of a pixel, two of which are the standard deviation.
+    # d(f b / d) = f b / d^2 of a pixel, half of which is the standard deviation.
     np.testing.assert_allclose(
-        points["range_std"], 2 * focal_baseline / disparity**2 * ray, rtol=1e-5
+        points["range_std"], 0.5 * focal_baseline / disparity**2 * ray, rtol=1e-5
     )
     reader, _ = read_disparity(message, (H, W))
     expected = points_at_depth(TRACKED, CAMERA, reader, RULE)
