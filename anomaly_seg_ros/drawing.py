@@ -279,8 +279,10 @@ def _grown_box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
 def _corners(canvas: np.ndarray, box: tuple[int, int, int, int], unit: float) -> None:
     """Draws four corners a little outside a box; a dark line below keeps them visible on white."""
     left, top, width, height = box
-    gap = round(5 * unit)
-    x0, y0, x1, y1 = left - gap, top - gap, left + width - 1 + gap, top + height - 1 + gap
+    gap, thin = round(5 * unit), max(2, round(2 * unit))
+    # Inside the picture, so that an object at its edge has all four.
+    x0, x1 = max(left - gap, thin), min(left + width - 1 + gap, canvas.shape[1] - 1 - thin)
+    y0, y1 = max(top - gap, thin), min(top + height - 1 + gap, canvas.shape[0] - 1 - thin)
     arm = max(2 * gap, round(0.22 * min(x1 - x0, y1 - y0)))
     across, down = min(arm, (x1 - x0) // 2), min(arm, (y1 - y0) // 2)
     lines = [
@@ -288,7 +290,6 @@ def _corners(canvas: np.ndarray, box: tuple[int, int, int, int], unit: float) ->
         for x, sx in ((x0, 1), (x1, -1))
         for y, sy in ((y0, 1), (y1, -1))
     ]
-    thin = max(2, round(2 * unit))
     cv2.polylines(canvas, lines, False, _LABEL_BACK, thin + 2, cv2.LINE_AA)
     cv2.polylines(canvas, lines, False, _OUTLINE_COLOUR, thin, cv2.LINE_AA)
 

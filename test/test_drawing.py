@@ -184,6 +184,9 @@ def test_objects_are_marked_around_them_and_inside_the_picture() -> None:
     corner = marked[top - 5, left - 5 : left + width + 5]
     assert (corner[[0, 1, -1, -2]].min(axis=1) > 120).all()
     assert (corner[width // 2] == 90).all()
+    # At the picture's edge the box is closed, too.
+    assert (marked[2:8, 2].min(axis=1) > 120).all()
+    assert (marked[-8:-2, -3].min(axis=1) > 120).all()
 
 
 def test_captions_do_not_cover_one_another_where_there_is_room() -> None:
