@@ -89,3 +89,12 @@ def test_what_changes_from_frame_to_frame_is_told(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text())["flicker"]["labels"] == 50.0
     assert "the label in 50.00 %" in (tmp_path / "report.html").read_text()
     assert f"mask of {share:.2f} %, labels of 50.00 %" in format_run(result)
+
+
+def test_a_replay_without_an_answer_still_makes_a_report(tmp_path: Path) -> None:
+    collector = Collector(tiny_metadata(), "msp", video=tmp_path / "overlay.mp4")
+    collector.sent = collector.lost = 3
+    collector.close()
+    collector.write(collector.result("squares", {}, with_node=True), tmp_path)
+    assert "No frame was scored." in (tmp_path / "report.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
