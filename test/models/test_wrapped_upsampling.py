@@ -108,6 +108,13 @@ def test_a_file_without_align_corners_is_read_as_before(
     assert loaded.align_corners is False
 
 
+class CopyingHead(nn.Conv2d):
+    """An outlier head that, like the package's, is given the class logits as well."""
+
+    def forward(self, pre_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return super().forward(pre_logits)
+
+
 def test_outlier_logits_lie_on_the_grid_of_a_transposed_convolution() -> None:
     """The same map by both ways: whatever ``align_corners`` the network's last upsampling has."""
     own = Foreign(corners=True)
@@ -116,7 +123,7 @@ def test_outlier_logits_lie_on_the_grid_of_a_transposed_convolution() -> None:
     assert (network.align_corners, network.output_stride) == (True, 2)
     # Both copy the first channel; the transposed convolution interpolates with this kernel.
     kernel = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    network.outlier_head = nn.Conv2d(12, 2, 1, bias=False)
+    network.outlier_head = CopyingHead(12, 2, 1, bias=False)
     with torch.inference_mode():
         for weight in (own.head[3].weight, network.outlier_head.weight):
             weight.zero_()
