@@ -172,7 +172,12 @@ def test_the_page_shows_seeds_intervals_differences_and_the_findings(
     assert "Differences to *none*" in text
     assert "commit abc; date 2026-11-30; device cpu" in text
     # Both figures are better by far; FPR95 is better because it is lower.
-    held = text.split("**Hold here**")[1].splitlines()[2]
+    early = text.split("**Not judged yet, as some seeds have not run**")[1].splitlines()[2]
+    assert "Hold here" not in text
+    finish(tmp_path / "runs", tmp_path, "top-K", 3.0, (2,))
+    assert main([*command, "--collect", "--tables"]) == 0
+    held = (tmp_path / "page.md").read_text().split("**Hold here**")[1].splitlines()[2]
+    assert early == held
     assert held == (
         "- Top-K helps (a paper); clear in 2 of 2: "
         "AP on Street (*top-K* against *none*, `energy`), "

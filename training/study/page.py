@@ -22,6 +22,8 @@ _VERDICTS = {
     (-1, 1): "Differ from set to set",
     (): "Could not be told",
 }
+# One seed's luck can look like a finding, so there is no verdict before all seeds have run.
+_UNFINISHED = "Not judged yet, as some seeds have not run"
 
 
 def write_page(path: Path, study: Mapping[str, Any], results: Results) -> None:
@@ -54,7 +56,8 @@ def shown(estimate: Estimate) -> str:
 def _findings(study: Mapping[str, Any], results: Results) -> Iterator[str]:
     """A list by verdict, and a table of all comparisons."""
     titles = {name: where["title"] for name, where in study["sets"].items()}
-    by_verdict: dict[str, list[str]] = {heading: [] for heading in _VERDICTS.values()}
+    headings = (*_VERDICTS.values(), _UNFINISHED)
+    by_verdict: dict[str, list[str]] = {heading: [] for heading in headings}
     lines = [["finding", "comparison", "figure", *titles.values()]]
     for finding in study.get("findings") or ():
         pairs = results["findings"].get(finding["finding"])
@@ -82,6 +85,8 @@ def _findings(study: Mapping[str, Any], results: Results) -> Iterator[str]:
             if clear[sign]
         ]
         verdict = _VERDICTS[tuple(sign for sign in (-1, 1) if clear[sign])]
+        if _fewest_seeds(finding, results) < len(study["seeds"]):
+            verdict = _UNFINISHED
         by_verdict[verdict].append(
             f"- {finding['finding']} ({finding['source']}){''.join(parts)}."
         )
@@ -92,6 +97,13 @@ def _findings(study: Mapping[str, Any], results: Results) -> Iterator[str]:
                 yield f"**{heading}**"
                 yield "\n".join(found)
         yield _table(lines)
+
+
+def _fewest_seeds(finding: Mapping[str, Any], results: Results) -> int:
+    """Of all rows that a finding compares; one that is not there has none."""
+    table = results["tables"].get(finding["table"], {})
+    names = {side[0] for pair in finding["pairs"] for side in (pair["better"], pair["worse"])}
+    return min(len(table[name]["seeds"]) if name in table else 0 for name in names)
 
 
 def _versus(pair: Mapping[str, Any]) -> str:
