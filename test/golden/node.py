@@ -218,7 +218,10 @@ class Client:
         topics = {
             topic: content.partition(", ")[0]
             for topic, content in self.graph()["publishers"].items()
-            if topic.startswith("~/") and not topic.startswith("~/transition_event")
+            if topic.startswith("~/")
+            and not topic.startswith("~/transition_event")
+            # Without a mounting there is no answer.
+            and not topic.endswith("/unknown_points")
         }
         came: dict[str, dict[str, str]] = {topic: {} for topic in topics}
         for topic, kind in topics.items():
