@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import rclpy
 import torch
 from rclpy.context import Context
@@ -221,6 +223,9 @@ def main() -> int:
     weights, parameters = sys.argv[1], json.loads(sys.argv[2])
     malloc_tuning.keep_freed_memory()  # as the detector's own `main` does
     torch.set_num_threads(1)  # leaves the other core to the replay
+    # Starts OpenCV's own threads, which stay for good. Otherwise the first frame with an object
+    # does, whenever it comes, and they look like threads that a cleanup has left.
+    cv2.connectedComponents(np.ones((8, 8), np.uint8))
     network.register()
     _print_reply({"before": own_handles()})
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
