@@ -352,14 +352,7 @@ def _calibrated(options: SegmentOptions, metadata: ModelMetadata, score: str) ->
             f"false alarms: model {metadata.name!r} was not calibrated for objects; set the "
             "smallest score instead, or run training.calibrate"
         )
-    measured = replace(rates.rule, min_score=rule.min_score)
-    if (score, rule) != (rates.score, measured):
-        raise ParameterError(
-            f"false alarms: model {metadata.name!r} was calibrated for objects of score "
-            f"{rates.score!r}, threshold {measured.threshold:g}, low threshold "
-            f"{measured.low_threshold:g} and {measured.min_area} pixels"
-        )
-    return replace(rule, min_score=rates.min_scores[rates.index_for(options.false_alarms)])
+    return replace(rule, min_score=rates.min_score_for(options.false_alarms, score, rule))
 
 
 def _browsed(records: Sequence[Record], frame_rate: float) -> list[BrowsedFrame]:

@@ -31,6 +31,33 @@ class ObjectRates:
         if len(lengths) != 1 or not self.min_scores:
             raise ValueError("a table of object rates is damaged")
 
+    def min_score_for(self, false_alarms: float, score: str, rule: ObjectRule) -> float:
+        """Smallest score of an object for at most this many false alarms per frame.
+
+        Args:
+            false_alarms: Per frame.
+            score: Name of the anomaly score in use.
+            rule: What counts as an object; ``min_score`` is what is asked for.
+
+        Raises:
+            ParameterError: The table is of another score or rule, or there were more false alarms
+                at every score of it.
+        """
+        measured = self.rule
+        for what, used, calibrated in (
+            ("score", score, self.score),
+            ("threshold", rule.threshold, measured.threshold),
+            ("low threshold", rule.low_threshold, measured.low_threshold),
+            # Leaving out more makes no more false alarms.
+            ("smallest area", min(rule.min_area, measured.min_area), measured.min_area),
+        ):
+            if used != calibrated:
+                raise ParameterError(
+                    f"the model's objects were calibrated with {what} {calibrated}, not {used}; "
+                    "set the smallest score of an object instead"
+                )
+        return self.min_scores[self.index_for(false_alarms)]
+
     def index_for(self, false_alarms: float) -> int:
         """Row of the smallest score with at most this many false alarms per frame.
 

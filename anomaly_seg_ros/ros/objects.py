@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.objects.ground_plane import GroundPlane
 from anomaly_seg_ros.objects.regions import ObjectRule, find_objects
 from anomaly_seg_ros.objects.tracker import TrackedObject, Tracker, TrackRule
+from anomaly_seg_ros.ros.range_maps import seconds_of
 
 try:
     from vision_msgs.msg import (
@@ -88,11 +89,17 @@ def object_settings(
         min_score=values["object_min_score"],
     )
     if values["object_false_alarms"] > 0:
+        rates = metadata.object_rates
+        if rates is None:
+            raise ParameterError(
+                "parameter 'object_false_alarms': needs a calibration on unknown objects, which "
+                "the model's metadata lacks; set object_min_score instead"
+            )
         try:
-            least = _score_for(values["object_false_alarms"], metadata, score, rule)
+            least = rates.min_score_for(values["object_false_alarms"], score, rule)
         except ParameterError as error:
             raise ParameterError(f"parameter 'object_false_alarms': {error}") from error
-        rule = ObjectRule(**{**vars(rule), "min_score": least})
+        rule = replace(rule, min_score=least)
     return ObjectSettings(
         rule,
         TrackRule(
@@ -102,31 +109,6 @@ def object_settings(
         ),
         Mounting(values["camera_height"], math.radians(values["camera_pitch"])),
     )
-
-
-def _score_for(
-    false_alarms: float, metadata: ModelMetadata, score: str, rule: ObjectRule
-) -> float:
-    rates = metadata.object_rates
-    if rates is None:
-        raise ParameterError(
-            "needs a calibration on unknown objects, which the model's metadata lacks; set "
-            "object_min_score instead"
-        )
-    calibrated = rates.rule
-    for what, used, measured in (
-        ("score_method", score, rates.score),
-        ("threshold", rule.threshold, calibrated.threshold),
-        ("object_low_threshold", rule.low_threshold, calibrated.low_threshold),
-        # Leaving out more makes no more false alarms.
-        ("object_min_area", min(rule.min_area, calibrated.min_area), calibrated.min_area),
-    ):
-        if used != measured:
-            raise ParameterError(
-                f"the model was calibrated with {what} {measured}, not {used}; set "
-                "object_min_score instead"
-            )
-    return rates.min_scores[rates.index_for(false_alarms)]
 
 
 class ObjectStage:
@@ -155,7 +137,7 @@ class ObjectStage:
         self._tracker.rule = settings.tracking
         ground = settings.mounting.ground_plane(camera_info, score.shape)
         objects = find_objects(score, settings.rule, labels, ground)
-        return self._tracker.update(objects, header.stamp.sec + header.stamp.nanosec / 1e9)
+        return self._tracker.update(objects, seconds_of(header))
 
 
 def detection_array(

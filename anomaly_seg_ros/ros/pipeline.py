@@ -23,6 +23,7 @@ from anomaly_seg_ros.ros.messages import rgb_from_message
 from anomaly_seg_ros.ros.model import MemoryFallback
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.publishers import Outputs, output_request
+from anomaly_seg_ros.ros.range_maps import seconds_of
 from anomaly_seg_ros.ros.worker import Outcome
 from anomaly_seg_ros.system.memory import is_out_of_memory
 
@@ -170,8 +171,7 @@ class Pipeline:
             return prediction
         smoother = self._smoothers.setdefault(frame.camera, ScoreSmoother(settings.smoothing))
         smoother.rule = settings.smoothing
-        stamp = frame.header.stamp
-        mean = smoother.update(prediction.unit_score, frame.image, stamp.sec + stamp.nanosec / 1e9)
+        mean = smoother.update(prediction.unit_score, frame.image, seconds_of(frame.header))
         return prediction.with_unit_score(mean, settings.threshold, self._unknown_label)
 
     def _publish(

@@ -135,8 +135,8 @@ def test_a_rate_of_false_alarms_takes_the_place_of_the_smallest_score():
     ("changes", "words"),
     [
         ({"object_false_alarms": 0.05}, "fewer than the 0.1 that the model's calibration"),
-        ({"object_min_area": 50}, "was calibrated with object_min_area 100, not 50"),
-        ({"object_low_threshold": 0.3}, "object_low_threshold 0.45, not 0.3"),
+        ({"object_min_area": 50}, "with smallest area 100, not 50"),
+        ({"object_low_threshold": 0.3}, "with low threshold 0.45, not 0.3"),
         ({"threshold": 0.6}, "with threshold 0.5, not 0.6"),
     ],
 )
@@ -147,7 +147,7 @@ def test_rates_that_were_not_measured_are_refused(changes: dict[str, float], wor
 
 def test_rates_of_another_score_are_refused():
     rates = ObjectRates(**{**vars(RATES), "score": "msp"})
-    with pytest.raises(ParameterError, match="with score_method msp, not energy"):
+    with pytest.raises(ParameterError, match="with score msp, not energy"):
         settings_with(rates)
 
 
