@@ -323,7 +323,7 @@ def test_false_alarms_choose_the_smallest_score(
     wrong = {
         "not calibrated for objects": replace(options, false_alarms=3.0),
         "fewer than the 0.5": replace(calibrated, false_alarms=0.1),
-        "calibrated for objects of score 'msp'": replace(calibrated, score="energy"),
+        "calibrated with score msp, not energy": replace(calibrated, score="energy"),
     }
     for number, (told, other) in enumerate(wrong.items()):
         with pytest.raises(ParameterError, match=told):
