@@ -106,7 +106,7 @@ fine-tune: $(VENV)/.dev ## Fine-tune MODEL=name with outliers in RUN_DIR=folder 
 		$(if $(filter-out file,$(origin MODEL)),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # WSL's environment has a NAME: only one given to make counts.
-recipe: $(VENV)/.dev ## Train and evaluate a set-up of the papers, NAME=recipe, beside its figures; lists them without NAME [DATA=folder OUT=folder ARGS="--steps 2"]
+recipe: $(VENV)/.dev ## Train and evaluate NAME=recipe, beside its published figures; lists them without NAME [DATA=folder OUT=folder ARGS="--steps 2"]
 	@$(TRAIN_PY) -m training.recipe $(if $(findstring command,$(origin NAME)),"$(NAME)",--list) $(if $(DATA),--data "$(DATA)") \
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 

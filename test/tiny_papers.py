@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +123,26 @@ def street_hazards(root: Path) -> None:
         put(root / f"test/annotations/test/{town}/1.png", np.where(anomaly() == 1, 14, labels))
 
 
-def coco(root: Path) -> None:
-    """A dog in each split."""
+def coco(root: Path, kinds: Sequence[tuple[int, str]] = ((18, "dog"),)) -> None:
+    """An object of each kind, by default a dog, in each split."""
     for split in ("train2017", "val2017"):
-        put(root / split / "1.jpg", noise(0))
-        dog = {
-            "id": 1,
-            "image_id": 1,
-            "category_id": 18,
-            "iscrowd": 0,
-            "bbox": [20, 20, 40, 40],
-            "area": 1600,
-            "segmentation": [[20, 20, 60, 20, 60, 60, 20, 60]],
-        }
-        image = {"id": 1, "file_name": "1.jpg", "height": 80, "width": 80}
-        content = {"images": [image], "annotations": [dog]}
-        content["categories"] = [{"id": 18, "name": "dog"}]
+        images, annotations = [], []
+        for number, (category, _) in enumerate(kinds, 1):
+            put(root / split / f"{number}.jpg", noise(number - 1))
+            images.append({"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 80})
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": category,
+                    "iscrowd": 0,
+                    "bbox": [20, 20, 40, 40],
+                    "area": 1600,
+                    "segmentation": [[20, 20, 60, 20, 60, 60, 20, 60]],
+                }
+            )
+        content = {"images": images, "annotations": annotations}
+        content["categories"] = [{"id": key, "name": name} for key, name in kinds]
         put(root / "annotations" / f"instances_{split}.json", content)
 
 

@@ -1,4 +1,4 @@
-"""Reproduce a table of the papers: train in stages, calibrate, evaluate, compare.
+"""Reproduce a published result: train in stages, calibrate, evaluate, compare.
 
     python -m training.recipe --list
     python -m training.recipe topk_ovr_resnet101 --data DATA --out runs/topk
@@ -6,7 +6,7 @@
 Each stage is one training entry with its own folder below ``--out``, its ``config.yaml`` and the
 command that is printed: it may as well be run by hand. The same command goes on where an earlier
 one stopped; finished stages are not repeated. At the end ``recipe.json`` and ``recipe.md`` hold
-the paper's figures beside ours.
+the published figures beside the run's.
 """
 
 from __future__ import annotations
@@ -69,14 +69,16 @@ class Reproduction:
         """
         recipe = self.recipe
         configurations = {name: self.configuration(name) for name in recipe.stages}
-        check_needs(recipe, configurations, self.data)
+        products = [self._product(name) for name in recipe.stages]
+        check_needs(recipe, configurations, self.data, products)
         make_folder(self.out)
-        print(f"{recipe.name}: {recipe.title}\n{recipe.paper}; {'; '.join(recipe.tables)}")
+        print(f"{recipe.name}: {recipe.title}")
+        if recipe.paper:
+            print(f"{recipe.paper}; {'; '.join(recipe.tables)}")
         needs = recipe.needs
-        print(
-            f"estimated for the training: {needs.gpu_gib:g} GiB of GPU memory, "
-            f"{needs.gpu_hours:g} h ({needs.estimate})"
-        )
+        gpu = f"{needs.gpu_gib:g} GiB of GPU memory, {needs.gpu_hours:g} h; "
+        if needs.estimate:
+            print(f"cost of the training: {gpu * bool(needs.gpu_hours)}{needs.estimate}")
         for name, stage in recipe.stages.items():
             self._train(name, stage, configurations[name])
         self._evaluate()
@@ -90,7 +92,7 @@ class Reproduction:
         """
         stage = self.recipe.stages[name]
         inputs = [f"{key}={json.dumps(self._file(of))}" for key, of in stage.inputs.items()]
-        short = [f"steps={self.steps}"] if self.steps else []
+        short = [f"steps={self.steps}"] if self.steps and stage.trains else []
         if short and "epochs" in stage.config:
             short.append("epochs=0")
         try:
@@ -101,11 +103,15 @@ class Reproduction:
             raise ParameterError(f"stage {name}: {error}") from error
 
     def _file(self, name: str) -> str:
-        """The file of a checkpoint, or the one that a stage writes."""
+        """The file of a checkpoint, or what a stage writes."""
         checkpoints = self.recipe.needs.checkpoints
         if name in checkpoints:
-            return str(source_folder(checkpoints[name].file, self.data).absolute())
-        return str((self.out / name / self.recipe.stages[name].product).absolute())
+            return checkpoints[name].model(self.data)
+        return str(self._product(name))
+
+    def _product(self, stage: str) -> Path:
+        """The file or folder that a stage writes for later ones."""
+        return (self.out / stage / self.recipe.stages[stage].product).absolute()
 
     def _train(self, name: str, stage: Stage, config: dict[str, Any]) -> None:
         folder = self.out / name
@@ -125,13 +131,14 @@ class Reproduction:
         write_atomically(folder / "config.yaml", lambda file: file.write(written.encode()))
         arguments = ["--run-dir", str(folder), "--config", str(folder / "config.yaml")]
         arguments += ["--data", str(self.data), *self._device()]
-        self._launch(name, f"training.{stage.entry}", arguments, self.processes)
+        processes = self.processes if stage.trains else 1
+        self._launch(name, f"training.{stage.entry}", arguments, processes)
         text = json.dumps(config, indent=1)
         write_atomically(record, lambda file: file.write(text.encode()))
 
     def _evaluate(self) -> None:
         evaluation = self.recipe.evaluation
-        model = self._file(list(self.recipe.stages)[-1])
+        model = self._product(list(self.recipe.stages)[-1])
         sets = []
         for name, data in evaluation.sets.items():
             options = "&".join(
@@ -154,7 +161,8 @@ class Reproduction:
         recipe = self.recipe
         runs = read_runs(self.out / "evaluation" / "benchmark.json")
         rows = compared(recipe.figures, runs, recipe.evaluation.fpr95)
-        note = f"{recipe.name}: {recipe.title} ({recipe.paper}). All figures in percent; "
+        paper = f" ({recipe.paper})" if recipe.paper else ""
+        note = f"{recipe.name}: {recipe.title}{paper}. All figures in percent; "
         note += f"FPR95 pooled over all pixels: {recipe.evaluation.fpr95}."
         if self.steps:
             note += f" Shortened to {self.steps} steps a stage: this only shows that it runs."
@@ -162,7 +170,7 @@ class Reproduction:
             note += f" Changed: {', '.join(self.changed)}."
         unquoted = [name for name in runs if all(name != row.set for row in rows)]
         if unquoted:
-            note += f" Without a figure of the paper: {', '.join(unquoted)}."
+            note += f" Without a published figure: {', '.join(unquoted)}."
         table = markdown(rows, note)
         document = {
             "recipe": recipe.name,

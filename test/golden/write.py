@@ -43,8 +43,8 @@ PLAIN = (
     *("--inference-size", "256", "512"),
 )
 TRAINING = (
-    *("calibrate", "closed_set", "contact_sheet", "fine_tune", "flow.fit_pointwise", "recipe"),
-    *("study", "train_flow", "train_style"),
+    *("calibrate", "closed_set", "contact_sheet", "fine_tune", "flow.fit_pointwise"),
+    *("pseudo_label", "recipe", "study", "train_flow", "train_style"),
 )
 TIMEOUT_S = 900.0
 

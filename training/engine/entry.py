@@ -88,7 +88,7 @@ def run_entry(
     """
     parser = argparse.ArgumentParser(prog=f"python -m training.{tool}", description=description)
     parser.add_argument(
-        "--run-dir", type=folder_argument, required=True, help="resumed if it has a last.pt"
+        "--run-dir", type=folder_argument, required=True, help="resumed if it was begun before"
     )
     parser.add_argument("--data", type=folder_argument, default=data_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -101,7 +101,8 @@ def run_entry(
         given = [f"{k}={v}" for k in shorthands if (v := getattr(parsed, k)) is not None]
         config = load_config(CONFIGS / defaults, parsed.config, [*parsed.set, *given], parsed.data)
         keep_freed_memory()
-        torch.manual_seed(config["seed"])
+        if "seed" in config:
+            torch.manual_seed(config["seed"])
         use_exact_float32()
         device = training_device(parsed.device)
         distributed = Distributed(device)

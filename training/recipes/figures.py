@@ -1,4 +1,4 @@
-"""A paper's figures beside those that a run of its recipe gave."""
+"""Published figures beside those that a run of their recipe gave."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_seg_ros.errors import OutputError
-from training.recipes.schema import METRICS, PaperFigures
+from training.recipes.schema import METRICS, PublishedFigures
 
 _POOLED = ("AUROC", "AP", "FPR95")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of the paper and ours, in percent.
+    """One published figure and the run's, in percent.
 
     Attributes:
-        row: Table and row of the paper.
+        row: Table and row of the paper, or the model.
         set: Name of the set.
         score: Anomaly score, or "".
         metric: A key of :data:`~training.recipes.schema.METRICS`.
-        paper: The paper's.
-        ours: Ours; None if it is not defined, as the AP without anomalies.
+        published: What was published.
+        reproduced: The run's; None if it is not defined, as the AP without anomalies.
     """
 
     row: str
     set: str
     score: str
     metric: str
-    paper: float
-    ours: float | None
+    published: float
+    reproduced: float | None
 
 
 def read_runs(path: Path) -> dict[str, dict[str, Any]]:
@@ -49,24 +49,24 @@ def read_runs(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def compared(
-    figures: Sequence[PaperFigures], runs: Mapping[str, Mapping[str, Any]], fpr95: str
+    figures: Sequence[PublishedFigures], runs: Mapping[str, Mapping[str, Any]], fpr95: str
 ) -> list[Comparison]:
-    """Finds our figure for each of the paper's.
+    """Finds the run's figure for each published one.
 
     Args:
-        figures: The paper's.
+        figures: What was published.
         runs: Runs of ``benchmark.json`` by set.
         fpr95: Convention of the pooled FPR95.
     """
     return [
-        Comparison(row.row, row.set, row.score, metric, paper, _ours(row, metric, runs, fpr95))
+        Comparison(row.row, row.set, row.score, metric, value, _found(row, metric, runs, fpr95))
         for row in figures
-        for metric, paper in row.values.items()
+        for metric, value in row.values.items()
     ]
 
 
-def _ours(
-    row: PaperFigures, metric: str, runs: Mapping[str, Mapping[str, Any]], fpr95: str
+def _found(
+    row: PublishedFigures, metric: str, runs: Mapping[str, Mapping[str, Any]], fpr95: str
 ) -> float | None:
     run = runs.get(row.set, {})
     if not METRICS[metric]:
@@ -86,12 +86,15 @@ def _ours(
 
 def markdown(comparisons: Sequence[Comparison], note: str) -> str:
     """The table, with a note above it."""
-    lines = ["| paper's row | data | score | metric | paper | ours | ours - paper |"]
+    if not comparisons:
+        return f"{note}\n"
+    lines = ["| row | data | score | metric | published | reproduced | difference |"]
     lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
     for c in comparisons:
-        ours = "-" if c.ours is None else f"{c.ours:.2f}"
-        difference = "-" if c.ours is None else f"{c.ours - c.paper:+.2f}"
-        cells = (c.row, c.set, c.score, c.metric, f"{c.paper:.2f}", ours, difference)
+        found, difference = "-", "-"
+        if c.reproduced is not None:
+            found, difference = f"{c.reproduced:.2f}", f"{c.reproduced - c.published:+.2f}"
+        cells = (c.row, c.set, c.score, c.metric, f"{c.published:.2f}", found, difference)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([note, "", *lines]) + "\n"
 

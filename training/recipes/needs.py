@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anomaly_seg_ros.checkpoints.loading import PUBLIC, resolve_model
 from anomaly_seg_ros.datasets import open_dataset
 from anomaly_seg_ros.errors import AnomalySegError, DatasetError, first_line
 from training.data.block import ObjectsBlock, source_folder
@@ -35,6 +36,7 @@ SOURCES = {
     "wilddash": "wd_public_v2p0.zip from https://wilddash.cc",
 }
 _ELSEWHERE = "see docs/datasets.md"
+_FRAMES = "frames of the same cameras, which need no labels, in folders of any depth"
 
 
 @dataclass
@@ -52,20 +54,26 @@ class _Missing:
     stages: dict[str, None] = field(default_factory=dict)
 
 
-def check_needs(recipe: Recipe, configurations: Mapping[str, dict[str, Any]], data: Path) -> None:
+def check_needs(
+    recipe: Recipe,
+    configurations: Mapping[str, dict[str, Any]],
+    data: Path,
+    products: Collection[Path] = (),
+) -> None:
     """Checks that all data and checkpoints of a recipe are there, before any work is done.
 
     Args:
         recipe: The recipe.
         configurations: Whole configuration of each stage.
         data: Data folder.
+        products: What its stages will write; absolute. A corpus there need not exist yet.
 
     Raises:
         DatasetError: Lists everything that is missing: what to get, from where, and where it goes.
         ParameterError: An error in a data block.
     """
     missing: dict[Path, _Missing] = {}
-    for path, get, fault, stage in _faults(recipe, configurations, data):
+    for path, get, fault, stage in _faults(recipe, configurations, data, products):
         missing.setdefault(path, _Missing(get, fault)).stages[stage] = None
     if not missing:
         return
@@ -80,22 +88,32 @@ def check_needs(recipe: Recipe, configurations: Mapping[str, dict[str, Any]], da
 
 
 def _faults(
-    recipe: Recipe, configurations: Mapping[str, dict[str, Any]], data: Path
+    recipe: Recipe,
+    configurations: Mapping[str, dict[str, Any]],
+    data: Path,
+    products: Collection[Path],
 ) -> Iterator[tuple[Path, str, str, str]]:
     """Yields path, what to get, what is wrong, and the stage of everything that is not there."""
     # An override may name another file.
     used = [value for config in configurations.values() for _, value in flatten(config)]
     for name, checkpoint in recipe.needs.checkpoints.items():
-        path = source_folder(checkpoint.file, data)
-        if str(path.absolute()) in used and not path.is_file():
-            yield path, checkpoint.get, "no such file", name
+        model = checkpoint.model(data)
+        if model in used and (absent := _absent_model(model)):
+            yield Path(model), checkpoint.get, absent, name
     for stage, config in configurations.items():
+        if "data" not in config:
+            folder = source_folder(config["images"], data)
+            if not folder.is_dir():
+                yield folder, _FRAMES, "no such folder", stage
+            continue
         values = TrainingData(config["data"], data)
         for section, name, corpus in values.block.corpora():
             if not corpus.weight:
                 continue
             key = f"data.{section}.{name}"
             root = source_folder(corpus.root, data)
+            if root in products:
+                continue
             try:
                 datasets = values.datasets(key, corpus)
             except AnomalySegError as error:
@@ -144,6 +162,17 @@ def _get(adapter: str) -> str:
 def _fault(error: AnomalySegError, key: str, root: Path) -> str:
     """The adapter's words, without the path that the reader has just read."""
     return first_line(error).removeprefix(f"{key}: ").removeprefix(f"{root}: ")
+
+
+def _absent_model(model: str) -> str:
+    """Why there is no such file, or public model; "" if there is."""
+    if model not in PUBLIC:
+        return "" if Path(model).is_file() else "no such file"
+    try:
+        resolve_model(model)
+    except AnomalySegError as error:
+        return first_line(error).removeprefix(f"model {model!r}: ")
+    return ""
 
 
 def _absent_objects(objects: ObjectsBlock, root: Path) -> str:

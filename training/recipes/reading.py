@@ -31,7 +31,7 @@ from training.recipes.schema import (
     Checkpoint,
     Evaluation,
     EvaluationSet,
-    PaperFigures,
+    PublishedFigures,
     Recipe,
     Stage,
     Variant,
@@ -104,7 +104,7 @@ def _typed(values: dict[str, Any]) -> Recipe:
     return to_dataclass(Recipe, values)
 
 
-def _figures(content: Any, key: str) -> list[PaperFigures]:
+def _figures(content: Any, key: str) -> list[PublishedFigures]:
     """Rows, whose keys that are metrics become their ``values``."""
     if not isinstance(content, list | None):
         raise ParameterError(f"{key}: expected a list of rows, got {short_repr(content)}")
@@ -116,13 +116,14 @@ def _figures(content: Any, key: str) -> list[PaperFigures]:
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ParameterError(f"{where}.{metric}: expected a number, got {value!r}")
         other = {k: v for k, v in row.items() if k not in METRICS}
-        rows.append(to_dataclass(PaperFigures, {**other, "values": values}, where))
+        rows.append(to_dataclass(PublishedFigures, {**other, "values": values}, where))
     return rows
 
 
 def _check(recipe: Recipe) -> None:
     """Checks what one part of a recipe says of another."""
-    for key in ("title", "paper", "tables", "stages"):
+    of_paper = ("paper", "tables") if recipe.paper or recipe.tables else ()
+    for key in ("title", *of_paper, "stages"):
         if not getattr(recipe, key):
             raise ParameterError(f"{key}: missing")
     known = set(recipe.needs.checkpoints)

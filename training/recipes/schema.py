@@ -1,4 +1,4 @@
-"""Recipes: YAML files that say how a result of a paper is reached, and what the paper got.
+"""Recipes: YAML files that say how a published result is reached, and what its figures are.
 
 ``training/recipes/topk_ovr_wide_resnet38.yaml`` explains every key.
 """
@@ -10,13 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anomaly_seg_ros.checkpoints.loading import PUBLIC
+from training.data.block import source_folder
 from training.engine.config import CONFIGS, chosen, merged_config
 
 EVALUATION = "evaluation"
 # Keys of "FPR95_conventions" in benchmark.json.
 FPR95_CONVENTIONS = ("at_least", "above", "nearest", "interpolated")
-# Entry -> its default configuration, and the file that it writes for later stages.
+# Entry -> its default configuration, and what it writes for later stages: a file, or "" for the
+# run folder itself, a data set.
 ENTRIES = {
+    "pseudo_label": ("pseudo_label.yaml", ""),
     "closed_set": ("closed_set.yaml", "final.safetensors"),
     "train_flow": ("flow.yaml", "flow.safetensors"),
     "fine_tune": ("fine_tune.yaml", "final.safetensors"),
@@ -33,12 +37,17 @@ class Checkpoint:
     """A public file that a recipe starts from.
 
     Attributes:
-        file: Where it goes, relative to the data folder.
+        file: Where it goes, relative to the data folder; or a public model's name, which is looked
+            for as everywhere (``docs/models.md``).
         get: Where to get it.
     """
 
     file: str = ""
     get: str = ""
+
+    def model(self, data: Path) -> str:
+        """The value of a configuration that names it: a public model's name, or a path."""
+        return self.file if self.file in PUBLIC else str(source_folder(self.file, data).absolute())
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ class Needs:
     Attributes:
         checkpoints: Public files by name.
         gpu_gib: Memory of the GPU, estimated.
-        gpu_hours: Time on it, estimated.
-        estimate: How both were estimated, and for which GPU.
+        gpu_hours: Time on it, estimated; 0 for a recipe that needs no GPU.
+        estimate: How both were estimated, and for which GPU; or the time on which CPU.
     """
 
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
@@ -65,7 +74,7 @@ class Stage:
     Attributes:
         entry: A key of :data:`ENTRIES`.
         inputs: Key of the configuration -> name of an earlier stage or of a checkpoint, whose file
-            becomes the value.
+            or folder becomes the value.
         config: What differs from the entry's default configuration.
     """
 
@@ -75,8 +84,13 @@ class Stage:
 
     @property
     def product(self) -> str:
-        """Name of the file that it writes for later stages."""
+        """Name of the file that it writes for later stages; "" for its folder, see ENTRIES."""
         return ENTRIES[self.entry][1]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has steps, which several processes may share."""
+        return self.entry != "pseudo_label"
 
     def configuration(self, source: Path, overrides: Sequence[str]) -> dict[str, Any]:
         """The whole configuration of the entry.
@@ -114,7 +128,7 @@ class Evaluation:
         scores: Anomaly scores.
         inference_mode: As in :class:`~anomaly_seg_ros.inference.options.SegmenterOptions`.
         inference_size: Height and width; () is the model's, or in mode ``full`` each frame's own.
-        fpr95: The convention that the paper's pooled FPR95 follow, one of
+        fpr95: The convention that the published pooled FPR95 follow, one of
             :data:`FPR95_CONVENTIONS` (``docs/metrics.md``).
         limit: Use only the first frames of each set; 0 uses all.
         sets: Data by name.
@@ -129,11 +143,11 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class PaperFigures:
-    """One row of a paper's table for one set, in percent.
+class PublishedFigures:
+    """Published figures for one set, in percent: a row of a paper's table, or a shipped model's.
 
     Attributes:
-        row: Table and row.
+        row: Table and row, or the model.
         set: Name of the set.
         score: Anomaly score; "" for the mIoU alone.
         per_image: The AUROC, AP and FPR95 are means over images, not pooled.
@@ -156,29 +170,29 @@ class Variant:
     Attributes:
         title: One line.
         set: Overrides, ``STAGE.KEY=VALUE``.
-        figures: What the paper got with them; () keeps the recipe's.
+        figures: What was published for them; () keeps the recipe's.
     """
 
     title: str = ""
     set: tuple[str, ...] = ()
-    figures: tuple[PaperFigures, ...] = ()
+    figures: tuple[PublishedFigures, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A set-up of a paper.
+    """A set-up of a paper, or of a shipped model.
 
     Attributes:
         title: One line.
-        paper: Authors, title, year.
-        tables: Tables and rows that it is for.
+        paper: Authors, title, year; "" for a set-up of this repository.
+        tables: Tables and rows of the paper that it is for.
         needs: What it needs.
         open_choices: "STAGE.KEY" or a few words -> what no public source settles, and what is
             chosen here.
         differs: What is known to differ from the paper.
-        stages: Trainings by name, in order.
+        stages: Runs of training entries by name, in order.
         evaluation: What is measured on which data.
-        figures: What the paper got.
+        figures: What was published.
         variants: Changed recipes by name.
         source: The file. Its key ``base`` names a recipe that it changes.
     """
@@ -191,7 +205,7 @@ class Recipe:
     differs: tuple[str, ...] = ()
     stages: Mapping[str, Stage] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    figures: tuple[PaperFigures, ...] = ()
+    figures: tuple[PublishedFigures, ...] = ()
     variants: Mapping[str, Variant] = field(default_factory=dict)
     source: Path = Path()
 
