@@ -202,6 +202,7 @@ def write_model(
     data: TrainingData,
     best: dict[str, Any],
     mixed: list[MaskedFrame],
+    natural: Sequence[MaskedFrame],
 ) -> None:
     """Calibrates the network and writes ``final.safetensors``."""
     config = run.config
@@ -228,7 +229,7 @@ def write_model(
     if config["fuse_scores"]:
         size = tuple(metadata.inference_size)
         viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
-        scale = fuse_scores(network, mixed, viewer)
+        scale = fuse_scores(network, (mixed, natural), viewer)
         provenance = {**metadata.provenance, "outlier_logit_scale": scale}
         metadata = replace(metadata, provenance=provenance)
     if config["calibrate"]:
@@ -345,7 +346,15 @@ def fine_tune(run: Run) -> None:
         trainer.log.text("objects", "\n".join(source.describe() for source in sources))
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
-        write_model(run, trainer.best_model(), metadata, data, trainer.best, validation.mixed)
+        write_model(
+            run,
+            trainer.best_model(),
+            metadata,
+            data,
+            trainer.best,
+            validation.mixed,
+            validation.natural,
+        )
         if density is not None:
             write_density(run, density, metadata.name, trainer.best.get("step"))
 

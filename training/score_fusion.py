@@ -4,7 +4,11 @@ The score ``k_plus_1``, :math:`o - \ln \sum_c \exp l_c`, adds the log-odds o of 
 and the free energy of the logits as if both spoke in the same unit. They were trained apart, so
 they do not. Scaling o by a constant is a change of the head's last layer alone: neither labels nor
 the order of the scores ``outlier_head`` and ``energy`` change, and no part of the product needs to
-know of the weight. It is fitted to held-out frames with held-out objects.
+know of the weight.
+
+It is fitted to held-out frames, with pasted objects and, where the data has them, with natural
+unknown things. Both count alike: a head knows pasted things by their edges as well, and by them
+alone it would get too much weight. FPR95 is what is fitted, for AP hardly sees what is missed.
 """
 
 from __future__ import annotations
@@ -26,47 +30,63 @@ from training.validation import Viewer
 SCALES = tuple(float(x) for x in 2.0 ** np.arange(-3, 3.01, 0.25))
 
 
-def fuse_scores(network: nn.Module, frames: Sequence[MaskedFrame], viewer: Viewer) -> float:
-    """Scales the outlier logits for the highest AP of the score ``k_plus_1``.
+def fuse_scores(
+    network: nn.Module, kinds: Sequence[Sequence[MaskedFrame]], viewer: Viewer
+) -> float:
+    """Scales the outlier logits for the lowest FPR95 of the score ``k_plus_1``.
 
     Args:
         network: In eval mode, with an outlier head; the head's last layer is changed.
-        frames: Held-out frames with outlier masks.
+        kinds: Held-out frames with outlier masks; the mean is over the FPR95 of each kind. One
+            without frames is left out.
         viewer: Runs the network on the frames.
 
     Returns:
         The scale.
 
     Raises:
-        ParameterError: There are no frames, or no outlier in them.
+        ParameterError: There are no frames, or a kind shows no outlier.
     """
-    evidence = [_evidence(network, frame, viewer) for frame in frames]
-    if not any((mask == ANOMALY).any() for *_, mask in evidence):
+    kinds = [frames for frames in kinds if frames]
+    pooled = [_evidence(network, frames, viewer) for frames in kinds]
+    if not pooled or not all((mask == ANOMALY).any() for *_, mask in pooled):
         raise ParameterError(
             "fuse_scores: needs held-out frames with outliers, see validation.mixed_frames"
         )
-    odds, energy, mask = (torch.cat(parts) for parts in zip(*evidence, strict=True))
-    precisions = {scale: average_precision(scale * odds + energy, mask) for scale in SCALES}
-    best = max(precisions, key=precisions.__getitem__)
+    rates = {
+        scale: sum(fpr95(scale * odds + energy, mask) for odds, energy, mask in pooled)
+        / len(pooled)
+        for scale in SCALES
+    }
+    best = min(rates, key=rates.__getitem__)
     conv = network.outlier_head.conv
     with torch.no_grad():
         conv.weight.mul_(best)
         conv.bias.mul_(best)
     print(
-        f"fused score: outlier logits times {best:.3g}, AP {precisions[1.0]:.4f} before and "
-        f"{precisions[best]:.4f} after, on {len(frames)} held-out frames"
+        f"fused score: outlier logits times {best:.3g}, mean FPR95 {rates[1.0]:.4f} before and "
+        f"{rates[best]:.4f} after, on {' and '.join(map(str, map(len, kinds)))} held-out frames"
     )
     return best
 
 
-def average_precision(scores: Tensor, mask: Tensor) -> float:
-    """AP of (n,) scores against a mask of 0, 1 and 255."""
+def fpr95(scores: Tensor, mask: Tensor) -> float:
+    """FPR95 of (n,) scores against a mask of 0, 1 and 255."""
     pixels = PixelScores()
     pixels.update(scores.numpy()[None], mask.numpy()[None], "held-out pixels")
-    return pixels.compute().AP
+    return pixels.compute().FPR95
 
 
 def _evidence(
+    network: nn.Module, frames: Sequence[MaskedFrame], viewer: Viewer
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-odds, free energy and mask of all frames' pixels, on the network's grid."""
+    parts = [_of_frame(network, frame, viewer) for frame in frames]
+    odds, energy, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+    return odds, energy, mask
+
+
+def _of_frame(
     network: nn.Module, frame: MaskedFrame, viewer: Viewer
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-odds, free energy and mask of a frame's pixels, on the network's grid."""
