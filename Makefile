@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo segment test test-all test-rest test-exhaustive check check-packages evaluate fuzz lint format train fine-tune recipe study \
+.PHONY: help demo segment live test test-all test-rest test-exhaustive check check-packages evaluate fuzz lint format train fine-tune recipe study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
@@ -48,6 +48,10 @@ demo: $(VENV)/.runtime ## Replay a clip through the node, evaluate it, write out
 segment: $(VENV)/.runtime ## Pictures, a video or a camera as overlays, masks, scores, objects and a film [IN=... OUT=folder MODEL=default ARGS=...]
 	@$(PY) -m anomaly_seg_ros.cli.segment $(if $(IN),"$(IN)") \
 		--out "$(or $(OUT),out/segment)" --model "$(MODEL)" $(ARGS)
+
+live: $(VENV)/.live ## The node on a bag, a video, pictures or a camera, in the browser [IN=... MODEL=default ARGS="--port 9870"]
+	$(MESSAGES)
+	@$(PY) -m anomaly_seg_ros.cli.live $(if $(IN),"$(IN)") --model "$(MODEL)" $(ARGS)
 
 # Processes that share the tests; each takes up to 3 GB of memory.
 JOBS ?= 2
@@ -153,7 +157,11 @@ $(VENV)/.runtime: $(wildcard requirements/locked/*runtime.txt)
 	@tools/set_up.sh runtime
 	@touch $@
 
-# Holds the runtime as well, at the same versions.
+# Each holds the runtime as well, at the same versions.
+$(VENV)/.live: $(wildcard requirements/locked/live.txt)
+	@tools/set_up.sh live
+	@touch $(VENV)/.runtime $@
+
 $(VENV)/.dev: $(wildcard requirements/locked/*.txt)
 	@tools/set_up.sh dev
 	@touch $(VENV)/.runtime $@

@@ -53,7 +53,7 @@ def executables() -> list[str]:
     tools = (
         *("compare", "convert_model", "dataset_to_bag", "demo", "detector", "evaluate"),
         *("evaluate_bag", "evaluate_folder", "export_model", "inject_faults", "inspect_model"),
-        "segment",
+        *("live", "segment"),
     )
     return [f"{tool} = {NAME}.cli.executables:{tool}" for tool in tools]
 
@@ -75,6 +75,7 @@ setup(
         "ros": requirements("ros"),
         "export": requirements("export"),
         "optional": requirements("optional"),
+        "live": requirements("live"),
     },
     zip_safe=False,
     entry_points={"console_scripts": executables()},

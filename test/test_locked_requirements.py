@@ -17,7 +17,8 @@ RENEW = "run `make lock`"
 # Lock file -> what it is made of, and what constrains it (tools/lock.sh).
 LOCKS = {
     "runtime.txt": (["runtime.txt", "ros.txt"], []),
-    "dev.txt": (["runtime.txt", "ros.txt", "dev.txt"], []),
+    "live.txt": (["runtime.txt", "ros.txt", "live.txt"], []),
+    "dev.txt": (["runtime.txt", "ros.txt", "dev.txt", "live.txt"], []),
     "apt-runtime.txt": (["runtime.txt"], ["apt.txt"]),
     "apt-dev.txt": (["runtime.txt", "dev.txt"], ["apt.txt"]),
     "colcon.txt": (["colcon.txt"], []),
@@ -25,7 +26,7 @@ LOCKS = {
 }
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The ROS wheels exist for x86-64 only; on top of an apt ROS there are ARM boards as well.
-MACHINES = {name: ["x86_64"] for name in ("runtime.txt", "dev.txt", "messages.txt")}
+MACHINES = {name: ["x86_64"] for name in ("runtime.txt", "live.txt", "dev.txt", "messages.txt")}
 BOTH = ["x86_64", "aarch64"]
 
 

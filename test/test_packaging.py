@@ -31,6 +31,7 @@ EXECUTABLES = {
     "export_model",
     "inject_faults",
     "inspect_model",
+    "live",
     "segment",
 }
 # What tells an import of ROS from others; its name is also the one in package.xml.
@@ -185,7 +186,7 @@ def test_every_python_folder_is_a_package(setup_arguments):
 
 
 @pytest.mark.parametrize(
-    "name", ["runtime.txt", "ros.txt", "dev.txt", "export.txt", "optional.txt"]
+    "name", ["runtime.txt", "ros.txt", "dev.txt", "export.txt", "optional.txt", "live.txt"]
 )
 def test_requirements_are_pinned_or_bounded(name):
     lines = requirement_lines(name)
@@ -197,8 +198,8 @@ def test_requirements_are_pinned_or_bounded(name):
 
 def test_core_imports_only_what_its_requirements_bring():
     """Third-party modules of the package outside ros/ come with these files."""
-    modules = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
-    files = ("runtime.txt", "export.txt", "optional.txt")
+    modules = {"opencv-python-headless": "cv2", "PyYAML": "yaml", "rerun-sdk": "rerun"}
+    files = ("runtime.txt", "export.txt", "optional.txt", "live.txt")
     names = [Requirement(line).name for file in files for line in requirement_lines(file)]
     bring = {modules.get(name, name.lower().replace("-", "_")) for name in names}
     known = bring | ROSBAGS_PARTS | {"anomaly_seg_ros"}

@@ -22,11 +22,12 @@ options=("$@")
 # empy generates message code, which happens in environments of its own, and there is only a source
 # archive of it, which pip would build with whatever setuptools is the newest. The rest are wheels.
 readonly no_empy=(--no-emit-package empy)
-lock dev.txt runtime.txt ros.txt dev.txt "${no_empy[@]}"
+lock dev.txt runtime.txt ros.txt dev.txt live.txt "${no_empy[@]}"
 lock apt-dev.txt runtime.txt dev.txt --constraints apt.txt
 lock colcon.txt colcon.txt
 # A runtime is a part of the environment for development: the same versions.
 options=()
 lock runtime.txt runtime.txt ros.txt --constraints locked/dev.txt "${no_empy[@]}"
+lock live.txt runtime.txt ros.txt live.txt --constraints locked/dev.txt "${no_empy[@]}"
 lock messages.txt messages.txt --constraints locked/dev.txt
 lock apt-runtime.txt runtime.txt --constraints locked/apt-dev.txt

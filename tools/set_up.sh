@@ -2,6 +2,7 @@
 # Makes the virtual environment that the Makefile's targets run in, or brings it up to date.
 #
 #   tools/set_up.sh runtime    what the node, the tools and the demo need
+#   tools/set_up.sh live       that, and rerun's viewer (Python 3.11 and newer)
 #   tools/set_up.sh dev        that, and what tests, linting and training need
 #   tools/set_up.sh latest     dev at the newest versions that requirements/*.txt allow
 #
@@ -10,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stage="${1:?runtime, dev or latest}"
+readonly stage="${1:?runtime, live, dev or latest}"
 readonly python="${PYTHON:-python3}"
 readonly venv="${VENV:-.venv}"
 readonly log="$venv/setup.log"
@@ -108,7 +109,12 @@ make_venv
 say_how_much
 case "$stage" in
   runtime | dev) install_locked "$(has_sourced_ros && echo apt-)$stage" ;;
+  live)
+    has_sourced_ros &&
+      fail "rerun needs NumPy 2, ROS $ROS_DISTRO NumPy 1: make live in a shell without it, and another VENV"
+    install_locked live
+    ;;
   latest) install_latest ;;
-  *) fail "unknown stage '$stage'; runtime, dev or latest" ;;
+  *) fail "unknown stage '$stage'; runtime, live, dev or latest" ;;
 esac
 say "$stage is ready in $venv"

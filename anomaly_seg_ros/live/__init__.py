@@ -1,0 +1,1 @@
+"""A running detector in the browser: the node on a bag, a video, pictures or a camera."""
