@@ -97,7 +97,7 @@ install_latest() {
   if has_sourced_ros; then
     files+=(--constraint requirements/apt.txt)
   else
-    files+=(--requirement requirements/ros.txt)
+    files+=(--requirement requirements/ros.txt --requirement requirements/live.txt)
   fi
   install "the newest versions that requirements/ allow" --upgrade \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "${files[@]}"

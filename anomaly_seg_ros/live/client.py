@@ -102,7 +102,7 @@ class DetectorClient:
         header = Header(frame_id="camera")
         header.stamp.sec, header.stamp.nanosec = divmod(now, 10**9)
         self._sent[now] = rgb
-        for stamp in sorted(self._sent)[: -max(1, _KEPT_BYTES // rgb.nbytes)]:
+        for stamp in list(self._sent)[: -max(1, _KEPT_BYTES // rgb.nbytes)]:
             self._sent.pop(stamp, None)
         self._images.publish(image_message(rgb, "rgb8", header))
 
@@ -165,7 +165,9 @@ class DetectorClient:
         parts = self._assembly.add(stamp, name, message)
         if parts is None:
             return
-        rgb = self._sent.pop(stamp, None)
+        rgb = self._sent.get(stamp)
+        for older in [sent for sent in list(self._sent) if sent <= stamp]:
+            self._sent.pop(older, None)  # answers come in order: the others were dropped
         if rgb is not None:
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
             self._screen.show_picture(IMAGE, stamp, jpeg.tobytes())

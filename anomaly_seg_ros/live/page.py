@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import urllib.request
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ CONTROLS = (
     "overlay_alpha",
 )
 _LONGEST_REQUEST = 1000
+_LARGEST_VALUE = 1e9  # of any of these parameters, and what ROS's integers hold
 _OWN_NAMES = ("127.0.0.1", "localhost")
 
 
@@ -63,9 +65,14 @@ class PageServer(ThreadingHTTPServer):
         data = [f"http://{name}:{data_port}" for name in _OWN_NAMES]
         self.policy = (
             "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' data: blob:; "
-            f"connect-src 'self' data: blob: {' '.join(data)}"
+            f"connect-src 'self' data: blob: {' '.join(data)}; frame-ancestors 'self'"
         )
         self.settings = {"title": title, "dataPort": data_port}
+
+    def handle_error(self, *request: Any) -> None:
+        """Keeps quiet about a browser that goes away while it loads."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(*request)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,11 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             length = min(int(self.headers["Content-Length"]), _LONGEST_REQUEST)
-            change = json.loads(self.rfile.read(length))
+            change = json.loads(self.rfile.read(max(0, length)))
             name, value = change["name"], change["value"]
         except (TypeError, KeyError, ValueError):
             name = value = None
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or not abs(value) < _LARGEST_VALUE:  # or NaN
             self._answer_error(400, 'expected {"name": ..., "value": number}')
             return
         if name not in CONTROLS:

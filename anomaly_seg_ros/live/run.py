@@ -56,16 +56,15 @@ def live(given: str, options: LiveOptions, tell: Callable[[str], None]) -> None:
             detector does not start.
     """
     try:
-        from anomaly_seg_ros.live.client import DetectorClient
-        from anomaly_seg_ros.live.page import PageServer
         from anomaly_seg_ros.live.screen import Screen, serve
     except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("rerun", "rerun_bindings", "pyarrow", "attr"):
-            raise
         raise ParameterError(
-            f"the page needs rerun-sdk and Python 3.11 or newer (no module {error.name!r}): "
-            "make live installs it, or pip install 'anomaly_seg_ros[live]'"
+            f"the page needs rerun-sdk and Python 3.11 or newer ({error}): make live installs it, "
+            "or pip install 'anomaly_seg_ros[live]'"
         ) from error
+    from anomaly_seg_ros.live.client import DetectorClient
+    from anomaly_seg_ros.live.page import PageServer
+
     _check_ports(options.port)
     check_discovery(os.environ)
     with ExitStack() as stack:
@@ -79,8 +78,8 @@ def live(given: str, options: LiveOptions, tell: Callable[[str], None]) -> None:
         namespace = f"/live_{os.getpid()}"
         process = NodeProcess(namespace, options.parameters, Path(folder) / "node.log")
         stack.enter_context(process)
-        # Ours, which stop_request heard, end everything in order.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        # Options of this tool look like remappings to rclpy, and stop_request hears the signals.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         recording = serve(options.port + 1, options.port + 2)
         stack.callback(recording.disconnect)

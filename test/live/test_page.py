@@ -114,6 +114,8 @@ def test_what_the_detector_refuses_is_told(page: str) -> None:
         ({"name": "model", "value": 1}, "parameter 'model' is none of threshold"),
         ({"name": "threshold", "value": True}, "expected {"),
         ({"name": "threshold", "value": "0.5"}, "expected {"),
+        ({"name": "threshold", "value": float("nan")}, "expected {"),
+        ({"name": "object_min_area", "value": 10**30}, "expected {"),
         ({"name": "threshold"}, "expected {"),
         ([], "expected {"),
         ({"name": [], "value": 0}, "parameter [] is none of"),

@@ -31,7 +31,7 @@ SLOW = (
     *("-p", "inference_height:=256", "-p", "inference_width:=512"),
     *("--fps", "1", "-p", "object_death:=5"),
 )
-PATIENCE_S = 240.0
+PATIENCE_S = 300.0
 
 
 def free_ports() -> int:
@@ -115,6 +115,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
     for process in running:
         process.terminate()  # a killed one would leave its node behind
         process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_that_does_not_start_is_one_line(
+    start: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
+    process, _ = start("-p", "threshold:=2")
+    _, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    (line,) = error.splitlines()
+    assert line.startswith("live: error: the node ended with code 1: ")
+    assert line.endswith("parameter 'threshold' must be in [0.0, 1.0], not 2.0")
 
 
 def ask(url: str, change: Any = None) -> Any:
