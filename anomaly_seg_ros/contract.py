@@ -41,6 +41,8 @@ class SegmentationNetwork(nn.Module):
             one.
         align_corners: Whether the logits' corners lie on the image's corner pixels (what the
             network was trained with), rather than on a grid of ``output_stride``.
+        bf16: Whether bfloat16 is accurate enough for it; where it is not, ``precision: auto`` takes
+            float32 on every CPU.
         abstention: Whether the last layer has one more output, PEBAL's abstention class, which is
             left out of the logits.
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one
@@ -58,6 +60,7 @@ class SegmentationNetwork(nn.Module):
     # No default: a class attribute would hide the submodule of this name.
     outlier_head: nn.Module | None
     align_corners: bool = False
+    bf16: bool = True
     abstention: bool = False
     trainable_parts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     trunk: tuple[str, ...] = ()

@@ -72,8 +72,8 @@ def select_backend(
         options: ``backend`` is a name, or ``auto``: torch on a GPU; on the CPU the first of
             :data:`CPU_ORDER` that can be imported, offers the precision, converts the network and
             runs it once. ``precision`` ``auto`` is fp16 on a GPU, bf16 with OpenVINO on a CPU
-            with bfloat16 instructions, and fp32 otherwise. ``num_threads`` and ``cuda_graphs``
-            are handed on.
+            with bfloat16 instructions for a network that stands it (``network.bf16``), and fp32
+            otherwise. ``num_threads`` and ``cuda_graphs`` are handed on.
         device: The CPU or a GPU.
         size: (height, width) of the frame to try.
 
@@ -170,7 +170,7 @@ def _import_runtime(name: str, setup: _Setup) -> Backend:
         )
 
         if precision == AUTO:
-            precision = "bf16" if multiplies_bf16() else "fp32"
+            precision = "bf16" if setup.network.bf16 and multiplies_bf16() else "fp32"
         _check_precision(name, precision, ("fp32", "bf16"))
         return OpenVinoBackend(setup.network, setup.metadata, precision, threads)
     from anomaly_seg_ros.inference.backends.onnxruntime_backend import OnnxRuntimeBackend

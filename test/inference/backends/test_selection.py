@@ -151,6 +151,15 @@ def test_openvino_takes_bf16_where_the_cpu_multiplies_it(
     assert select(OPENVINO, "fp32").backend.precision == "fp32"
 
 
+def test_a_network_that_does_not_stand_bf16_runs_in_it_only_if_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openvino_backend, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(Strided, "bf16", False)
+    assert select(OPENVINO).backend.precision == "fp32"
+    assert select(OPENVINO, "bf16").backend.precision == "bf16"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_reach_the_runtimes(threads: int) -> None:
