@@ -14,9 +14,12 @@ from anomaly_seg_ros.models.registry import build_network
 
 # By name in test output: architecture and arguments.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("deeplab_v3plus_lite", {"outlier_head": True}),
+    "deeplab_lite": ("deeplab_v3plus_lite", {"outlier_head": True}),
     "erfnet": ("erfnet", {}),
-    "efficientvit_b0": ("efficientvit_seg", {"outlier_head": True}),
+    "default": (
+        "efficientvit_seg",
+        {"outlier_head": {"width": 40, "context": "lite0", "context_scale": 0.4375}},
+    ),
     "wide_resnet38": ("wide_resnet38", {}),
     "wide_resnet38 of PEBAL": ("wide_resnet38", {"abstention": True}),
     "wide_resnet38 of DenseHybrid": ("wide_resnet38", {"outlier_head": True}),

@@ -165,6 +165,7 @@ SMALL_TABLE = ("lost_and_found", "static", "road_anomaly", "obstacle")
 # Row of the table of shipped models -> model.
 SHIPPED = {
     "shipped default model": "default",
+    "deeplab_lite0_open_set": "deeplab_lite0_open_set",
     "closed-set model": "closed_set",
     "erfnet_open_set": "erfnet_open_set",
     "ERFNet, public": "erfnet",

@@ -24,7 +24,8 @@ from anomaly_seg_ros.system.resources import weights_dir
 _LOG = logging.getLogger(__name__)
 # Shipped weights by model name.
 SHIPPED = {
-    "default": "deeplab_lite0_open_set.safetensors",
+    "default": "efficientvit_b0_open_set.safetensors",
+    "deeplab_lite0_open_set": "deeplab_lite0_open_set.safetensors",
     "closed_set": "deeplab_lite0.safetensors",
     "erfnet_open_set": "erfnet_open_set.safetensors",
 }
@@ -39,9 +40,9 @@ def resolve_model(model: str | Path) -> Path:
     """Finds the file behind a model name.
 
     Args:
-        model: A name or a file. ``default``, ``closed_set`` (which ``default`` was fine-tuned
-            from) and ``erfnet_open_set`` are shipped; ``erfnet`` and ``efficientvit_b0`` are
-            public checkpoints, looked for in ``$ANOMALY_SEG_WEIGHTS`` and in
+        model: A name or a file. ``default``, ``deeplab_lite0_open_set`` (``default`` until 0.6),
+            ``closed_set`` (which that was fine-tuned from) and ``erfnet_open_set`` are shipped;
+            ``erfnet`` and ``efficientvit_b0`` are public checkpoints, looked for in ``$ANOMALY_SEG_WEIGHTS`` and in
             ``../shared/weights`` beside a source checkout.
 
     Raises:

@@ -34,7 +34,8 @@ _INTRODUCTION = """\
 
 How long a frame takes from topic to topic, and where the time goes.
 `python -m benchmarks.online.document` writes this page from stored runs of `make benchmark`. Sizes
-are height x width.
+are height x width. In runs from before December 2026 `default` is the model that is called
+`deeplab_lite0_open_set` today.
 
 ## How it is measured
 

@@ -86,7 +86,7 @@ def test_a_hundred_thousand_frames(long_replay, domain, request, capsys):
     assert results["reproducibility"]["different"] == 0
 
 
-@pytest.mark.thorough  # part of the hundred thousand frames
+@pytest.mark.exhaustive  # part of the hundred thousand frames
 def test_the_detector_killed_and_restarted(tmp_path):
     weights = tmp_path / "small.safetensors"
     save_small_model(weights)
@@ -96,7 +96,7 @@ def test_the_detector_killed_and_restarted(tmp_path):
     assert all(results["answered_by_life"])
 
 
-@pytest.mark.thorough  # part of the hundred thousand frames
+@pytest.mark.exhaustive  # part of the hundred thousand frames
 def test_the_same_frames_give_the_same_bytes(tmp_path):
     weights = tmp_path / "small.safetensors"
     save_small_model(weights)

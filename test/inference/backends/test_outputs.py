@@ -22,7 +22,7 @@ from anomaly_seg_ros.system.stopwatch import Stopwatch
 
 BACKENDS = (TORCH, OPENVINO, ONNXRUNTIME)
 # Compiling takes up to ten seconds each on a busy machine; these two are what is shipped.
-QUICK = ("default", "erfnet")
+QUICK = ("default", "deeplab_lite", "erfnet")
 
 
 def segmenter(backend: str, mode: str = "resized") -> Segmenter:
