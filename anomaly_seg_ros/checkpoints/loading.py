@@ -40,10 +40,10 @@ def resolve_model(model: str | Path) -> Path:
     """Finds the file behind a model name.
 
     Args:
-        model: A name or a file. ``default``, ``deeplab_lite0_open_set`` (``default`` until 0.6),
+        model: A name or a file. ``default``, ``deeplab_lite0_open_set`` (the former ``default``),
             ``closed_set`` (which that was fine-tuned from) and ``erfnet_open_set`` are shipped;
-            ``erfnet`` and ``efficientvit_b0`` are public checkpoints, looked for in ``$ANOMALY_SEG_WEIGHTS`` and in
-            ``../shared/weights`` beside a source checkout.
+            ``erfnet`` and ``efficientvit_b0`` are public checkpoints, looked for in
+            ``$ANOMALY_SEG_WEIGHTS`` and in ``../shared/weights`` beside a source checkout.
 
     Raises:
         CheckpointError: There is no such file, or it cannot be opened.
