@@ -147,11 +147,11 @@ def test_only_convolution_kernels_change() -> None:
 
 @pytest.mark.data
 def test_labels_of_a_real_frame_agree_better_than_by_plain_rounding(shared_data: Path) -> None:
-    """The default model's kernels in bfloat16, everything else in float32: only they count."""
+    """Kernels in bfloat16, everything else in float32: only they count."""
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
 
     def labels(rounding: str) -> Tensor:
-        network, metadata = load_model("default")
+        network, metadata = load_model("deeplab_lite0_open_set")
         segmenter = Segmenter(
             network, metadata, device="cpu", precision="fp32", inference_size=(512, 1024)
         )
