@@ -88,9 +88,15 @@ def test_bfloat16_on_a_real_frame(name: str, shared_data: Path) -> None:
     """The default model as it is shipped: labels agree by 99.5 %, scores stay close."""
     frame = open_dataset("cityscapes", shared_data / "cityscapes", split="train")[0].read_image()
     names = ("max_logit", "energy", "dense_hybrid")
-    exact = Segmenter.load("default", EXACT, inference_size=(512, 1024)).predict(frame, names)
+    exact = Segmenter.load("deeplab_lite0_open_set", EXACT, inference_size=(512, 1024)).predict(
+        frame, names
+    )
     rough = Segmenter.load(
-        "default", device="cpu", precision="bf16", inference_size=(512, 1024), backend=name
+        "deeplab_lite0_open_set",
+        device="cpu",
+        precision="bf16",
+        inference_size=(512, 1024),
+        backend=name,
     )
     assert (rough.backend, rough.precision) == (name, "bf16")
     prediction = rough.predict(frame, names)
