@@ -32,7 +32,6 @@ from anomaly_seg_ros.io.safe_yaml_json import short_repr
 from training.calibrate import calibrate, check_target_fpr
 from training.class_bias import balance_classes
 from training.data.corpora import TrainingData
-from training.data.held_out import MaskedFrame
 from training.data.mixing.mixed_views import MixedViewDataset
 from training.data.mixing.mixer import build_mixer
 from training.data.stream import SampleStream
@@ -201,8 +200,7 @@ def write_model(
     metadata: ModelMetadata,
     data: TrainingData,
     best: dict[str, Any],
-    mixed: list[MaskedFrame],
-    natural: Sequence[MaskedFrame],
+    held_out: OpenSetValidation,
 ) -> None:
     """Calibrates the network and writes ``final.safetensors``."""
     config = run.config
@@ -229,7 +227,7 @@ def write_model(
     if config["fuse_scores"]:
         size = tuple(metadata.inference_size)
         viewer = Viewer(metadata.input_scaling, torch.device("cpu"), size, len(metadata.classes))
-        scale = fuse_scores(network, (mixed, natural), viewer)
+        scale = fuse_scores(network, (held_out.mixed, held_out.natural), viewer)
         provenance = {**metadata.provenance, "outlier_logit_scale": scale}
         metadata = replace(metadata, provenance=provenance)
     if config["calibrate"]:
@@ -239,7 +237,7 @@ def write_model(
             data,
             str(run.device),
             config["target_fpr"],
-            mixed=mixed,
+            mixed=held_out.mixed,
         )
     path = run.folder / "final.safetensors"
     save_model(path, network, metadata)
@@ -346,15 +344,7 @@ def fine_tune(run: Run) -> None:
         trainer.log.text("objects", "\n".join(source.describe() for source in sources))
     trainer.run(stream.batches(trainer.step))
     if validation is not None:
-        write_model(
-            run,
-            trainer.best_model(),
-            metadata,
-            data,
-            trainer.best,
-            validation.mixed,
-            validation.natural,
-        )
+        write_model(run, trainer.best_model(), metadata, data, trainer.best, validation)
         if density is not None:
             write_density(run, density, metadata.name, trainer.best.get("step"))
 

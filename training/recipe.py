@@ -76,9 +76,9 @@ class Reproduction:
         if recipe.paper:
             print(f"{recipe.paper}; {'; '.join(recipe.tables)}")
         needs = recipe.needs
-        gpu = f"{needs.gpu_gib:g} GiB of GPU memory, {needs.gpu_hours:g} h; "
-        if needs.estimate:
-            print(f"cost of the training: {gpu * bool(needs.gpu_hours)}{needs.estimate}")
+        gpu = f"{needs.gpu_gib:g} GiB of GPU memory, {needs.gpu_hours:g} h"
+        if cost := "; ".join(filter(None, (gpu if needs.gpu_hours else "", needs.estimate))):
+            print(f"cost of the training: {cost}")
         for name, stage in recipe.stages.items():
             self._train(name, stage, configurations[name])
         self._evaluate()

@@ -18,12 +18,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
 from anomaly_seg_ros.errors import DiscoveryError
 from anomaly_seg_ros.live.assembly import FrameAssembly
-from anomaly_seg_ros.live.screen import IMAGE, OVERLAY, SCORE, Screen, stamp_of
+from anomaly_seg_ros.live.screen import IMAGE, OVERLAY, SCORE, Screen
 from anomaly_seg_ros.ros.messages import image_message
+from anomaly_seg_ros.ros.stamps import header_at, nanoseconds_of
 
 try:
     from vision_msgs.msg import Detection2DArray
@@ -99,12 +99,10 @@ class DetectorClient:
     def send(self, rgb: np.ndarray) -> None:
         """Sends an (H, W, 3) uint8 RGB image, stamped with the present time."""
         now = time.time_ns()
-        header = Header(frame_id="camera")
-        header.stamp.sec, header.stamp.nanosec = divmod(now, 10**9)
         self._sent[now] = rgb
         for stamp in list(self._sent)[: -max(1, _KEPT_BYTES // rgb.nbytes)]:
             self._sent.pop(stamp, None)
-        self._images.publish(image_message(rgb, "rgb8", header))
+        self._images.publish(image_message(rgb, "rgb8", header_at(now, "camera")))
 
     def parameters(self, names: Sequence[str]) -> list[ParameterState]:
         """What these parameters of the detector are now.
@@ -161,7 +159,7 @@ class DetectorClient:
 
     def _collect(self, name: str, message: Any) -> None:
         """Shows a frame once its last output has come."""
-        stamp, arrived = stamp_of(message), time.time_ns()
+        stamp, arrived = nanoseconds_of(message.header), time.time_ns()
         parts = self._assembly.add(stamp, name, message)
         if parts is None:
             return

@@ -13,6 +13,8 @@ import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 
+from anomaly_seg_ros.ros.stamps import nanoseconds_of
+
 IMAGE, OVERLAY, SCORE, OBJECTS = "camera/image", "camera/overlay", "camera/score", "camera/objects"
 LATENCY = "latency/topic_to_topic"
 TIMELINE = "time"
@@ -95,7 +97,7 @@ class Screen:
 
     def show_objects(self, message: Any) -> None:
         """Shows a vision_msgs/Detection2DArray as boxes with id and score."""
-        self._at(stamp_of(message))
+        self._at(nanoseconds_of(message.header))
         boxes = [detection.bbox for detection in message.detections]
         # Of a message, 0 is the centre of the first pixel, here its upper left corner.
         centers = [(b.center.position.x + 0.5, b.center.position.y + 0.5) for b in boxes]
@@ -116,7 +118,7 @@ class Screen:
 
     def show_diagnostics(self, message: Any) -> None:
         """Shows latencies, rates and counts of a diagnostic_msgs/DiagnosticArray."""
-        self._at(stamp_of(message))
+        self._at(nanoseconds_of(message.header))
         statuses: Mapping[str, Any] = {status.name: status for status in message.status}
         for (task, key), (entity, _, _) in _PLOTTED.items():
             status = statuses.get(f"{self._detector}: {task}")
@@ -142,9 +144,3 @@ def serve(data_port: int, viewer_port: int) -> rr.RecordingStream:
     recording.set_sinks(sink, default_blueprint=blueprint())
     rr.serve_web_viewer(web_port=viewer_port, open_browser=False)
     return recording
-
-
-def stamp_of(message: Any) -> int:
-    """The stamp of a message in nanoseconds."""
-    stamp = message.header.stamp
-    return int(stamp.sec * 10**9 + stamp.nanosec)

@@ -17,6 +17,7 @@ from anomaly_seg_ros.ros.counters import FrameCounts, RateLimiter
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
 from anomaly_seg_ros.ros.range_maps import GROUND, RangeMaps
 from anomaly_seg_ros.ros.reports import CameraReport
+from anomaly_seg_ros.ros.stamps import nanoseconds_of
 
 LONGEST_REASON = 400  # characters
 _PARAMETERS = ("image_transport", "qos_reliability", "qos_depth")
@@ -156,9 +157,8 @@ class CameraInput:
         return f"{topic}/compressed"
 
     def _on_image(self, arrival: Arrival) -> None:
-        stamp = arrival.message.header.stamp
         now = self._node.get_clock().now().nanoseconds
-        verdict = self._stamps.judge(stamp.sec * 10**9 + stamp.nanosec, now)
+        verdict = self._stamps.judge(nanoseconds_of(arrival.message.header), now)
         if verdict.fault:
             reason = f"{verdict.reason}; the frame is processed all the same"
             self.say_first(verdict.fault, reason)

@@ -17,7 +17,7 @@ from anomaly_seg_ros.labels import IGNORE_INDEX
 from anomaly_seg_ros.objects.ground_plane import GroundPlane
 from anomaly_seg_ros.objects.regions import ObjectRule, find_objects
 from anomaly_seg_ros.objects.tracker import TrackedObject, Tracker, TrackRule
-from anomaly_seg_ros.ros.range_maps import seconds_of
+from anomaly_seg_ros.ros.stamps import seconds_of
 
 try:
     from vision_msgs.msg import (

@@ -23,7 +23,7 @@ from anomaly_seg_ros.ros.messages import rgb_from_message
 from anomaly_seg_ros.ros.model import MemoryFallback
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.publishers import Outputs, output_request
-from anomaly_seg_ros.ros.range_maps import seconds_of
+from anomaly_seg_ros.ros.stamps import nanoseconds_of, seconds_of
 from anomaly_seg_ros.ros.worker import Outcome
 from anomaly_seg_ros.system.memory import is_out_of_memory
 
@@ -189,8 +189,7 @@ class Pipeline:
             return error
         ended = time.perf_counter()
         if frame.arrived is None:
-            stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
-            pipeline_ms = (self._clock.now().nanoseconds - stamp) / 1e6
+            pipeline_ms = (self._clock.now().nanoseconds - nanoseconds_of(header)) / 1e6
         else:
             pipeline_ms = (ended - frame.arrived) * 1e3
         sums = {

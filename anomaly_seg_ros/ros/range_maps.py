@@ -15,6 +15,7 @@ from std_msgs.msg import Header
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
+from anomaly_seg_ros.ros.stamps import seconds_of
 
 try:
     from stereo_msgs.msg import DisparityImage
@@ -36,11 +37,6 @@ class PointsError(ImageError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = f"points: {kind}"
-
-
-def seconds_of(header: Header) -> float:
-    """The stamp of a header in seconds."""
-    return header.stamp.sec + header.stamp.nanosec / 1e9
 
 
 class RangeMaps:

@@ -19,13 +19,13 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
 from anomaly_seg_ros.bags.messages import RawImage
 from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.errors import DiscoveryError, ImageError, OutputError
 from anomaly_seg_ros.ros.discovery import discovery_hints
 from anomaly_seg_ros.ros.messages import show_data
+from anomaly_seg_ros.ros.stamps import header_at, nanoseconds_of
 
 # An unanswered frame is published again after this time, because best effort may have lost it, and
 # a restarted node has never seen it.
@@ -238,7 +238,7 @@ class Replayer:
     def _receiver(self, name: str) -> Callable[[Image], None]:
         def receive(message: Image) -> None:
             self._came += 1
-            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            stamp = nanoseconds_of(message.header)
             pending = self._pending.get(stamp)
             if pending is None:
                 self.surplus += 1  # a second answer to a frame that was sent twice
@@ -259,8 +259,7 @@ class Replayer:
 
 def message_from_frame(frame: Frame) -> Image | CompressedImage:
     """Converts a recorded message to a ROS message, bytes unchanged."""
-    header = Header(frame_id=frame.frame_id)
-    header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 10**9)
+    header = header_at(frame.stamp_ns, frame.frame_id)
     recorded = frame.image
     if isinstance(recorded, RawImage):
         message = Image(

@@ -142,7 +142,7 @@ def test_options_from_nested_values() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_the_shipped_files_are_valid(path: Path) -> None:
     """Each is a set of defaults, or changes to those of fine_tune.yaml."""
-    if path.name == "default_model.yaml":
+    if path.name == "deeplab_lite0_open_set.yaml":
         assert load_config(CONFIGS / "fine_tune.yaml", path)["name"]
     else:
         assert load_config(path) == load_config(path, path)

@@ -65,7 +65,7 @@ def make(folder: Path) -> dict[str, Any]:
         folder: Folder of the data sets.
     """
     found: dict[str, Any] = {"opencv": cv2.__version__}
-    for name in ("fine_tune", "default_model", "erfnet"):
+    for name in ("fine_tune", "deeplab_lite0_open_set", "erfnet"):
         changes = None if name == "fine_tune" else CONFIGS / f"{name}.yaml"
         found[name] = fine_tuning(load_config(CONFIGS / "fine_tune.yaml", changes), folder)
 

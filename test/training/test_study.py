@@ -269,5 +269,5 @@ def test_the_flow_of_the_study_is_made_by_one_command() -> None:
 
 
 def test_the_shipped_fine_tuning_is_a_valid_configuration() -> None:
-    config = load_config(CONFIGS / "fine_tune.yaml", CONFIGS / "default_model.yaml")
+    config = load_config(CONFIGS / "fine_tune.yaml", CONFIGS / "deeplab_lite0_open_set.yaml")
     assert build_loss(config["loss"]["name"], config["loss"]["options"]).needs_outlier_head

@@ -30,7 +30,7 @@ from tools.gpu_run.steps import REPOSITORY, Outcome, run_command
 
 # torch takes seconds of the time to import, so what needs it is imported where it is needed.
 
-CONFIG = REPOSITORY / "training" / "configs" / "default_model.yaml"
+CONFIG = REPOSITORY / "training" / "configs" / "deeplab_lite0_open_set.yaml"
 LIMIT = 16 * 2**20
 STEPS = ("tests", "benchmark", "training")
 # Share of the whole time; the training takes what is left.

@@ -168,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument(
-        "--config", type=Path, default=CONFIGS / "default_model.yaml", help="default: %(default)s"
+        "--config",
+        type=Path,
+        default=CONFIGS / "deeplab_lite0_open_set.yaml",
+        help="default: %(default)s",
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part-mib", type=float, default=PART_MIB)
