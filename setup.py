@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build recipe for colcon (ament_python) and pip; name and version come from package.xml."""
 
 from __future__ import annotations

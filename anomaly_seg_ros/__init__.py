@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open-set semantic segmentation: labels, anomaly scores and "none of the classes I know".
 
     from anomaly_seg_ros import Segmenter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From raw anomaly scores to the published [0, 1] scale, and thresholds for target rates."""
 
 from __future__ import annotations

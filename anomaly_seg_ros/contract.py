@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every network of this package promises: image in, pre-logits and logits out."""
 
 from __future__ import annotations

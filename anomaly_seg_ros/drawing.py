@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws pictures for people: class colours, overlay, heat map, masks, grids.
 
 Pictures are ``(H, W, 3)`` uint8 RGB in C order; inputs may have any strides. Uses only OpenCV and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package's exceptions: each message names the file, topic, key or parameter at fault."""
 
 from __future__ import annotations

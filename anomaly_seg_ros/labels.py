@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values of anomaly masks and class labels, and the one check of them for all inputs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anomaly scores: pure functions of a network's outputs, higher = more anomalous.
 
 Every function takes logits (N, K, h, w) of any float dtype and returns (N, h, w) float32 on the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class names, trainIds and colours, from ``config/taxonomies`` or a user's file."""
 
 from __future__ import annotations

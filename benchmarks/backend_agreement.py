@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""What a faster backend costs in accuracy: labels and anomaly scores against torch in float32.
 
     python -m benchmarks.backend_agreement --backends openvino:bf16 torch:bf16 \

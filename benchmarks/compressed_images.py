@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Milliseconds to encode label maps as PNG and to decode JPEG frames, by the ways OpenCV has.
 
     python -m benchmarks.compressed_images --size 1024 2048 --repeats 40

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Full-size frames streamed from disk: images a second beside torchvision, memory, start times.
 
     python -m benchmarks.data_loading --data ../shared/data --workers 2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backward pass of depthwise convolutions on the CPU: bfloat16 against float32.
 
     python -m benchmarks.depthwise_backward

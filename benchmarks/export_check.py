@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every network through torch.compile, torch.export and ONNX Runtime: same outputs at any size?
 
     python -m benchmarks.export_check [--only erfnet resnet101]

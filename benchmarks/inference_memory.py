@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of each inference mode, as a Markdown table.
 
     python -m benchmarks.inference_memory --model default --size 1024 2048

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Size, arithmetic and speed of every network, with the overhead of DenseHybrid's score.
 
     python -m benchmarks.inspect_networks [--no-time] [--only erfnet] [--device cuda]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine and the software that a report was measured on, and how fast it copies memory."""
 
 from __future__ import annotations

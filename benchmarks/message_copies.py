@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a frame costs between DDS and NumPy, by the ways in which rclpy takes and gives it.
 
     python -m benchmarks.message_copies --size 1024 2048 --frames 60

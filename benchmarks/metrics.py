@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact AP, AUROC and FPR95 of many frames: PixelScores beside scikit-learn in one run.
 
     python -m benchmarks.metrics

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training views a second with pasted objects, beside the plain loader in one run.
 
     python -m benchmarks.mixing_throughput --data ../shared/data --workers 2

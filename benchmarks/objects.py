@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The object stage: what a frame costs, and what it finds on the demo clip.
 
     python -m benchmarks.objects                        # cost at 2048x1024, demo clip, smoothing

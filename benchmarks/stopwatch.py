@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times of single calls, on the CPU and on a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How well can pasted objects be told from the scene by their look, for each style alignment?
 
     python -m benchmarks.style_gap --data ../shared/data

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames from one process to another: what is lost, and how long the others take.
 
     python -m benchmarks.transport --size 1024 2048 --rates 10 30 --seconds 5

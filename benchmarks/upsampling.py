@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From logits to labels and score maps on the CPU: this package's ways beside torch's and NumPy's.
 
     python -m benchmarks.upsampling --models default erfnet_open_set --frames 6

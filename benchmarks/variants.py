@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks that the benchmarks go through, with random weights that keep signals in scale."""
 
 from __future__ import annotations

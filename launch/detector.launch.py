@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the detector, and on request RViz and a bag.
 
     ros2 launch anomaly_seg_ros detector.launch.py image_topic:=/camera/image_raw rviz:=true

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Python in which one module cannot be imported, as if its package were not installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every architecture at its real width, with weights from a seed, as a model file."""
 
 from __future__ import annotations

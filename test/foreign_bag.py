@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A writer of foreign bags."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes MCAP files record by record, whatever other writers put into or leave out of them."""
 
 from __future__ import annotations

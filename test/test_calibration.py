@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The map to [0, 1] and the thresholds for target rates."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every figure that docs/results.md, the README and the model cards cite stands in its row.
 
 A sentence names rows in *italics*, scores as ``code``, sets and metrics by their names, and links

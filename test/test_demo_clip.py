@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The committed demo clip: complete, consistent with itself, and small."""
 
 from __future__ import annotations

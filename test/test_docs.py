@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pages name exists: files, functions in them, pages and headings behind links."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures: exact colours, any strides and sizes, clear refusals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The diffs of docs/extending.md apply to the tree, and what they add works."""
 
 from __future__ import annotations

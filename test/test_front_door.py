@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``import anomaly_seg_ros`` is the documented list of what there is, and waits for nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The golden files of ``golden/``: nothing that users, scripts and robots meet has changed.
 
 Other tests compare with independent references; these only hold what was there, through a change

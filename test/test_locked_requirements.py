@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """requirements/locked/ fits the loose files, on every Python and machine that they are for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """package.xml, setup.py, requirements and README agree with each other and with the tree."""
 
 from __future__ import annotations
@@ -102,6 +103,14 @@ def test_manifest_is_valid_format_3_for_ament_python(manifest):
 def test_setup_takes_name_and_version_from_the_manifest(manifest, setup_arguments):
     assert setup_arguments["name"] == manifest.name == "anomaly_seg_ros"
     assert setup_arguments["version"] == manifest.version
+
+
+def test_scripts_say_their_licence():
+    """As ruff's CPY001 asks of Python files."""
+    scripts = [*REPOSITORY.glob("tools/**/*.sh"), *(REPOSITORY / ".ci").iterdir()]
+    assert len(scripts) > 4
+    for path in scripts:
+        assert path.read_text().splitlines()[1] == "# SPDX-License-Identifier: Apache-2.0", path
 
 
 def test_changelog_knows_the_version_or_has_unreleased_changes(manifest):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages name every score, data set, architecture, format, loss and backend there is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each score against its formula in float64, written out with NumPy."""
 
 from __future__ import annotations

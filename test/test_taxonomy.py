@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Classes are known, read from a file, or numbered and said to be."""
 
 from __future__ import annotations

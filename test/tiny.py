@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A calibrated model with random weights, small enough for tests on any machine."""
 
 from __future__ import annotations

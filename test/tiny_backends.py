@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that compile in a moment and whose outputs follow the image closely."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small benchmarks for tests: one with every section, and ones measured on drawn scores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A joint training of a point-wise flow; run as a script it is one rank of it.
 
 torchrun --nproc-per-node 2 test/tiny_density.py FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The development data in miniature, in the layout that ``training/configs/data`` reads."""
 
 from __future__ import annotations

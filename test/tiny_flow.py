@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flow and a segmenter of milliseconds; run as a script it is one rank of a joint training.
 
 torchrun --nproc-per-node 2 test/tiny_flow.py FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small networks as users bring them, to be wrapped."""
 
 from __future__ import annotations

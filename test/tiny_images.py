@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoded images with what cameras put beside the pixels."""
 
 from __future__ import annotations

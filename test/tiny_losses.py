@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logits, labels and masks for tests of losses; run as a script it is one rank of a distributed
 backward pass.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data sets of the papers in miniature, each in the layout of its release."""
 
 from __future__ import annotations

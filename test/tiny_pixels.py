@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixels and outputs for tests of scores that are fitted to training frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State dicts in the shape of public releases, without their weight."""
 
 from __future__ import annotations

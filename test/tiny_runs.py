@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans over miniature data sets, and their figures by another way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Made-up road scenes, for tests that train on anything."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training of seconds; run as a script it is one rank of a distributed one.
 
 torchrun --nproc-per-node 2 test/tiny_training.py FOLDER

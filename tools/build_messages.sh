@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds vision_msgs, of which there is no wheel, into the virtual environment of the Makefile,
 # unless it is there: the definitions in tools/vision_msgs, with the generators of the ROS wheels.
 # The built files are kept in ~/.cache for other environments of the same Python.

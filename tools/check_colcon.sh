@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds the checkout with colcon and checks that `ros2 run` would find and start its executables.
 #
 # colcon lives in an environment of its own, because it needs setuptools<72 and torch a newer one.

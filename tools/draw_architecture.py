@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the rooms of the project and who imports whom, as docs/images/architecture.svg.
 
     python -m tools.draw_architecture

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Fuzzes everything that reads files and messages, guided by coverage (atheris, libFuzzer).
 
 A reader fails if an input makes it raise anything but this package's errors, run, write or open

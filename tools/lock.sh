@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Writes requirements/locked/ from the loose files beside it: one version of every package that the
 # Makefile installs, with hashes, for CPython 3.10 to 3.13 on any machine.
 #

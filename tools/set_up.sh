@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes the virtual environment that the Makefile's targets run in, or brings it up to date.
 #
 #   tools/set_up.sh runtime    what the node, the tools and the demo need

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibrate a model on held-out images; writes its score statistics, thresholds and rates.
 
     python -m training.calibrate --run-dir runs/lite0 --out NAME.safetensors

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Per-class logit offsets that correct the bias of a class-weighted loss.
 
 A loss with larger weights for rare classes makes the network predict them too often. Adding a

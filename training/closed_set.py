@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train any network on the known classes: from an ImageNet trunk, another model, or nothing.
 
     python -m training.closed_set --run-dir runs/lite0

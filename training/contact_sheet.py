@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw objects before and after style alignment, in the frames that they would be pasted into.
 
     python -m training.contact_sheet --out out/sheet.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tune a closed-set model with outliers, and write a calibrated model file.
 
     python -m training.fine_tune --run-dir runs/x --model erfnet --set loss.name=top_k_ovr

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks prepared for training: loading, extra outputs, freezing, optimizer groups.
 
 oneDNN's bfloat16 backward of strided and of 5x5 depthwise convolutions is slow: on a 2-core

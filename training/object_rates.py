@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures what share of unknown objects a model finds, at how many false alarms a frame."""
 
 from __future__ import annotations

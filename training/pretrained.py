@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ImageNet weights for the trunks of networks, from torchvision, a package, or a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label frames by a model, for training on drives that nobody has labelled.
 
     python -m training.pseudo_label --run-dir runs/drives --model erfnet --set images=FRAMES

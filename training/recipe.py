@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reproduce a published result: train in stages, calibrate, evaluate, compare.
 
     python -m training.recipe --list

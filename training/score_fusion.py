@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""The one weight of the fused score: how much the outlier head counts beside the class logits.
 
 The score ``k_plus_1``, :math:`o - \ln \sum_c \exp l_c`, adds the log-odds o of the outlier head

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a closed-set training starts from: an ImageNet trunk, another model, or random weights."""
 
 from __future__ import annotations

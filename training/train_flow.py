@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pre-train DenseFlow on crops of road scenes, by maximum likelihood.
 
     python -m training.train_flow --run-dir runs/flow

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train the learned style transfer on road scenes.
 
     python -m training.train_style --run-dir runs/style

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation on held-out frames: closed-set mIoU, AP and FPR95."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rosbag2 files without ROS: writing evaluation bags, reading them and foreign ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chooses the camera topic of a bag, from the topics' names, first messages and headers.
 
 Outputs of this package's detector, ground truth, and depth and the like are never chosen. Of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bag as input of an evaluation: its options, checks, description and notes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Locates everything that belongs to the frames of a bag, without reading pixels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches ground truth with frames, by stamp over a whole bag; each message is used once.
 
 If the driver sets no stamps, the times of recording decide where they leave no doubt.

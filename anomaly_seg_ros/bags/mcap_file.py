@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads MCAP files (https://mcap.dev/spec), with or without a summary.
 
 Only the data section counts: a summary may lack any of its parts. Channels of other encodings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three messages of an evaluation bag as plain data with the field names of sensor_msgs."""
 
 from __future__ import annotations

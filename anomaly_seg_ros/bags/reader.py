@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads frames with their ground truth from a rosbag2, one at a time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bag as recorded: one file or a folder of files, and their messages in recorded order.
 
 The content of a file decides its format, not its suffix.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads SQLite files of rosbag2, including the logs that a crashed recorder left beside them.
 
 A SQLite file can hold code as well as tables: an endless view may pose as the expected table. So

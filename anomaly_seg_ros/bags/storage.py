@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface of a bag's files in any format: channels, messages, and their compression."""
 
 from __future__ import annotations

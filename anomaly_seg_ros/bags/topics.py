@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Topics and metadata of an evaluation bag (docs/bags.md)."""
 
 from __future__ import annotations

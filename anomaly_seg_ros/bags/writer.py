@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes samples as a rosbag2 that ``ros2 bag play`` plays."""
 
 from __future__ import annotations

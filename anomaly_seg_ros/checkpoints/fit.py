@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares tensors with what a network expects, and loads them only if all fit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Describes a file of weights, for people and for programs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of tensors: wrappers' prefixes, leftovers of trainings, several networks in one file.
 
 A whole set of a network's tensors may lie under ``student.``, ``module.segmentor.`` or any other

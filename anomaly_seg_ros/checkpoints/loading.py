@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading and saving models: strictly, safely, and all or nothing.
 
 A file is read once (:mod:`~anomaly_seg_ros.checkpoints.reading`), recognised once by its metadata

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that travels with weights: classes, input scaling, calibration, provenance."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what ``torch.save`` wrote without running anything that is pickled in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads any file of weights as plain float32 tensors and accounts for every change on the way."""
 
 from __future__ import annotations

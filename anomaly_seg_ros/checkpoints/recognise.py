@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says which network a file's tensors belong to, and fits them to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of weights: what kind a file is, by its content, and safetensors read and written.
 
 Names such as ``.pth`` promise nothing, so the first bytes decide.

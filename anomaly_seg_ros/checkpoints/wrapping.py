@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks of other packages as models of this one: the network, its metadata and its weights.
 
 network, metadata = wrap("torchvision:deeplabv3_resnet50", weights=state_dict)

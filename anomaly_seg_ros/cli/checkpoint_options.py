@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that settle what a file of weights leaves open, for the tools that read any file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares two benchmarks: each figure's difference with a confidence interval over images.
 
     compare before/benchmark.json after/benchmark.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts a file of weights to this package's safetensors: weights with all that belongs to them.
 
     convert_model cityscapes_best.pth --to safetensors

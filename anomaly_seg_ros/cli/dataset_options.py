@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command-line options of a data set, for the tools that read one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts a data set on disk to a rosbag2 for playing and evaluation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows the product at work: replays a clip through the node, evaluates it, makes pictures."""
 
 from __future__ import annotations

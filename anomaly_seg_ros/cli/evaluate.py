@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates models, or scores in files, on data sets and bags with all metrics.
 
 Writes OUT/benchmark.json, tables and a report; an interrupted run resumes where it stopped. Under

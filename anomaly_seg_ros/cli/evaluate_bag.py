@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replays a bag through the detector and writes metrics.json and report.html."""
 
 from __future__ import annotations

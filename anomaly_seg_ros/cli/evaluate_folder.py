@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a bag of a data set, replays it through the detector, and writes the results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Entry points of ``ros2 run anomaly_seg_ros`` and the installed scripts.
 
 Imports nothing that may be missing, so that an error while importing a tool is reported like any

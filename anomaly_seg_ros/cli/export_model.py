@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a model for other runtimes: ONNX, or a program of torch.export, for any image size.
 
 The file takes raw RGB (uint8) and returns logits and an anomaly score. It is compared with the

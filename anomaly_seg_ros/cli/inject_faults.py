@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the fault replay of a source checkout; the replay itself is not installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says what a file of weights is and whether it fits: network, release, classes, input, scores.
 
 Reads safetensors of this package, public releases and checkpoints of a training, without running

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the node on a bag, a video, pictures or a camera, and shows it in the browser.
 
 Without an input it plays the rendered clip. The page has image, overlay, score, unknown objects,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command-line options that say how the network runs; without ROS."""
 
 from __future__ import annotations

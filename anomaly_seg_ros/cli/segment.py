@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segments pictures, folders, a video or a camera: overlays, masks, scores, objects, a film.
 
 Without an input it shows the rendered clip. Needs no ROS. Pictures of an interrupted run are not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets, by name: one small adapter each, which yields :class:`~.base.Sample` objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base of all data sets: samples that name their files and read them on demand."""
 
 from __future__ import annotations

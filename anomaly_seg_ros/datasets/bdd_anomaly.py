@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BDD-Anomaly (Hendrycks et al., ICML 2022): BDD100K with some classes declared unknown.
 
 Images from https://bdd-data.berkeley.edu ("10K images"), labels from there or from the folder

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CamVid (Brostow et al., 2008), http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid.
 
 Three trees: the original release (701 frames of 960x720, 32 classes as colours that

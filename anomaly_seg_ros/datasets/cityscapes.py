@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cityscapes (Cordts et al., CVPR 2016), from https://www.cityscapes-dataset.com."""
 
 from __future__ import annotations

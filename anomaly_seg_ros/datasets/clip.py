@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package's own rendered driving clip (assets/demo_clip)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fishyscapes Lost & Found validation (Blum et al., IJCV 2021), https://fishyscapes.com.
 
 The release holds the masks only (fishyscapes_lostandfound.zip, files

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fishyscapes Static validation (Blum et al., IJCV 2021), https://fishyscapes.com.
 
 The release (fs_val_v1.zip to fs_val_v3.zip; v3 is the one in use) holds masks and, because

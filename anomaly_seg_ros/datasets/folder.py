@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any folder of images, with or without label files of the same names."""
 
 from __future__ import annotations

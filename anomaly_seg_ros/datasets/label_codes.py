@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How label files encode stored values: as colours, palette indices or panoptic segments."""
 
 from __future__ import annotations

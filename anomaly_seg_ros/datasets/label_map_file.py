@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label maps: YAML files that define the stored label values of a folder of images.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks through a data set's label files before any work is done with them."""
 
 from __future__ import annotations

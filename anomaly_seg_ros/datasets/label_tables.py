@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How stored label values become trainIds and anomaly masks."""
 
 from __future__ import annotations

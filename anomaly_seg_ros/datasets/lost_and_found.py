@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lost and Found (Pinggera et al., IROS 2016), small obstacles on the road.
 
 From http://wwwlehre.dhbw-stuttgart.de/~sgehrig/lostAndFoundDataset: leftImg8bit.zip, gtCoarse.zip,

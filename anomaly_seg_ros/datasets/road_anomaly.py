@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RoadAnomaly (Lis et al., ICCV 2019), https://www.epfl.ch/labs/cvlab/data/road-anomaly.
 
 60 photographs from the web, 1280x720, in RoadAnomaly_jpg.zip (JPEG) or RoadAnomaly.zip (WebP).

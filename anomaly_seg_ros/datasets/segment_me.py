@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SegmentMeIfYouCan (Chan et al., NeurIPS 2021), https://segmentmeifyoucan.com/datasets.
 
 Both tracks, RoadAnomaly21 (dataset_AnomalyTrack.zip) and RoadObstacle21

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """StreetHazards (Hendrycks et al., ICML 2022), https://github.com/hendrycks/anomaly-seg.
 
 Rendered in CARLA, 1280x720: streethazards_train.tar (towns t1 to t4) and streethazards_test.tar

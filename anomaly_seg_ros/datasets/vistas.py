@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapillary Vistas (Neuhold et al., ICCV 2017), https://www.mapillary.com/dataset/vistas.
 
 Version 1.2 has 66 classes, 2.0 has 124. Both store a class as its position in the list of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WildDash 2 (Zendel et al., CVPR 2022), https://wilddash.cc.
 
 The public part with ground truth: wd_public_v2p0.zip has panoptic labels of 81 classes, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two passes over the frames of a run.
 
 The first pass counts scores (:class:`PixelPass`). Some figures need a threshold that is known only

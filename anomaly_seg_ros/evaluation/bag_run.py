@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replays a bag through a detector, scores its answers, and writes the results."""
 
 from __future__ import annotations

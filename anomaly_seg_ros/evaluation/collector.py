@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gathers everything an evaluation reports, frame by frame."""
 
 from __future__ import annotations

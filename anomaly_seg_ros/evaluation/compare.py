@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two benchmarks side by side: differences, and how sure one can be of them.
 
 Runs on the same data are paired by model (or by two named models) and scores by name. Differences

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates data sets through a detector node, by way of a bag."""
 
 from __future__ import annotations

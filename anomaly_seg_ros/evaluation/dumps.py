@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anomaly scores in files, one per image: to evaluate others' scores, and to submit ours.
 
 ``npy``: one (H, W) array of float16 or float32. ``hdf5``: the file that SegmentMeIfYouCan's

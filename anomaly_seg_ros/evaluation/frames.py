@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where frames come from: a data set, a bag, or several of them as one."""
 
 from __future__ import annotations

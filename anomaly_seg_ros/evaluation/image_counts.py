@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score counts of single images, for resampling over images (:mod:`metrics.resampling`).
 
 An image's scores are counted by the upper 16 bits of their keys (:mod:`metrics.exact_counts`), a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Components with and without the object stage, at the threshold that a model is deployed with."""
 
 from __future__ import annotations

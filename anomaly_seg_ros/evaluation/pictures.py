@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures of the reports: the frames where a score does best and worst.
 
 :func:`draw_pictures` picks the frames of a run by their own AP, after the passes, and scores only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to evaluate, as given on the command line: models, scores, data sets, and how."""
 
 from __future__ import annotations

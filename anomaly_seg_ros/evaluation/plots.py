@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small charts as inline SVG, styled by the report's CSS so that they follow light and dark mode.
 
 Classes in use: ``axis``, ``tick``, ``label``, ``grid``, ``line``, ``area``, ``marker``, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reports as self-contained HTML pages: ``report.html`` of a bag, ``benchmark.html`` of runs.
 
 A page needs nothing outside itself, reads well in light and dark mode, on paper and with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of an evaluation, and the two JSON files that show it.
 
 A :class:`Run` is one model on one data set, however it was measured. ``benchmark.json`` lists runs

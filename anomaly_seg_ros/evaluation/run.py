@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a plan: every model on every data set, resumable, in one process or many."""
 
 from __future__ import annotations

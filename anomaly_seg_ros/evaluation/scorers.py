@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where scores come from: a model in this process, or files."""
 
 from __future__ import annotations

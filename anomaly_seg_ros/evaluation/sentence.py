@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of a replay in one sentence that a person can repeat."""
 
 from __future__ import annotations

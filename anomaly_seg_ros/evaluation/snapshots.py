@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saved states of unfinished runs, and the processes that share a run.
 
 A run keeps its states in a folder: ``configuration.json`` says what it evaluates, ``files.json``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns counts into thresholds and figures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of figures: how they are put together, and their forms: Markdown, LaTeX, aligned text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of a benchmark, in the papers' shapes, and the files beside ``benchmark.json``.
 
 Files: ``benchmark.md``, ``benchmark.tex`` (package booktabs) and ``benchmark.csv``, one flat row

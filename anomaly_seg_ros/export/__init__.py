@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models as ONNX or torch.export files."""
 
 # The oldest opset that torch exports, which most runtimes read.

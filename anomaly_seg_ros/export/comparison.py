@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares an exported network with the original, at sizes other than the traced one."""
 
 from __future__ import annotations

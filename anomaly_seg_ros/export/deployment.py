@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The module that is exported: a network between its input scaling and an anomaly score."""
 
 from __future__ import annotations

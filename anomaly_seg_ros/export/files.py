@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a network as an ONNX file or a torch.export program, for any image size.
 
     deployment = Deployment(*load_model("default"))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of a live camera or stream: always the newest, whatever the network can keep up with."""
 
 from __future__ import annotations

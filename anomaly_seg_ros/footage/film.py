@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes films: H.264 in MP4, which browsers and players read.
 
 OpenCV's wheels carry no H.264 encoder, so the frames go through a pipe to ffmpeg: the one of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page that steps through a film frame by frame, by keyboard, with what was found in each.
 
 It stands beside the film and needs nothing else; a long run costs it a line for each frame.

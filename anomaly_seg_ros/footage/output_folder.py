@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder that ``segment`` fills: pictures by frame, and a record of what is finished.
 
 While a run goes on, ``progress.jsonl`` holds its settings and a line for each finished frame; at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segments pictures, a video or a camera into a folder of pictures, objects and a film."""
 
 from __future__ import annotations

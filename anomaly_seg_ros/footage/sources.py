@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be segmented: pictures, folders of them, a video file, a camera or a stream."""
 
 from __future__ import annotations

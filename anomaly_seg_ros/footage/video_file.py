@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes a video file through ffmpeg, which runs beside the network and says what is wrong.
 
 OpenCV's reader would stretch frames to the first one's size where the size changes, and say

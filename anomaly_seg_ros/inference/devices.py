@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chooses the compute device, the numeric precision and the number of CPU threads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a model runs: the options of a :class:`~anomaly_seg_ros.inference.segmenter.Segmenter`.
 
 No torch here, because command lines take their choices and defaults from this module.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the network's outputs for one frame to the requested maps."""
 
 from __future__ import annotations

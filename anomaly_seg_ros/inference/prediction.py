@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to compute for an image, and the result."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing frames of any size to the network: resized, at full resolution, or in tiles."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From an RGB image to labels, anomaly scores, confidence and unknown pixels.
 
 For example::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a network over overlapping tiles, one after another, and stitches its outputs.
 
 Every cell of the stitched logits comes from one tile: overlapping tiles are cut in the middle of

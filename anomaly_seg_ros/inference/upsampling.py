@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bilinear upsampling from the network's output grid: score maps, and the argmax of logits.
 
 The argmax is the expensive one, because it needs K upsampled maps for one result. On the CPU

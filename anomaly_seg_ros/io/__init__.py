@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounded readers, images, pixel formats, atomic writes."""

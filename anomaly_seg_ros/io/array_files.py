@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads arrays and archives of unknown origin, refusing any that are larger than expected.
 
 NumPy allocates whatever size the header of an array states, and a compressed archive of some

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Atomic writes, and digests of files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The number of bits that the samples of 16-bit images really use.
 
 A ``mono16`` or ``bayer_*16`` message does not state it. Industrial cameras fill the lower 10 or 12

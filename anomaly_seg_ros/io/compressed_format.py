@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the ``format`` of a ``sensor_msgs/CompressedImage``: colour order, mosaic and depth.
 
 image_transport writes ``<encoding>; <codec> compressed <target encoding>``, such as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads format and size of an encoded image, before anything is decoded or allocated.
 
 A decoder trusts the header: a PNG of a few bytes makes OpenCV allocate gigabytes. And OpenCV knows

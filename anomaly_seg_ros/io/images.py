@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads image, label and disparity files; incomplete or unsuitable files raise a clear error.
 
 OpenCV decodes, after checks of what it would accept silently: it returns a half-grey picture for a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Documents of which a tool writes the part between two marks."""
 
 from __future__ import annotations

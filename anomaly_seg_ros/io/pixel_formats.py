@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes image messages of all pixel formats to RGB; errors name every fault of a message.
 
 Works on anything with the fields of ``sensor_msgs/Image`` or ``CompressedImage``: messages in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads YAML and JSON files of unknown origin: plain values, or one clear error.
 
 No object is built and no code run (``yaml.safe_load``). The parsers raise more than their own

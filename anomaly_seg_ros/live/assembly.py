@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts together what belongs to one frame, so that it is shown at once."""
 
 from __future__ import annotations

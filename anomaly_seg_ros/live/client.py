@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends frames to a detector, shows what it publishes, and asks for and sets its parameters."""
 
 from __future__ import annotations

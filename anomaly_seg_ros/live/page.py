@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page: sliders for the detector's thresholds beside rerun's viewer.
 
 rerun's viewer cannot call back into the program that fills it, so the page that frames it has the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of a bag, a video, pictures or a camera at the pace at which they were taken."""
 
 from __future__ import annotations

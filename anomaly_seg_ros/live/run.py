@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts a detector, plays footage through it and serves the page, until the user ends it."""
 
 from __future__ import annotations

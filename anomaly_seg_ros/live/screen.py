@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the browser shows of a detector: its messages as entities of a rerun recording.
 
 rerun is an optional dependency (extra ``live``); only this module imports it.

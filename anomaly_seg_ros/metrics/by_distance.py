@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixel figures by distance from the camera (DenseHybrid, section 6.4, Table 6).
 
 distance = baseline x focal length / disparity, in bins [a, b) that include their lower end, 5 m

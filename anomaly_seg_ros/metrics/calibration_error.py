@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the calibration of the published [0, 1] score: its threshold and its probabilities.
 
 Both figures come from the exact counts of :class:`PixelScores` after the pass: no threshold,

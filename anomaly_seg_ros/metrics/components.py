@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Component-wise metrics of SegmentMeIfYouCan (Chan et al., NeurIPS 2021).
 
 Pixel metrics hardly notice a missed small object. Here each connected component counts the same,

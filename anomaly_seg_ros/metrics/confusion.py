@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confusion matrix with IoU and accuracy: exact, one pass, mergeable."""
 
 from __future__ import annotations

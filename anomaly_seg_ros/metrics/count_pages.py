@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of counts, 65,536 neighbouring score keys each, in memory and in files.
 
 The keys of a page share their upper 16 bits: sign, exponent and the first seven bits of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often each float32 score occurs: exact, one pass, in bounded memory.
 
 Once its sign is flipped, the bits of an IEEE 754 number order like the number itself. So each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of the answer changes from one frame to the next.
 
 In a slow scene hardly anything should: what changes there is noise. In a fast one the figure also

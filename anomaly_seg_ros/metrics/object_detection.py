@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many unknown objects are found, at how many false alarms a frame.
 
 Objects count as components do in SegmentMeIfYouCan (:mod:`.components`): with K(g) the union of

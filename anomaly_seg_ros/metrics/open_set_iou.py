@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open-set segmentation: IoU and F1 of K known classes and "unknown" (DenseHybrid, section 5.2).
 
 Every pixel with an anomaly score >= the threshold is predicted as class K+1, whatever the

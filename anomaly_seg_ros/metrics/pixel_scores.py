@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact AP, AUROC and FPR95 of a per-pixel anomaly score over any number of frames.
 
 The state is how often each float32 score occurs among anomalous and among in-distribution

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a pooled figure would move on other images of the same kind: resampling over images.
 
 The pixels of an image are anything but independent, so whole images are drawn, with replacement

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Partial results in files: evaluate anywhere, add up later.
 
 A file is a zip archive, whose checksums reveal damage. It holds ``header.json`` (version, number

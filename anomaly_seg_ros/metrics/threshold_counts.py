@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AP, AUROC and FPR95 from the counts of pixels at or above each anomalous pixel's score.
 
 A threshold between two anomalous scores changes no recall, so it is enough to know how many

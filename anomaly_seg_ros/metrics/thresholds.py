@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decision thresholds read off exact counts; a pixel is an alarm if score >= threshold."""
 
 from __future__ import annotations

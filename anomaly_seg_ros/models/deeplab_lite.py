@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A light DeepLabV3+ on EfficientNet-Lite: the default model of this package.
 
 Follows Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image

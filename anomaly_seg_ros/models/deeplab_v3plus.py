@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the DeepLabV3+ networks of the public Cityscapes checkpoints share.
 
 Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trunk of the ladder networks: DenseNet-121 without its last BatchNorm and classifier.
 
 Source: Huang et al., "Densely Connected Convolutional Networks" (CVPR 2017), Table 1. The pooling

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite feature extractors (Tan & Le 2019; the TPU team's ReLU6 variant without SE).
 
 The module names follow this package; :func:`remap_imagenet_keys` translates the state dicts that

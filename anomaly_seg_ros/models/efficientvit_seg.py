@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientViT for dense prediction: convolutions and multi-scale linear attention.
 
 Source: Cai et al., "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense

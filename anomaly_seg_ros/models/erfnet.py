@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ERFNet, a real-time network of factorised residual blocks.
 
 Source: Romera et al., "ERFNet: Efficient Residual Factorized ConvNet for Real-time Semantic

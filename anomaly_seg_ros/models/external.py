@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks of other packages, by names that may stand in a weights file.
 
 A weights file may come from anywhere, so a name in it is never imported. It is looked up among

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes to a trained network for inference: same function, fewer steps, shorter numbers.
 
 The outlier head needs half the arithmetic and no intermediate map: with BatchNorm as s x + t,

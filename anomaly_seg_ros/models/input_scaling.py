@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From pixels to what a network was trained on: one definition for training and serving."""
 
 from __future__ import annotations

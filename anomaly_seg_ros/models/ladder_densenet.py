@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LDN-121: a ladder-style DenseNet, the second paper's network for StreetHazards and SMIYC.
 
 Source: Kreso et al., "Efficient Ladder-style DenseNets for Semantic Segmentation of Large Images"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An outlier branch: unknown things from the trunk's features, beside an untouched closed set."""
 
 from __future__ import annotations

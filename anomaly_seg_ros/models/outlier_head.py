@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DenseHybrid outlier head: inlier against outlier from the pre-logits."""
 
 from __future__ import annotations

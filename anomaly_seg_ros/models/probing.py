@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds out how a foreign network is built, by one run on a small image.
 
 What is found is written into the model's metadata, so a model file is never probed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks by the name that stands in a model's metadata."""
 
 from __future__ import annotations

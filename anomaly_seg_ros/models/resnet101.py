@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ on ResNet101 at stride 8, in its two public forms.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the stride in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ on WideResNet38: the network of the public Cityscapes, DenseHybrid, PEBAL weights.
 
 Sources: Wu, Shen & van den Hengel, "Wider or Deeper" (Pattern Recognition 2019), for the trunk;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any segmentation network under this package's contract, by naming its pre-logit layer."""
 
 from __future__ import annotations

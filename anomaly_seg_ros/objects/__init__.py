@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a score map to unknown objects: regions, their distance, and their identity over time.
 
 The interface that the node and the tools build on:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the road is that a row of the image shows, from the camera's mounting alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where unknown objects are: points on them in the camera's frame, with their uncertainty.
 
 The camera's frame is the optical one of REP 103: x right, y down, z along the optical axis.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An object's score, calibrated: what share of objects is found at a rate of false alarms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unknown objects of one frame: connected regions of the anomaly score, with hysteresis."""
 
 from __future__ import annotations

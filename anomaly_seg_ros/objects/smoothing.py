@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A steadier anomaly score: its mean over time where the picture stands still."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ids that stay with unknown objects from frame to frame."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When an image came, and whether its stamp says when it was taken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One camera's input: its subscriptions, and the counts and checks of its frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a camera is in another frame, by tf2 where it is installed."""
 
 from __future__ import annotations

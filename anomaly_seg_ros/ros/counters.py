@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts, times and rates of frames. No ROS here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lifecycle node ``detector``: camera images in, open-set semantic segmentation out.
 
     ros2 run anomaly_seg_ros detector --ros-args -r image:=/camera/image_raw

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recognising a lost device, and scheduling attempts to recover. No ROS here."""
 
 from __future__ import annotations

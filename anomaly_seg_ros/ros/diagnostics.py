@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the detector says about itself on /diagnostics: regularly, and at once on a change."""
 
 from __future__ import annotations

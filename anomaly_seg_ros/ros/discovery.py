@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detects what keeps the nodes of this machine from finding each other.
 
 No ROS here: these checks run before ROS is started, which would end the process or wait forever.

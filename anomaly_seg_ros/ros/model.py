@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's model: loading it as the parameters say, and coping with a lack of memory."""
 
 from __future__ import annotations

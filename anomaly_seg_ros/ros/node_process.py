@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node in a child process, for tools that start their own detector."""
 
 from __future__ import annotations

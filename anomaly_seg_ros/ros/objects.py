@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``~/unknown_objects``: the unknown objects of a frame as vision_msgs/Detection2DArray."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector's parameters: names, types, ranges and when they may change.
 
 Their defaults are in ``config/detector.yaml`` only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processing frames in the inference thread: decode, segment, publish, measure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``~/unknown_points``: points on the unknown objects of a frame as sensor_msgs/PointCloud2."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quality of service: the input's profile, and publishers and subscribers that do not match."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Depth images or disparities beside a camera's images, for the positions of unknown objects."""
 
 from __future__ import annotations

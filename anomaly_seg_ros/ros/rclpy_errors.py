@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors at the edge of rclpy: one line for a wrong command line, refusals by services."""
 
 from __future__ import annotations

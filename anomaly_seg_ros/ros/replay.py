@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays frames through a running detector, matches its answers by stamp and stores them."""
 
 from __future__ import annotations

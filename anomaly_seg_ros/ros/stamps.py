@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stamp of a message as a number, and the other way round."""
 
 from __future__ import annotations

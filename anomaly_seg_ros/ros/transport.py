@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choosing the Fast DDS profile that a process starts with, so that large images get through.
 
 By default Fast DDS sends through 0.5 MiB of shared memory and drops what does not fit: best-effort

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Current problems of the input, the inference and the transport, and what to do about them.
 
 Levels are those of diagnostic_msgs/DiagnosticStatus.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slots that keep only the newest frame of each camera, and one thread that processes them.
 
 No ROS here.

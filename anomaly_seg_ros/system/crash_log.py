@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports unexpected errors: one line for the user, the traceback in a file.
 
 Standard library only, so that it also works in an incomplete installation.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the memory of freed frames for the next ones instead of returning it to the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures peak memory, and makes running out of it a clear error."""
 
 from __future__ import annotations

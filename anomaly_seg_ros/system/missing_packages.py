@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names the missing package behind an error. Standard library only."""
 
 from __future__ import annotations

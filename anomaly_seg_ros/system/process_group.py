@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leaves torch's process group without a crash at exit."""
 
 from __future__ import annotations

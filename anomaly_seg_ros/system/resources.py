@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the package's own files: config/, assets/ and weights/, in a checkout or installed.
 
 Weights are inside the package. config/ and assets/ are beside it in a source checkout, and in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ctrl-C and SIGTERM as a request that a loop answers between two frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the time of each stage of a frame, on the CPU or, by events, on a GPU."""
 
 from __future__ import annotations

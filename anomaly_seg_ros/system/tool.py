@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a command-line tool and ends it with an exit code and one line for an error."""
 
 from __future__ import annotations

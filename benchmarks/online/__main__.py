@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the online path and stores the figures as JSON.
 
     python -m benchmarks.online                     about five minutes on two CPU cores

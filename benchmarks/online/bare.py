@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks without ROS, in processes of their own: what the nodes are compared with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is measured: a model on a backend at a network size, with frames of a size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends frames to one node, takes the time until its three outputs are here, hears its account.
 
 Messages go and come as bytes: converting them is the cost of whoever sends or receives, not of

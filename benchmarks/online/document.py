@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes docs/performance.md from stored reports.
 
     python -m benchmarks.online.document out/benchmark/FILE.json --out docs/performance.md

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node that does no work: the transport's floor for a frame in and three maps out.
 
 Messages are taken and published as bytes, which is the least that rclpy does with them.

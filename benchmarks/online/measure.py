@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one case: everything side by side, in quick alternation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node that one writes after a tutorial: rclpy, cv_bridge and the same network.
 
 Correct, and no slower than its kind: no copy is made for the sake of it, gradients are off, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports as tables, on the terminal and in Markdown, and a report beside an older one.
 
 To compare two reports, every time is divided by that of the eager network of the same case in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pure arithmetic on measured times: medians, percentiles and the ratios that are reported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples to write, and foreign bags."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a bag is, and what is wrong with one, said apart."""
 
 from __future__ import annotations

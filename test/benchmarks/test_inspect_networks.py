@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of networks: published sizes, counted arithmetic, and weights that keep the scale."""
 
 from __future__ import annotations

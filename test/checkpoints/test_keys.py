@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network is found under any prefix; what does not share it is named, or refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strict, safe loading: a damaged, foreign or malicious file is refused by name."""
 
 from __future__ import annotations

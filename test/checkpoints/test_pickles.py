@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Only tensors, containers, plain values and NumPy numbers are read; nothing pickled is run."""
 
 from __future__ import annotations

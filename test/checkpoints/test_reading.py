@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights are found wherever training scripts put them; what is done to them is accounted for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every public layout is recognised by keys and shapes; nothing is dropped without a word."""
 
 from __future__ import annotations

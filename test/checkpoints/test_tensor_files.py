@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The content of a file decides, not its ending; and what is no file of weights is named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of other packages' networks keep their own names, wrappers' names go."""
 
 from __future__ import annotations

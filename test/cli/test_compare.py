@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """compare prints differences in three forms, or says why it cannot."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """convert_model keeps every tensor bit for bit, and says what it drops, fills in or lacks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: what it writes and prints, and how it stops."""
 
 from __future__ import annotations

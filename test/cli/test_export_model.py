@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """export_model writes a file that runs without this package, or says why not."""
 
 from __future__ import annotations

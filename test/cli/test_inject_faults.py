@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The executable of a fault replay that is not installed."""
 
 from __future__ import annotations

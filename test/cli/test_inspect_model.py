@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """inspect_model says what a file is and whether it fits, or why not."""
 
 from __future__ import annotations

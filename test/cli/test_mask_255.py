@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``--mask-255``: every tool that reads a folder of masks refuses 0 and 255 alone without it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: its exit codes and lines, and how it stops."""
 
 from __future__ import annotations

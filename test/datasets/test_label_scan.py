@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks of 0 and 255: "no anomaly, the rest ignored" here, and "anomaly" in half of the world."""
 
 from __future__ import annotations

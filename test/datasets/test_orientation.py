@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EXIF: ground truth is made for the stored pixels, and photographs without it are turned."""
 
 from __future__ import annotations

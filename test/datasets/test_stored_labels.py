@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values that no class has are refused, whatever data set they lie in."""
 
 from __future__ import annotations

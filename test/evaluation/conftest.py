@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Miniature data sets on disk, and a model small enough to run on them in no time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags whose ground truth or topics could be taken for something else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects are counted frame by frame, and told to people and programs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Differences are exact; intervals equal a plain re-computation and cover the truth."""
 
 from __future__ import annotations

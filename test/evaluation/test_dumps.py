@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files are those of road-anomaly-benchmark, and wrong ones are refused by name."""
 
 from __future__ import annotations

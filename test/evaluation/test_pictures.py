@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which frames the reports show, and which part of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages: self-contained, escaped, complete, and whole or not there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same plan again: after its files changed, with another wish, or anew."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result and its two files: stable keys, percent, null for what is undefined."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole runs: many at once, cut and resumed, from dumps and bags, over several processes."""
 
 from __future__ import annotations

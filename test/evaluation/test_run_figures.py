@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every figure of a run against another way to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sentence says what was measured, and nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables in every form: complete, escaped, and the best figures marked."""
 
 from __future__ import annotations

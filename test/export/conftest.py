@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deployments of real architectures, narrow ones where the width does not matter."""
 
 from __future__ import annotations

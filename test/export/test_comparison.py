@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The comparison finds what is wrong with an exported network."""
 
 from __future__ import annotations

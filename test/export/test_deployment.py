@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exported graph is the Segmenter's arithmetic, from raw image to score."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exported files give the network's outputs at any size, describe themselves, or are not there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small real files: pictures, videos whole and broken."""
 
 from __future__ import annotations

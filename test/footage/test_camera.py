@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A live stream, served by this process: newest frames, and what comes when it ends."""
 
 from __future__ import annotations

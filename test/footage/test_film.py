@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The film is read back: codec, number of frames, size, colours; failures leave nothing."""
 
 from __future__ import annotations

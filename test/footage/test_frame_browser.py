@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page holds its data safely, and answers keys in a real browser."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of what is finished, and folders that are not ours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run from end to end with a tiny network: what is written, kept, left out and named."""
 
 from __future__ import annotations

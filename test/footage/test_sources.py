@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the user names is found, in order and under names of its own."""
 
 from __future__ import annotations

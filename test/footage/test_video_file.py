@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Videos whole, cut off, damaged, of changing size, and files that are none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the entries of command-line tools in one process, since each would import torch anew.
 
 ``python calls.py options|errors`` with a JSON list on stdin; JSON on stdout.

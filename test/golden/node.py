@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A detector in a process of its own and a client beside it, by names of the ROS graph alone."""
 
 from __future__ import annotations

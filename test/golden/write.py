@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the golden files beside it: what users, scripts and robots meet of this package.
 
 ``python test/golden/write.py [NAME...]`` (all without a name; ``--list`` shows them).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrong calls of the tools and the node, whose error texts are golden, and the files they name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes at which the network runs on frames of any size."""
 
 from __future__ import annotations

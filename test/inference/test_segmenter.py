@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Segmenter: shapes, sizes, equivalences, refusals, and the real baseline on real frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Segmenter when memory does not suffice or the network gives no numbers."""
 
 from __future__ import annotations

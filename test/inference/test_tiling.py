@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles: their layout, equality with one pass, and networks that do not fit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps and labels at the frame's size, beside torch's own interpolation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """16-bit images whose samples have fewer bits: read right where that is stated, told where not."""
 
 from __future__ import annotations

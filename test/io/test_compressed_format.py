@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The format of a CompressedImage, read as image_transport writes it and drivers write theirs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Only the text between the marks of a document changes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launch file, driven for real: needs launch, launch_ros and launch_testing (from apt)."""
 
 from __future__ import annotations

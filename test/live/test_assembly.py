@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A frame is shown when all of its outputs are there, and none of another one beside them."""
 
 from __future__ import annotations

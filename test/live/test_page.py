@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page shows and sets parameters, for this machine only, and hands out the viewer's files."""
 # ruff: noqa: S310 - the only URLs are those of own servers
 

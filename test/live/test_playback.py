@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames come in order, at their pace, again and again; what is wrong with them is told once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole of it: errors before anything starts, and a real browser on a real node."""
 # ruff: noqa: S310 - the only URLs are those of own servers
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages become entities of a recording, which is written and read back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures by distance against selecting the pixels of each bin by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reliability of the [0, 1] score and of a deployed threshold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Component metrics against sets of pixels, by the definitions of the paper."""
 
 from __future__ import annotations

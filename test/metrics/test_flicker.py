@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changed pixels between successive frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Found objects and false alarms against the component metrics and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open-set IoU against class-by-class boolean images, and the protocol across folds."""
 
 from __future__ import annotations

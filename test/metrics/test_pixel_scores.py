@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pooled AP, AUROC and FPR95 against scikit-learn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Partial states in files: nothing is lost, order leaves no trace, damage is noticed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The four conventions of FPR95 against a search over every threshold."""
 
 from __future__ import annotations

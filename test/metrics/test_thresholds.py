@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decision thresholds against trying every value."""
 
 from __future__ import annotations

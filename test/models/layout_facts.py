@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What public codes are and compute, kept as facts in place of the codes.
 
 ``facts/<layout>.json`` was written from the network of the public code that it names under

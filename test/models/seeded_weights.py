@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights and images that are the same on every machine and with every version of torch.
 
 The facts under ``facts/`` hold what the public codes compute with these weights, so nothing here

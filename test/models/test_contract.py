@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every architecture of the registry promises; a new one is tested by its entry in CASES."""
 
 from __future__ import annotations

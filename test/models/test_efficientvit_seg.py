@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientViT: published sizes, linear attention against its definition, half precision."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folded networks compute the same; rounded kernels are representable, close, and keep sums."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LDN-121: its pooling, its trunk's ImageNet weights and its parts."""
 
 from __future__ import annotations

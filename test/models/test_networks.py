@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts about the light networks; test_contract.py has what all promise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outlier branch: it reads any network of the contract and changes nothing of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flow over single pixels' pre-logits: exact density, inverse, scores, files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The large networks against the public codes whose checkpoints they load."""
 
 from __future__ import annotations

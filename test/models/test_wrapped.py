@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Foreign networks under the contract: what is found, what is computed, what is refused."""
 
 from __future__ import annotations

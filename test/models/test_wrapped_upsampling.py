@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Foreign networks keep the grid of their own upsampling."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo clip with the exact objects that it shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Positions of unknown objects, beside geometry done another way and the demo clip's own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unknown objects of a frame against scikit-image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mean over time against its formula, and where it must not be taken."""
 
 from __future__ import annotations

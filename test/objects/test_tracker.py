@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ids of the objects of the demo clip, whose places in the world tell which is which."""
 
 from __future__ import annotations

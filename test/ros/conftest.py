@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small untrained model, and a running detector to talk to."""
 
 from __future__ import annotations

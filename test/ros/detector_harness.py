@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the node share: pictures, messages, and a node that talks to a detector."""
 
 from __future__ import annotations

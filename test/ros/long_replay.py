@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The long fault replay in a process of its own, which runs beside other tests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When an image came, and what its stamp is worth."""
 
 from __future__ import annotations

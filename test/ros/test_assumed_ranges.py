@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """16-bit images and compressed formats at the running node."""
 
 from __future__ import annotations

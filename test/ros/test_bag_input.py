@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags whose stamps, topics and ground truth need care, through the evaluation of one bag."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lock-step, real time and in-process, through a real node in a process of its own."""
 
 from __future__ import annotations

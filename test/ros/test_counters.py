@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts, stage times and the rate limit of frames."""
 
 from __future__ import annotations

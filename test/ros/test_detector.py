@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames in, outputs out: the running node, talked to from outside over real DDS."""
 
 from __future__ import annotations

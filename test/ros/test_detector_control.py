@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operators do to a running node: transitions, ~/enable and parameters, over real DDS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The running node when its device fails or its network hangs, and what it leaves behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames and partners that a running node has to survive, over real DDS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector as a process of its own: signals, death and restart, wrong command lines."""
 
 from __future__ import annotations

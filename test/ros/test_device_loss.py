@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which errors mean that the device is gone, and when it is tried again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Surroundings in which nodes do not find each other, named before anybody waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each network runs in the node from a parameter, uncalibrated as public files are."""
 
 from __future__ import annotations

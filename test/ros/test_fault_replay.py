@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults injected into a running detector, and the books of every frame: docs/reliability.md."""
 
 from __future__ import annotations

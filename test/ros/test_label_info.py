@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """~/label_info over DDS: what Nav2's segmentation layer waits for before it takes a mask."""
 
 from __future__ import annotations

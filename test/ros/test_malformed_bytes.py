@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Serialised messages that are none, from a publisher that sends bytes: the node stays up."""
 
 from __future__ import annotations

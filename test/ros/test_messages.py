@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image messages <-> arrays, and every fault a message can have."""
 
 from __future__ import annotations

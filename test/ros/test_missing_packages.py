@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An incomplete installation: the node starts all the same, or names the package that it lacks.
 
 Packages are really removed, from a copy of the environment that consists of hard links: what a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading the node's model, and going on in smaller portions when memory does not suffice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's messages and config/nav2_costmap.yaml, held against what Nav2's layers read."""
 
 from __future__ import annotations

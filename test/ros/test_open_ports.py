@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a running detector listens on, as the kernel tells: DDS's UDP ports and nothing else."""
 
 from __future__ import annotations

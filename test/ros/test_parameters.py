@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table, YAML and what the model can do must agree."""
 
 from __future__ import annotations

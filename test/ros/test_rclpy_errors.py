@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrong command lines in one line, and parameter files that are of no use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One node with two cameras, over DDS."""
 
 from __future__ import annotations

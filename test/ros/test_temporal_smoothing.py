@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """temporal_smoothing: masks and labels follow the mean score, and nothing changes without it."""
 
 from __future__ import annotations

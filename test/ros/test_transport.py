@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Fast DDS profiles: when they are used, and that large frames then get through."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """~/unknown_objects over DDS: the regions of the very score that the node publishes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """~/unknown_points: over DDS the points of the core's geometry, or one line that says why not."""
 
 from __future__ import annotations

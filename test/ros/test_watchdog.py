@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the watchdog says: of reports, and of the running node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest-only slots and their thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No traceback reaches a user: one line, and the traceback in a file that the line names."""
 
 from __future__ import annotations

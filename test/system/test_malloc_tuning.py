@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Freed memory stays with the process, seen from outside: by the kernel's count of page faults."""
 
 from __future__ import annotations

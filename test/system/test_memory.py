@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recognising a lack of memory, and beginning to measure it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which package an error is about, as far as errors and installed metadata tell."""
 
 from __future__ import annotations

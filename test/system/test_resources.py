@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the package looks for its own files, in a checkout and in installed trees."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signals become a question that a loop asks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/build_messages.sh: vision_msgs is there after it, or it says in one line why not."""
 
 from __future__ import annotations

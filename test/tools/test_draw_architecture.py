@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture of the architecture is that of the code, and the drawing's own rules hold."""
 
 from __future__ import annotations

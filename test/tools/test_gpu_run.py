@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prepared run: what each step has stays, the time is kept, and packed data trains alike."""
 
 from __future__ import annotations

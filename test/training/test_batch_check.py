@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A batch of one that BatchNorm cannot normalise is refused before anything is read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibration: thresholds flag the share that was asked for, statistics are the classes' own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offsets are found again, and a balanced decision is left alone."""
 
 from __future__ import annotations

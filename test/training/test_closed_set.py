@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loss, class weights and the CPU's depthwise backward against independent references; and the way
 from nothing to a model file."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One configuration mechanism: what may be overridden, and what each mistake says."""
 
 from __future__ import annotations

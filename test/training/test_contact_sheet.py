@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contact sheet: its cells show what the styles return, at the place that is marked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corpora: read from disk by a data block, indexed once, refused with the key at fault."""
 
 from __future__ import annotations

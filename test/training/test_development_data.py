@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The samples that the shipped models are trained on stay the same, bit for bit.
 
 ``python test/training/test_development_data.py`` writes the digests anew, for a change that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every training entry sets up."""
 
 from __future__ import annotations

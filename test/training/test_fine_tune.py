@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole way from a model file to a calibrated one, on made-up scenes of seconds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A resumed run equals an uninterrupted one bit for bit; several processes give the gradient of
 one; a run that goes wrong stops, says why, and leaves the last good checkpoint."""
 

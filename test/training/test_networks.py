@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any model file becomes trainable: its scaling, its head, its parameter groups."""
 
 from __future__ import annotations

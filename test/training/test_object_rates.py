@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rates of objects: tabulated where they are promised, and checked on other frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One's own frames, classes and objects: from a folder to a calibrated model file."""
 
 from __future__ import annotations

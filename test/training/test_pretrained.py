@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ImageNet weights in the trunks: features equal torchvision's, and nothing is loaded by half."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames labelled by a model: what is written, what is not sure, how it goes on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recipes: they parse, say what the papers say, and run in miniature."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning rates against torch's own schedulers; optimizers and run lengths by their names."""
 
 from __future__ import annotations

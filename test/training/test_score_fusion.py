@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weight of the outlier head in the fused score, against a search by scikit-learn."""
 
 from __future__ import annotations

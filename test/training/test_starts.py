@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The start of a closed-set training: every tensor is kept, new or left out, and it says so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run files are written whole or not at all, and read back without running anything in them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream: the same samples however they are shared out; limits that are found beforehand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the runs of a study to its committed results and its page."""
 
 from __future__ import annotations

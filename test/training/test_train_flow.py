@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The entry that pre-trains a flow, on made-up road scenes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The entry: trains, is killed and resumes, and writes weights that the alignment loads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation figures against scikit-learn; held-out mixes are fixed."""
 
 from __future__ import annotations

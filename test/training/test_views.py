@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training views: geometry and labels; the same stream for any workers and ranks, and resumed."""
 
 from __future__ import annotations

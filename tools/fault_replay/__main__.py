@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Injects faults into a running detector and accounts for every frame.
 
     python -m tools.fault_replay --out out/faults                       100,000 generated frames

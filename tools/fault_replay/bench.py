@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test bench: what all faults are made with, and the book-keeping between them."""
 
 from __future__ import annotations

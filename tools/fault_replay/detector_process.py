@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detector in a process that can be told to fail and that lists its own handles.
 
     python -m tools.fault_replay.detector_process WEIGHTS PARAMETERS_AS_JSON

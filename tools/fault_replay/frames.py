@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Good frames in many forms, and damaged ones: whatever a camera driver could publish.
 
 A form takes an RGB picture and a number that chooses among its variants, and returns the fields

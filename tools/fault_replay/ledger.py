@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books: frames published, answers heard, and whether the node's own counts agree. No ROS.
 
 The fate of a frame: with reliable QoS, queues deeper than the number of frames on their way and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The replay's own side of the graph: services, diagnostics and subscribers of the outputs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages as bytes: frames to publish, and what identifies an answer.
 
 A message is serialised once and stamped in its serialised form, and of an answer only the header

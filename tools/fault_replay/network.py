@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network that fails on demand as devices do: with torch's own exceptions, in its forward pass.
 
 The replay registers it beside the package's networks and the detector loads it like any other

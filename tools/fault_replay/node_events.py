@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events inside the node: lifecycle and ``~/enable``, parameters, and a device that fails.
 
 Each function takes the bench and the action's variant, and leaves an active node whose answers

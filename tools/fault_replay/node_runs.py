@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the detector's own executable: killed and restarted, and given the same frames twice."""
 
 from __future__ import annotations

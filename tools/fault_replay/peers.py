@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera and a viewer in processes of their own, which are killed without warning.
 
     python -m tools.fault_replay.peers camera TOPIC FRAME_ID

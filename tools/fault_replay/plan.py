@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan of a replay: from a seed to a sequence of good frames and faults."""
 
 from __future__ import annotations

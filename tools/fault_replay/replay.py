@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole runs: a detector, a plan of faults, the books, and what goes into faults.json."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of docs/reliability.md, made from faults.json alone."""
 
 from __future__ import annotations

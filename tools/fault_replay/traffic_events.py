@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events on topics: messages too fast, too late or broken; peers that come, go, die or do not fit.
 
 Each function takes the bench and the action's variant, and leaves an active node whose answers

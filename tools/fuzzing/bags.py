@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Targets: bags byte by byte, their metadata, and messages of any content in intact bags."""
 
 from __future__ import annotations

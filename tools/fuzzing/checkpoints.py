@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Targets: files of weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Targets: files and options that people write and tools keep: YAML, JSON, arrays, states."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Targets: the conversion of image messages, and the readers of image files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutations of valid inputs, as a strategy of hypothesis: what CI runs, the same each time."""
 
 from __future__ import annotations

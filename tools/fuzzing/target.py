@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reader under attack: bytes in, an answer or one of our errors out."""
 
 from __future__ import annotations

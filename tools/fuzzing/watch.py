@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Watches a reader through Python's audit events, and forbids what no file may cause."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """One prepared run for a machine with a GPU and ten minutes."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA tests, benchmark and a training, in a given time.
 
     python -m tools.gpu_run --out out/gpu --seconds 600

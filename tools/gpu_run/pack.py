@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packs the files that a configuration trains on into tar files, to be carried elsewhere.
 
     python -m tools.gpu_run.pack --data ../shared/data --out packed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that share a time; what each has written stays, whatever becomes of the others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model file of a training that still runs, from its last checkpoint."""
 
 from __future__ import annotations

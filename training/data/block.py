@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``data`` block of a configuration: which frames and objects a run uses, and what for.
 
 Files in ``training/configs/data`` are examples; ``development.yaml`` explains every key.

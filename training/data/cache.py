@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folder of what is slow to find out about a data set and cheap to keep, such as an index.
 
 ``$ANOMALY_SEG_CACHE``, or ``anomaly_seg_ros`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. A cache

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corpora of labelled frames, and those that a data block names."""
 
 from __future__ import annotations

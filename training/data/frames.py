@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled frames: read from disk when they are needed, the first ones kept in memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Held-out frames with outliers: pasted objects not used in training, or natural ones."""
 
 from __future__ import annotations

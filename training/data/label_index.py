@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the label files of a corpus hold, found out once and cached.
 
 Sampling by class, loss weights and decoys need to know which classes and objects a frame shows

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dataset to the micro-batches of each optimizer step, on every rank.
 
 Batch ``s`` consists of the samples ``s * batch_size`` to ``(s + 1) * batch_size - 1``, regardless

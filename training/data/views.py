@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random views of labelled images: scale, aspect, crop, flip, light, blur.
 
 Sample ``i`` of a :class:`ViewDataset` is a pure function of ``(seed, i)``. So the stream is the

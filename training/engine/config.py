@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of the entries: YAML files, with ``--set key=value`` on top.
 
 The default file of an entry under ``training/configs/`` is the schema: it lists every key, and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One or several training processes: rank, world size, and what the ranks exchange."""
 
 from __future__ import annotations

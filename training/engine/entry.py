@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Common parts of the training entries: command line, device, processes, exit code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: step, average, log, validate, checkpoint, resume, stop.
 
 The loop is independent of data sets and losses. An entry such as ``training/closed_set.py`` or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log in a run's folder: ``log.jsonl``, text files, pictures and TensorBoard files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the configuration says about the length of a run, its learning rates and its optimizer."""
 
 from __future__ import annotations

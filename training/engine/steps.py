@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of an optimizer step: micro-batches, random numbers, precision, averaging."""
 
 from __future__ import annotations

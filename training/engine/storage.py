@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of a run, written completely or not at all.
 
 A write that does not fit on the disk is refused in advance if its size is known. In any case it

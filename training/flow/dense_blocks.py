@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of DenseFlow: sizes, coupling networks, cross-unit noise, steps and blocks."""
 
 from __future__ import annotations

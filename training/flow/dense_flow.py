@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DenseFlow: a normalizing flow over images of any size, with likelihood and fast sampling."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fit the point-wise flow to the pre-logits of a network on in-distribution images.
 
     python -m training.flow.fit_pointwise --model erfnet --output erfnet_flow.safetensors

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Invertible layers of normalizing flows, each with its log-determinant and its inverse.
 
 Every layer maps ``forward(x) -> (z, log_det)`` and ``inverse(z) -> x`` on tensors (N, C, H, W).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the point-wise flow beside the segmenter, on its pre-logits and with its negatives.
 
 The flow's density p(z) takes the place of the unnormalised one in DenseHybrid's compound loss.

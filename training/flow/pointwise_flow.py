@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A normalizing flow over the pre-logits of single pixels, whose density is an anomaly score.
 
 Source: Grcic & Segvic, "Hybrid Open-set Segmentation with Synthetic Negative Data", section 6.3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rectangles for synthetic negatives: at most one per image, one size for the whole batch."""
 
 from __future__ import annotations

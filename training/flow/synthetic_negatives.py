@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic negatives: joint training of a segmenter and of the flow that draws its outliers.
 
 The flow maximises the likelihood of the inlier patches that its samples replace, and minimises

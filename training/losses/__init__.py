@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses for open-set fine-tuning, by name.
 
 A loss maps (:class:`~anomaly_seg_ros.contract.NetworkOutput`, labels, outlier mask) to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PEBAL's abstention class: an additional output of the last layer.
 
 Models for the node have K classes, so :func:`training.networks.as_described` removes the channel

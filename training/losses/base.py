@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base of the losses: network output and ground truth in, total and terms out."""
 
 from __future__ import annotations

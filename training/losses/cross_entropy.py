@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cross-entropy: the closed-set term of most losses, and the loss with no other term."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DenseHybrid compound loss: class posterior, unnormalised likelihood, dataset posterior."""
 
 from __future__ import annotations

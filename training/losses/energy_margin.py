@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Energy fine-tuning with margins."""
 
 from __future__ import annotations

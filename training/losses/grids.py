@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bringing logits, labels and outlier masks to a common grid."""
 
 from __future__ import annotations

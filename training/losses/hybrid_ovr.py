@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loss of the shipped model: top-K one-vs-rest on the logits, and the outlier head."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cross-entropy over the K classes and one more for outliers."""
 
 from __future__ import annotations

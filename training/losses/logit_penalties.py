@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses that add a penalty on the logits of outlier pixels to the closed-set cross-entropy.
 
 ``L = L_id + gamma * mean over outlier pixels of penalty(logits)``. These are the losses that the

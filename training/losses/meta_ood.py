@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Entropy maximisation on outliers, the "Meta-OOD" baseline."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two-way cross-entropy of the outlier head, the dataset posterior."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixel-wise energy-biased abstention learning (PEBAL)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means over pixels that are correct if processes have different numbers of pixels.
 
 DistributedDataParallel averages the gradients of W processes. If each process divided its sum by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Post-hoc scores by name: no training, but more than a function of one pass's outputs.
 
 These are offline baselines; the node has the scores of :mod:`anomaly_seg_ros.scores`. All are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What post-hoc scores share: signature, a score of the logits by name, grids, a Gaussian."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One Gaussian for each class of pre-logits: GDM and GMM."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Monte Carlo dropout: what stochastic passes disagree about."""
 
 from __future__ import annotations

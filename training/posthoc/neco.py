@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NECO: the share of a feature that lies in the principal directions of the training features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ODIN: temperature scaling and a perturbation of the input."""
 
 from __future__ import annotations

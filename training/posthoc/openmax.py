@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenMax: logits that lose to an unknown class what lies far from their class's mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Principal directions of a sample of features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ReAct: rectified activations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Standardized max logits with boundary suppression and dilated smoothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A logit score with Gaussian smoothing."""
 
 from __future__ import annotations

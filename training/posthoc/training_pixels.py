@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bounded random sample of training frames' pixels, for post-hoc scores that are fitted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ViM: a virtual logit for what lies outside of the principal directions."""
 
 from __future__ import annotations

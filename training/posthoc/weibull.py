@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maximum-likelihood fit of the Weibull distribution."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published figures beside those that a run of their recipe gave."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a recipe needs, and which of it is not there."""
 
 from __future__ import annotations

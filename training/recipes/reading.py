@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads and checks recipes, and sorts overrides by stage."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes: YAML files that say how a published result is reached, and what its figures are.
 
 ``training/recipes/topk_ovr_wide_resnet38.yaml`` explains every key.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Intervals of a study's figures: over images, which are resampled, at the mean over seeds.
 
 The images of a set are drawn with replacement, the same ones for every row and seed (Efron &

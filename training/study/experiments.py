@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The experiments of a study, read from its YAML file: one per table row and seed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Histograms of a score in every image: what intervals over images are computed from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure one model: AP, AUROC and FPR95 of its scores, and its closed-set mIoU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated part of docs/results.md: the papers' findings and the tables, from the results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results of a study in one JSON file: figures, intervals, and where they come from.
 
 The file is committed, the run folders are not. A row that has fewer finished seeds in the run

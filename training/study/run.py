@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tune many models, measure each on the anomaly sets, and write the tables of a study.
 
     python -m training.study --out runs/study             # run what is not finished

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every score that a study can measure: the node's, the post-hoc ones, the point-wise flow's.
 
 Each takes the network's input and output for one frame, so all scores share one forward pass,

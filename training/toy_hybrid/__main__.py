@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Entry of ``python -m training.toy_hybrid``."""
 
 import sys

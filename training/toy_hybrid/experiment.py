@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the toy's models and measures their scores.
 
 Source: Grcic & Segvic, "Hybrid Open-set Segmentation with Synthetic Negative Data", section 3.1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the toy as SVG: its points, and the fields of three scores."""
 
 from __future__ import annotations

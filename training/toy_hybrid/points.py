@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The toy's points: three classes, outliers between them and all around, negatives of one kind."""
 
 from __future__ import annotations

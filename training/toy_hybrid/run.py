@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the toy, and writes its figures and its picture.
 
     python -m training.toy_hybrid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public checkpoint formats, one file each."""
 
 from __future__ import annotations

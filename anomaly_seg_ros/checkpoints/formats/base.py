@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the description of a public checkpoint format consists of."""
 
 from __future__ import annotations

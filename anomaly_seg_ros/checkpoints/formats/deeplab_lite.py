@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our default network, as a training of this project leaves it (``last.pt``, ``best.pt``)."""
 
 from __future__ import annotations

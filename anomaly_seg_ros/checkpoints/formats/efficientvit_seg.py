@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientViT-B0 to B3 for Cityscapes, the public checkpoints (Cai et al., ICCV 2023)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ERFNet: the public Cityscapes checkpoint, and others trained with its code."""
 
 from __future__ import annotations

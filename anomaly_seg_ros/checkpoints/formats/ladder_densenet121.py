@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LDN-121, the ladder-style DenseNet of the DenseHybrid release; its images are not normalised."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ with ResNet101, in its two public shapes.
 
 - deep stem (SML, RobustNet: ``r101_os8_base_cty.pth``): three 3x3 convolutions ``layer0.{0,3,6}``,

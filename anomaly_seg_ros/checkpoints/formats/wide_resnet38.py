@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLabV3+ with WideResNet38: NVIDIA's Cityscapes releases and what was fine-tuned from them.
 
 - NVIDIA: ``state_dict``, prefix ``module.``, the loss's class weights among the tensors;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What backends that compile have in common: one program per input size, and their errors."""
 
 from __future__ import annotations

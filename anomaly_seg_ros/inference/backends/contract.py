@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every backend does: frames as bytes in, logits out."""
 
 from __future__ import annotations

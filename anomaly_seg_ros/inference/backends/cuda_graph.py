@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network on a GPU replayed as one graph: one launch a frame instead of hundreds.
 
 Light networks take longer to launch their kernels than to run them. This follows torch's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the CPU: two to six times as fast as torch where the CPU multiplies bfloat16."""
 
 from __future__ import annotations

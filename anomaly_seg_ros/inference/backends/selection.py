@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choosing the backend that runs a network, and explaining the choice to the user."""
 
 from __future__ import annotations

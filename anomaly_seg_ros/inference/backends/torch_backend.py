@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch itself, operator by operator or, on a GPU, as a graph.
 
 cuDNN's benchmark mode stays off: it chooses algorithms by timing them in each process, and as

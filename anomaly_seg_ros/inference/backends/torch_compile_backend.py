@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.compile: operators fused into C++ on the CPU and into Triton kernels on a GPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report of a real run: tiny model, tiny frames, a few seconds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes as text, the cases of the profiles, and their models."""
 
 from __future__ import annotations

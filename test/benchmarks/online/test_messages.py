@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages that are handled as bytes: what rclpy reads out of them."""
 
 from __future__ import annotations

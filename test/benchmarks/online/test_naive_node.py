@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The naive node publishes what ours does: otherwise their times could not be compared."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An old report beside a new one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``backend: auto`` goes on with the next candidate, wherever and however one fails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs are made once per size and a few are kept; errors of the runtimes become ours."""
 
 from __future__ import annotations

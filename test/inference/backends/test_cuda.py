@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA path on a real GPU; `make gpu-run` runs these tests there."""
 
 from __future__ import annotations

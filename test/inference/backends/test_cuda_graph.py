@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the host does for CUDA graphs, on a stand-in for torch.cuda that only takes notes.
 
 That the real ones give the same bits is tested in test_cuda.py, on a machine with a GPU.

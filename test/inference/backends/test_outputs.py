@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every backend beside the plain network, called as its contract says."""
 
 from __future__ import annotations

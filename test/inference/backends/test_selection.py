@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which backend is taken, what is said about it, and what is refused."""
 
 from __future__ import annotations

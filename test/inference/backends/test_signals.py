@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks on OpenVINO come and go without taking the stack that signal handlers run on."""
 
 from __future__ import annotations

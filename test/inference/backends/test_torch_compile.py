@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.compile: its outputs, its folder of compiled code, and what it needs on a machine."""
 
 from __future__ import annotations

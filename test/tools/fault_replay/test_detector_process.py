@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Handles and memory of a process."""
 
 from __future__ import annotations

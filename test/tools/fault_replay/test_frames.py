@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Good forms are readable and unchanged in what they show; bad forms are refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The books notice everything that must not happen."""
 
 from __future__ import annotations

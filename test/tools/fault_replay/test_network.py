@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The brittle network raises what torch raises, when it is told to, and works otherwise."""
 
 from __future__ import annotations

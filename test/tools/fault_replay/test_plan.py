@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A seed gives one plan, on every machine, with enough of every fault."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The document says what the results say."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags: no frame's name leads out of a folder, no file is a program or a bomb."""
 
 from __future__ import annotations

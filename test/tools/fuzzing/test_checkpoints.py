@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights: nothing pickled runs, nothing grows, and no metadata builds a network of any size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people write and tools keep: plain values, small, and no way out of their folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images: any message fields, and headers that promise more than a machine has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever the bytes: an answer or one of our errors, and nothing run, written or let in."""
 
 from __future__ import annotations

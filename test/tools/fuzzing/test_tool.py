@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/fuzz.py: every target runs under atheris, a planted fault is found and can be repeated."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The watch sees what it is there for, also where a reader swallows it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where caches are, and that a training goes on without them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every layer against autograd's Jacobian and against its own inverse, in float64."""
 
 from __future__ import annotations

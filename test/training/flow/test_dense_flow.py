@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DenseFlow: exact change of variables, inverse, sampling, initialisation, gradients."""
 
 from __future__ import annotations

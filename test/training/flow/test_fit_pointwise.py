@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fitting the point-wise flow: it learns a known density, and to tell outliers from inliers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flow inside a fine-tuning: built as configured, and a killed run resumes bit for bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The point-wise flow beside the segmenter: what reaches whom, what falls, and how it resumes."""
 
 from __future__ import annotations

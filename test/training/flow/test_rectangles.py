@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rectangles of synthetic negatives: sizes, places, and what they change in a batch."""
 
 from __future__ import annotations

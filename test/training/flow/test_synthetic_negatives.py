@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint training: who learns from what, and that a resume and several processes change nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PEBAL's extra output, added to both networks; test_networks.py takes it away again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds for every loss: gradients, empty sets, precision, extreme logits, clear errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two gloo processes with uneven outlier counts give the gradient of one with the whole batch."""
 
 from __future__ import annotations

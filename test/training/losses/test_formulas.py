@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every loss against its formula, pixel by pixel in float64 with NumPy and SciPy."""
 
 from __future__ import annotations

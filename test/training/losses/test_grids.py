@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels and masks on a coarser grid, against OpenCV and plain loops."""
 
 from __future__ import annotations

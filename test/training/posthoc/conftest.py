@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks whose outputs differ from pixel to pixel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GDM and GMM against scikit-learn and SciPy in float64."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenMax's Weibull tails against SciPy, its recalibration against plain loops in float64."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ODIN, ReAct, MC dropout and blurred scores against independent computations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boundary suppression and smoothing against SciPy and plain loops in float64."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NECO and ViM against scikit-learn and the papers' formulas in float64."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample of training pixels: uniform, bounded, repeatable, on the right cells."""
 
 from __future__ import annotations

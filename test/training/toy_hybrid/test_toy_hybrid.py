@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The toy: its loss and figures against references, its picture, and the page that shows them."""
 
 from __future__ import annotations

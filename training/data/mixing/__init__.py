@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pasting foreign objects into road scenes: location, size, edges and labels."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training samples with pasted objects: random views of mixed frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mixes unknown objects, known objects as decoys, and paint on the ground into road scenes.
 
 Follows AnomalyMix (Tian et al., PEBAL, ECCV 2022) as used in section 3.1 of the style-aligned OoD

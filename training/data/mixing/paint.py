@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paint, chalk, stains and shadows on the ground, which are still road.
 
 A network that learns "foreign pixels on the road" from pasted objects also reports drawings and

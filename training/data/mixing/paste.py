@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Blending an object into a frame."""
 
 from __future__ import annotations

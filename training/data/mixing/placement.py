@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Locations and sizes of pasted objects."""
 
 from __future__ import annotations

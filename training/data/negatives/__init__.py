@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources of foreign objects, which the target taxonomy does not know."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The full ADE20K (Zhou et al., IJCV 2019), release 2021, https://ade20k.csail.mit.edu.
 
 Not the scene parsing subset of 150 classes (ADEChallengeData2016), whose labels have no instances:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a data set of annotated images offers to the selection, and a reader of JSON files."""
 
 from __future__ import annotations

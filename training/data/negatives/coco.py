@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO instances (Lin et al., ECCV 2014), https://cocodataset.org, in their original layout."""
 
 from __future__ import annotations

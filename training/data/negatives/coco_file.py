@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of COCO's annotation files, of hundreds of megabytes and not always well-formed.
 
 The segmentations, nine tenths of a file, stay text until they are needed. What the fast reader

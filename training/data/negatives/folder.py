@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects from a plain folder of images with instance masks."""
 
 from __future__ import annotations

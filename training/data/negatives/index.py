@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Index of the selected objects of a data set, as flat arrays in memory or in a file.
 
 Only the run-length-coded mask of each object's box is kept. Full COCO therefore takes tens of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base of the object sources that read annotated images: filtered once, decoded on demand.
 
 At the start, all annotations are read, or the index of an earlier run, and the headers of some of

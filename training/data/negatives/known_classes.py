@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table of the classes in an object data set that the target taxonomy knows."""
 
 from __future__ import annotations

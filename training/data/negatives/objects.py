@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects cut out of images, to be pasted into road scenes as outliers or decoys."""
 
 from __future__ import annotations

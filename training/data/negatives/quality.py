@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules for complete, non-occluded objects.
 
 The literature does not define "non-occluded": Top-K OvR uses "non-occluded" COCO objects, but no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks as run lengths in column order, as COCO stores them; parts are decoded on demand.
 
 A mask takes time in proportion to its outline this way. Decoding whole images would take most of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks from COCO's segmentations: polygons, run lengths, compressed run lengths.
 
 They are checked before they are decoded, because pycocotools trusts the file: an infinite

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selects the objects of annotated images, in several processes if there are many."""
 
 from __future__ import annotations

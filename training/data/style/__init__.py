@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Style alignment: an object takes on the look of the frame that it is pasted into.
 
 Otherwise the network learns to recognise the other camera, by its white balance, contrast and

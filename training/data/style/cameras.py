@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training pairs of the learned style transfer: one road scene seen by two simulated cameras.
 
 A style is what a camera and its processing do to a scene: light, colours, sharpness, grain,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fourier amplitude mixing: the exemplar's low-frequency amplitudes with the object's phase.
 
 FDA (Yang & Soatto, CVPR 2020, eq. 1-3): the amplitude spectrum of an image carries its light,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matching of colour statistics in CIE Lab.
 
 Lightness and the two colour axes are nearly independent in Lab, so each is matched separately: by

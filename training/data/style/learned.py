@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learned style alignment: renders an object as the exemplar's camera would show it.
 
 First the Lab moments of the object are matched to the exemplar's. Then the networks of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks of the learned style transfer: encoder, generator, discriminator.
 
 Based on ISSA (Li et al., "Intra- & extra-source exemplar-based style synthesis", IJCV 2023), whose

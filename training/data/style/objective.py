@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loss of the learned style transfer, and the discriminator that is trained against it.
 
 The terms and their weights are ISSA's (perceptual 10, adversarial .1, feature .2, noise .1, w .1),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the mixing that cannot work, or would mean something else, are refused by key."""
 
 from __future__ import annotations

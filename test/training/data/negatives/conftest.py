@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A COCO of a few small images, written for a test."""
 
 from __future__ import annotations

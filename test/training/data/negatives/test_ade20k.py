@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The full ADE20K in miniature, written with the fields and mask values of the 2021 release."""
 
 from __future__ import annotations

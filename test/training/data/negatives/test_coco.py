@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which COCO objects become negatives, their pixels, and what a damaged COCO says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any folder of images with instance masks as a source of objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The selection of an earlier run is used as long as nothing has changed."""
 
 from __future__ import annotations

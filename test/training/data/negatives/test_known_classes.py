@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of known classes: complete, fits the taxonomy, can be overridden."""
 
 from __future__ import annotations

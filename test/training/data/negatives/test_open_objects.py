@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources by their kind in a configuration, and several of them in one run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each rule of a whole object, on masks drawn for it."""
 
 from __future__ import annotations

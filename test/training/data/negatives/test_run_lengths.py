@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks as run lengths, against pycocotools' decoder of whole images."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is selected, against a reference that decodes everything; in one process or several."""
 
 from __future__ import annotations

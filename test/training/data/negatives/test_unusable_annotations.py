@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One bad annotation of COCO costs its object, not the file, and is counted and named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry of style alignments, and what every one of them keeps to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training pairs of the learned style transfer."""
 
 from __future__ import annotations

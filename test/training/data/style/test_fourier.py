@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Spectra after mixing, against NumPy's full FFT."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lab statistics after matching, against scikit-image and by their definition."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The learned style alignment: shapes, limits, determinism, bad weights, and what it does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoder, generator and masked noise."""
 
 from __future__ import annotations

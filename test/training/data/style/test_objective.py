@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses of the learned style transfer, and its discriminator."""
 
 from __future__ import annotations
