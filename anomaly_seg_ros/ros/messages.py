@@ -45,8 +45,8 @@ def image_message(array: np.ndarray, encoding: str, header: Header) -> Image:
     """Makes an unpadded Image that is a view of an array.
 
     Args:
-        array: (H, W) or (H, W, C), uint8 or float32; must not change until it is published.
-        encoding: ``mono8``, ``rgb8`` or ``32FC1``, fitting the array.
+        array: (H, W) or (H, W, C), of any type; must not change until it is published.
+        encoding: ``mono8``, ``mono16``, ``rgb8`` or ``32FC1``, fitting the array.
         header: Used as it is, not copied.
     """
     array = np.ascontiguousarray(array)

@@ -30,6 +30,7 @@ from anomaly_seg_ros.objects.smoothing import SmoothingRule
 from anomaly_seg_ros.ros.objects import ObjectSettings, object_settings
 from anomaly_seg_ros.ros.points import PointSettings, point_settings
 from anomaly_seg_ros.ros.range_maps import SOURCES
+from anomaly_seg_ros.ros.score_encoding import SCORE_ENCODINGS
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.resources import config_path
 
@@ -234,6 +235,9 @@ PARAMETERS: dict[str, ParameterSpec] = {
     "depth_slop": ParameterSpec(
         float, "seconds between the stamps of a frame and of its depth", ALWAYS, 0.0, 10.0
     ),
+    "ood_score_encoding": ParameterSpec(
+        str, "encoding of the published score", ALWAYS, choices=tuple(SCORE_ENCODINGS)
+    ),
     "overlay_alpha": ParameterSpec(
         float, "weight of the class colours in the overlay", ALWAYS, 0.0, 1.0
     ),
@@ -384,6 +388,7 @@ class Settings:
     smoothing: SmoothingRule | None
     objects: ObjectSettings
     points: PointSettings
+    ood_score_encoding: str
     overlay_alpha: float
     jpeg_quality: int
     max_rate: float
@@ -458,6 +463,7 @@ def resolve_settings(values: Mapping[str, Any], segmenter: Segmenter) -> Setting
         smoothing=SmoothingRule(seconds) if seconds > 0 else None,
         objects=objects,
         points=point_settings(values, objects.mounting),
+        ood_score_encoding=values["ood_score_encoding"],
         overlay_alpha=values["overlay_alpha"],
         jpeg_quality=values["jpeg_quality"],
         max_rate=values["max_rate"],

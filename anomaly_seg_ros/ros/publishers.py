@@ -28,6 +28,7 @@ from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.points import PointSettings, point_cloud
 from anomaly_seg_ros.ros.qos import QosEvents
 from anomaly_seg_ros.ros.range_maps import PointsError
+from anomaly_seg_ros.ros.score_encoding import encode_score
 
 try:
     from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
@@ -175,6 +176,7 @@ class Outputs:
         mask = cast(np.ndarray, prediction.mask)
         confidence = cast(np.ndarray, prediction.confidence)
         quality, alpha = settings.jpeg_quality, settings.overlay_alpha
+        encoding = settings.ood_score_encoding
 
         @cache
         def objects() -> list[TrackedObject]:
@@ -195,7 +197,7 @@ class Outputs:
             "open_set_mask/compressed": lambda: png_message(mask, header),
             "open_set_labels": lambda: image_message(open_set_labels, "mono8", header),
             "open_set_labels/compressed": lambda: png_message(open_set_labels, header),
-            "ood_score": lambda: image_message(score, "32FC1", header),
+            "ood_score": lambda: image_message(encode_score(score, encoding), encoding, header),
             "confidence": lambda: image_message(confidence, "mono8", header),
             "camera_info": lambda: restamped(camera_info, header),
             "unknown_objects": lambda: detection_array(objects(), header, self._unknown_label),

@@ -26,6 +26,7 @@ from anomaly_seg_ros.bags.reader import Frame
 from anomaly_seg_ros.errors import DiscoveryError, ImageError, OutputError
 from anomaly_seg_ros.ros.discovery import discovery_hints
 from anomaly_seg_ros.ros.messages import show_data
+from anomaly_seg_ros.ros.score_encoding import SCORE_ENCODINGS, decode_score
 from anomaly_seg_ros.ros.stamps import header_at, nanoseconds_of
 
 # An unanswered frame is published again after this time, because best effort may have lost it, and
@@ -278,14 +279,17 @@ def message_from_frame(frame: Frame) -> Image | CompressedImage:
 
 
 def _array(message: Image, name: str) -> np.ndarray:
-    dtypes = {"mono8": np.uint8, "32FC1": np.float32}
+    """Returns labels or a mask as uint8; a score as float32, whatever its encoding."""
+    is_score = name == "ood_score"
+    dtypes = {k: v for k, (v, _) in SCORE_ENCODINGS.items()} if is_score else {"mono8": np.uint8}
     shape = (message.height, message.width)
     dtype = dtypes.get(message.encoding)
     if dtype is None or len(message.data) != np.dtype(dtype).itemsize * shape[0] * shape[1]:
         raise ImageError(
             f"~/{name}: unexpected {message.encoding} image, {len(message.data)} bytes for {shape}"
         )
-    return np.frombuffer(message.data, dtype).reshape(shape)
+    values = np.frombuffer(message.data, dtype).reshape(shape)
+    return decode_score(values, message.encoding) if is_score else values
 
 
 class AnswerFile:

@@ -51,9 +51,12 @@ def street(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def array_of(message: Image) -> np.ndarray:
-    dtype, channels = {"mono8": (np.uint8, 1), "32FC1": (np.float32, 1), "rgb8": (np.uint8, 3)}[
-        message.encoding
-    ]
+    dtype, channels = {
+        "mono8": (np.uint8, 1),
+        "mono16": (np.uint16, 1),
+        "32FC1": (np.float32, 1),
+        "rgb8": (np.uint8, 3),
+    }[message.encoding]
     assert message.step == message.width * channels * np.dtype(dtype).itemsize  # unpadded
     data = np.frombuffer(message.data, dtype).reshape(message.height, message.width, channels)
     return data[..., 0] if channels == 1 else data

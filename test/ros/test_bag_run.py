@@ -186,6 +186,54 @@ def test_answers_are_taken_without_time_to_wait_for_them(bag: Path) -> None:
     assert sorted(answered) == [frame.stamp_ns for frame in frames]
 
 
+@pytest.mark.parametrize("encoding", ["32FC1", "mono16", "mono8", "rgb8"])
+def test_scores_of_every_encoding_are_read(bag: Path, encoding: str) -> None:
+    with BagReader(bag) as reader:
+        frame = next(reader.frames())
+        compressed = reader.image_topic.endswith("/compressed")
+    rclpy.init()
+    replayer = Replayer("/fake/detector", "/fake/image", compressed)
+    node = rclpy.create_node("fake")
+    values = {
+        "labels": np.full((2, 2), 3, np.uint8),
+        "open_set_mask": np.full((2, 2), 255, np.uint8),
+        # 0.2 is a multiple of both steps.
+        "ood_score": {
+            "32FC1": np.full((2, 2), 0.2, np.float32),
+            "mono16": np.full((2, 2), 13107, np.uint16),
+            "mono8": np.full((2, 2), 51, np.uint8),
+            "rgb8": np.zeros((2, 2, 3), np.uint8),
+        }[encoding],
+    }
+    try:
+        outputs = {
+            name: node.create_publisher(Image, f"/fake/detector/{name}", 10) for name in values
+        }
+        while not all(publisher.get_subscription_count() for publisher in outputs.values()):
+            time.sleep(0.01)
+        replayer.send(frame)
+        header = message_from_frame(frame).header
+        for name, publisher in outputs.items():
+            picture = encoding if name == "ood_score" else "mono8"
+            publisher.publish(image_message(values[name], picture, header))
+        answers, deadline = {}, time.monotonic() + 60
+        if encoding == "rgb8":
+            with pytest.raises(AnomalySegError, match="~/ood_score: unexpected rgb8"):
+                replayer.collect(60.0)
+            return
+        while not answers and time.monotonic() < deadline:
+            answers = replayer.collect(0.1)
+    finally:
+        replayer.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    (answer,) = answers.values()
+    np.testing.assert_allclose(answer.unit_score, np.float32(0.2), rtol=1e-6)
+    assert answer.unit_score.dtype == np.float32
+    assert (answer.labels == 3).all()
+    assert (answer.mask == 255).all()
+
+
 def test_a_frame_without_an_answer_is_lost_in_time(bag: Path) -> None:
     rclpy.init()
     replayer = Replayer("/nobody/detector", "/nobody/image")

@@ -117,7 +117,7 @@ def test_when_each_parameter_may_change():
     always = {"score_method", "threshold", "target_tpr", "overlay_alpha", "max_rate",
               "jpeg_quality", "on_out_of_memory", "frame_timeout", "late_after", "stuck_after",
               "recovery_attempts", "bit_depth", "temporal_smoothing", "camera_height",
-              "camera_pitch", "camera_pitch_std", "depth_slop"}  # fmt: skip
+              "camera_pitch", "camera_pitch_std", "depth_slop", "ood_score_encoding"}  # fmt: skip
     always |= {name for name in PARAMETERS if name.startswith(("object_", "points_"))}
     always -= {"points_frame"}
     model = {"model", "device", "precision", "backend", "cuda_graphs", "inference_mode",
