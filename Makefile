@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo segment live test test-all test-rest test-exhaustive check check-packages evaluate fuzz lint format train fine-tune recipe study \
+.PHONY: help demo segment live test test-all test-rest test-exhaustive check check-packages conventions evaluate fuzz lint format train fine-tune recipe study \
 	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
@@ -94,6 +94,9 @@ lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types
 	@$(PY) -m ruff format --check .
 	@$(VENV)/bin/lint-imports --no-cache --no-logo
 	@$(PY) -m mypy
+
+conventions: ## Run ROS 2's own linters: ament_copyright, flake8, pep257, xmllint (from apt)
+	@tools/check_conventions.sh
 
 format: $(VENV)/.dev ## Put the code into the project's format
 	@$(PY) -m ruff check --fix .

@@ -66,6 +66,7 @@ setup(
     license=MANIFEST.findtext("license"),
     maintainer=MANIFEST.findtext("maintainer"),
     maintainer_email=MANIFEST.find("maintainer").get("email"),
+    project_urls={url.get("type"): url.text for url in MANIFEST.iter("url")},
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: package_files()},

@@ -100,6 +100,28 @@ def test_manifest_is_valid_format_3_for_ament_python(manifest):
     assert manifest.licenses == ["Apache-2.0"]
 
 
+SCHEMA = Path("/usr/share/ament_xmllint/xml-catalog/download.ros.org/schema/package_format3.xsd")
+
+
+@pytest.mark.skipif(not SCHEMA.is_file(), reason="Debian's python3-ament-xmllint is not installed")
+def test_manifest_holds_to_the_schema(tmp_path):
+    text = (REPOSITORY / "package.xml").read_text()
+    misplaced = text.replace("<package format", "<package url='' format")
+    for content, valid in ((text, True), (misplaced, False)):
+        (tmp_path / "package.xml").write_text(content)
+        done = subprocess.run(
+            ["ament_xmllint", str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) is valid, done.stderr
+
+
+def test_addresses_are_the_manifest_s_and_lead_nowhere_or_to_https(manifest, setup_arguments):
+    urls = {url.type: url.url for url in manifest.urls}
+    assert set(urls) == {"website", "repository", "bugtracker"}
+    assert all(url.startswith("https://") for url in urls.values())
+    assert setup_arguments["project_urls"] == urls
+
+
 def test_setup_takes_name_and_version_from_the_manifest(manifest, setup_arguments):
     assert setup_arguments["name"] == manifest.name == "anomaly_seg_ros"
     assert setup_arguments["version"] == manifest.version

@@ -382,14 +382,14 @@ def _summary(network: nn.Module, part: str, paths: tuple[str, ...]) -> Trained:
 
 class _Float32Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:  # noqa: ANN001
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Sequence[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = (list(stride), list(padding), list(dilation))
+        ctx.geometry = [list(values) for values in geometry]  # stride, padding, dilation
         groups = weight.shape[0]
-        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, groups)
+        return F.conv2d(x, weight.to(x.dtype), None, *geometry, groups)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad.float(),

