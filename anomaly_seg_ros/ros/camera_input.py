@@ -16,6 +16,7 @@ from anomaly_seg_ros.io.bit_depth import BitDepth
 from anomaly_seg_ros.ros.arrival import Arrival, StampCheck, StampVerdict, receiver
 from anomaly_seg_ros.ros.counters import FrameCounts, RateLimiter
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
+from anomaly_seg_ros.ros.qos_overrides import OF_PARAMETERS, overriding
 from anomaly_seg_ros.ros.range_maps import GROUND, RangeMaps
 from anomaly_seg_ros.ros.reports import CameraReport
 from anomaly_seg_ros.ros.stamps import nanoseconds_of
@@ -66,7 +67,6 @@ class CameraInput:
     def subscribe(self) -> None:
         """Start listening, as the node's current parameters say."""
         values = {name: self._node.get_parameter(name).value for name in _PARAMETERS}
-        profile = input_profile(values["qos_reliability"], values["qos_depth"])
         transport = values["image_transport"]
         self.topic = self._image_topic(transport)
         self._forget()
@@ -77,8 +77,9 @@ class CameraInput:
                 message_type,
                 topic,
                 callback,
-                profile,
+                input_profile(values["qos_reliability"], values["qos_depth"]),
                 event_callbacks=self._qos_events.of_subscription(topic),
+                qos_overriding_options=overriding(self._node, topic, OF_PARAMETERS),
             )
             for message_type, topic, callback in (
                 (kind, self.topic, receiver(self._on_image)),

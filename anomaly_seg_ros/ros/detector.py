@@ -37,6 +37,7 @@ from anomaly_seg_ros.ros.model import load_model, say_if_uncalibrated
 from anomaly_seg_ros.ros.pipeline import Pipeline
 from anomaly_seg_ros.ros.publishers import Outputs
 from anomaly_seg_ros.ros.qos import QosEvents
+from anomaly_seg_ros.ros.qos_overrides import unused_overrides
 from anomaly_seg_ros.ros.range_maps import GROUND
 from anomaly_seg_ros.ros.rclpy_errors import guard_services
 from anomaly_seg_ros.ros.reports import Report
@@ -138,6 +139,7 @@ class Detector(LifecycleNode):
                 self._subscribe()
             for outputs in self._outputs.values():
                 outputs.publish_label_info()
+            self._tell_unused_overrides()
         except Exception as error:  # noqa: BLE001
             self._fail(f"activate failed: {in_one_line(error)}")
             return TransitionCallbackReturn.ERROR
@@ -200,6 +202,13 @@ class Detector(LifecycleNode):
         for note in notes[self._notes_told :]:
             self.get_logger().warning(note)
         self._notes_told = len(notes)
+
+    def _tell_unused_overrides(self) -> None:
+        later = [topic for camera in self._cameras for topic in camera.range_maps.topics]
+        for name in unused_overrides(self, later) if self._enabled else ():
+            self.get_logger().warning(
+                f"parameter '{name}' is ignored: no such topic, or policy that may be overridden"
+            )
 
     def _tell_transport(self) -> None:
         if self._transport.discovery_trouble:
@@ -325,7 +334,7 @@ class Detector(LifecycleNode):
         try:
             for parameter in changed:
                 parameters.check_change(parameter.name, parameter.value, self.state)
-            if segmenter is not None:
+            if segmenter is not None and any(p.name in parameters.PARAMETERS for p in changed):
                 values = parameters.values_of(self) | {p.name: p.value for p in changed}
                 settings = parameters.resolve_settings(values, segmenter)
                 if "score_method" in (parameter.name for parameter in changed):

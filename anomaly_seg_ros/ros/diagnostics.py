@@ -15,6 +15,7 @@ from rclpy.timer import Timer
 
 from anomaly_seg_ros.inference.preprocessing import Framing
 from anomaly_seg_ros.ros.counters import OUTCOMES, FrameCounts
+from anomaly_seg_ros.ros.qos_overrides import overriding
 from anomaly_seg_ros.ros.reports import CameraReport, Report
 from anomaly_seg_ros.ros.watchdog import (
     Condition,
@@ -23,6 +24,9 @@ from anomaly_seg_ros.ros.watchdog import (
     transport_conditions,
 )
 from anomaly_seg_ros.system.memory import peak_memory
+
+# What the message asks for where no hardware stands behind a status.
+_NO_HARDWARE = "none"
 
 
 def statuses(report: Report) -> list[DiagnosticStatus]:
@@ -54,7 +58,7 @@ def _model(report: Report) -> DiagnosticStatus:
             "label_info": report.label_info,
         }
         values |= {f"note {n}": note for n, note in enumerate(report.segmenter.notes, 1)}
-    return _status(report, "model", level, message, values)
+    return _status(report, "model", level, message, values, _device(report))
 
 
 def _framing(framing: Framing) -> dict[str, object]:
@@ -100,7 +104,7 @@ def _input(
     for topic, policy in sorted(report.incompatible_qos.items()):
         values[f"incompatible QoS: {topic}"] = policy
     fine = "frames arrive" if report.listening else "no frames are expected"
-    return _judged(report, task, fine, values, conditions)
+    return _judged(report, task, fine, values, conditions, str(values["topic"]))
 
 
 def _latency(report: Report) -> DiagnosticStatus:
@@ -112,7 +116,12 @@ def _latency(report: Report) -> DiagnosticStatus:
         values[f"{stage}_p99_ms"] = f"{summary.p99:.3f}"
         values[f"{stage}_max_ms"] = f"{summary.maximum:.3f}"
     conditions = inference_conditions(report)
-    return _judged(report, "latency", f"{rate:.2f} frames/s", values, conditions)
+    fine = f"{rate:.2f} frames/s"
+    return _judged(report, "latency", fine, values, conditions, _device(report))
+
+
+def _device(report: Report) -> str:
+    return _NO_HARDWARE if report.segmenter is None else str(report.segmenter.device)
 
 
 def _transport(report: Report) -> DiagnosticStatus:
@@ -126,6 +135,7 @@ def _judged(
     fine: str,
     values: Mapping[str, object],
     conditions: Sequence[Condition],
+    hardware: str = _NO_HARDWARE,
 ) -> DiagnosticStatus:
     """Make a status with the level of the worst condition, or ``fine`` without any."""
     level, message = DiagnosticStatus.OK, fine
@@ -133,17 +143,22 @@ def _judged(
         worst = max(conditions, key=lambda condition: condition.level)
         level, message = bytes([worst.level]), worst.text
     told = {f"condition: {condition.kind}": condition.text for condition in conditions}
-    return _status(report, task, level, message, {**values, **told})
+    return _status(report, task, level, message, {**values, **told}, hardware)
 
 
 def _status(
-    report: Report, task: str, level: bytes, message: str, values: Mapping[str, object]
+    report: Report,
+    task: str,
+    level: bytes,
+    message: str,
+    values: Mapping[str, object],
+    hardware: str,
 ) -> DiagnosticStatus:
     return DiagnosticStatus(
         level=level,
         name=f"{report.node}: {task}",
         message=message,
-        hardware_id="" if report.segmenter is None else str(report.segmenter.device),
+        hardware_id=hardware,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
 
@@ -176,7 +191,9 @@ class Reporter:
         self._node = node
         self._observe = observe
         self._clock = clock
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", 10, qos_overriding_options=overriding(node)
+        )
         self._older = self._newer = _Mark()
         self._said: object = None
         self._timer: Timer | None = None

@@ -29,23 +29,31 @@ from anomaly_seg_ros.io.safe_yaml_json import read_yaml, short_repr
 from anomaly_seg_ros.objects.smoothing import SmoothingRule
 from anomaly_seg_ros.ros.objects import ObjectSettings, object_settings
 from anomaly_seg_ros.ros.points import PointSettings, point_settings
+from anomaly_seg_ros.ros.qos_overrides import DEEPEST, PREFIX, check_overrides
 from anomaly_seg_ros.ros.range_maps import SOURCES
 from anomaly_seg_ros.ros.score_encoding import SCORE_ENCODINGS
 from anomaly_seg_ros.scores import SCORES
 from anomaly_seg_ros.system.resources import config_path
 
 ALWAYS, INACTIVE, UNCONFIGURED = "always", "inactive", "unconfigured"
+READ_ONLY = "read-only"
 # The lifecycle states in which a parameter of each kind may change.
 CHANGEABLE_IN = {
     ALWAYS: ("unconfigured", "inactive", "active"),
     INACTIVE: ("unconfigured", "inactive"),
     UNCONFIGURED: ("unconfigured",),
+    READ_ONLY: (),
 }
 HOW_TO_CHANGE = {
     INACTIVE: "deactivate the node first",
     UNCONFIGURED: "deactivate and clean up the node first",
+    READ_ONLY: "start the node with another value",
 }
-
+# The same for tools that describe a parameter; they know ``read_only``.
+_WHEN = {
+    INACTIVE: "cannot change while active",
+    UNCONFIGURED: "changes only while unconfigured",
+}
 
 FAIL, TILE = "fail", "tile"
 ON_OUT_OF_MEMORY = (FAIL, TILE)
@@ -66,9 +74,13 @@ class ParameterSpec:
 
     def descriptor(self) -> ParameterDescriptor:
         """Return the descriptor for ROS tools: ``ros2 param describe``, rqt_reconfigure."""
-        descriptor = ParameterDescriptor(description=self.description)
-        if self.choices:
-            descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
+        descriptor = ParameterDescriptor(
+            description=self.description, read_only=self.changes == READ_ONLY
+        )
+        constraints = ["one of: " + ", ".join(self.choices)] if self.choices else []
+        if self.changes in _WHEN:
+            constraints.append(_WHEN[self.changes])
+        descriptor.additional_constraints = "; ".join(constraints)
         if self.kind is int:
             limits = IntegerRange(from_value=self.minimum, to_value=self.maximum, step=1)
             descriptor.integer_range = [limits]
@@ -290,11 +302,11 @@ PARAMETERS: dict[str, ParameterSpec] = {
         0,
         16,
     ),
-    "qos_depth": ParameterSpec(int, "QoS queue depth of the input", INACTIVE, 1, 1000),
+    "qos_depth": ParameterSpec(int, "QoS queue depth of the input", INACTIVE, 1, DEEPEST),
     "diagnostics_period": ParameterSpec(
         float, "seconds between messages on /diagnostics", INACTIVE, 0.05, 3600.0
     ),
-    "autostart": ParameterSpec(bool, "configure and activate when the node starts", INACTIVE),
+    "autostart": ParameterSpec(bool, "configure and activate when the node starts", READ_ONLY),
 }
 
 
@@ -325,6 +337,7 @@ def declare(node: Node) -> None:
     Raises:
         ParameterError: An override is out of range or of the wrong type.
     """
+    check_overrides(node)
     overrides = getattr(node, "_parameter_overrides", {})
     for name, default in read_defaults().items():
         spec = PARAMETERS[name]
@@ -333,7 +346,7 @@ def declare(node: Node) -> None:
         node.declare_parameter(name, value, spec.descriptor(), ignore_override=True)
     # rclpy silently ignores undeclared names, such as misspelt ones.
     for name in overrides:
-        if name not in (*PARAMETERS, *_RCLPY) and not name.startswith("qos_overrides."):
+        if name not in (*PARAMETERS, *_RCLPY) and not name.startswith(PREFIX):
             node.get_logger().warning(f"unknown parameter '{name}' is ignored{_instead(name)}")
 
 

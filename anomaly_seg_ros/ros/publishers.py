@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float32, Header
 
@@ -26,7 +25,8 @@ from anomaly_seg_ros.ros.messages import image_message, jpeg_message, png_messag
 from anomaly_seg_ros.ros.objects import ObjectStage, detection_array
 from anomaly_seg_ros.ros.parameters import Settings
 from anomaly_seg_ros.ros.points import PointSettings, point_cloud
-from anomaly_seg_ros.ros.qos import QosEvents
+from anomaly_seg_ros.ros.qos import QosEvents, latched, newest_only
+from anomaly_seg_ros.ros.qos_overrides import overriding
 from anomaly_seg_ros.ros.range_maps import PointsError
 from anomaly_seg_ros.ros.score_encoding import encode_score
 
@@ -35,12 +35,6 @@ try:
 except ImportError:  # it comes with apt, not from PyPI
     Detection2DArray = LabelInfo = VisionClass = None
 
-RELIABLE_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 # Topic below the node's name -> type.
 FRAME_TOPICS: dict[str, type] = {
     "labels": Image,
@@ -103,16 +97,17 @@ class Outputs:
             topic: node.create_lifecycle_publisher(
                 kind,
                 f"{parent}{topic}",
-                RELIABLE_NEWEST,
+                newest_only(),
                 event_callbacks=qos_events.of_publisher(
                     node.resolve_topic_name(f"{parent}{topic}")
                 ),
+                qos_overriding_options=overriding(node),
             )
             for topic, kind in FRAME_TOPICS.items()
         }
         if LabelInfo is not None:
             self._publishers["label_info"] = node.create_lifecycle_publisher(
-                LabelInfo, f"{parent}label_info", LATCHED
+                LabelInfo, f"{parent}label_info", latched()
             )
 
     def destroy(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of service: the input's profile, and publishers and subscribers that do not match."""
+"""Quality of service: profiles, and publishers and subscribers that do not match."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.logging import RcutilsLogger
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -16,9 +21,26 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 
+# Profiles are made anew for each topic, because rclpy writes the overrides of a topic into them.
+
+
 def input_profile(reliability: str, depth: int) -> QoSProfile:
     """Returns the input's profile from the parameters ``qos_reliability`` and ``qos_depth``."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
+
+
+def newest_only() -> QoSProfile:
+    """Returns the profile of the outputs."""
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def latched() -> QoSProfile:
+    """Returns the profile of ``~/label_info``, which Nav2 asks for: no policy may be another."""
+    return QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
 
 
 class QosEvents:

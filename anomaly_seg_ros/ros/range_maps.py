@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 
 from anomaly_seg_ros.errors import ImageError
 from anomaly_seg_ros.ros.qos import QosEvents, input_profile
+from anomaly_seg_ros.ros.qos_overrides import overriding
 from anomaly_seg_ros.ros.stamps import seconds_of
 
 try:
@@ -74,7 +75,13 @@ class RangeMaps:
                 self._keep,
                 input_profile("best_effort", KEPT),
                 event_callbacks=self._qos_events.of_subscription(topic),
+                qos_overriding_options=overriding(self._node),
             )
+
+    @property
+    def topics(self) -> list[str]:
+        """Full names of the topics that it may subscribe to."""
+        return [self._resolve(source) for source in TYPES]
 
     def _keep(self, message: Any) -> None:
         self._newest.append(message)

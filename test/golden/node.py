@@ -36,6 +36,7 @@ TIMEOUT_S = 150.0
 OF_INSTALLATION = (
     *("label_info", "unknown_objects", "get_type_description", "start_type_description_service"),
 )
+QOS = "qos_overrides."
 SETTLED_S = 2.0  # the graph is complete when nothing was added for so long
 RESEND_S = 2.0
 RELIABLE = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
@@ -112,8 +113,7 @@ class Client:
 
     def parameters(self) -> dict[str, Any]:
         """Name -> type, value, description, range and the rest of the descriptor."""
-        listed = self.call(ListParameters, "list_parameters", ListParameters.Request())
-        names = sorted(n for n in listed.result.names if n not in OF_INSTALLATION)
+        names = [n for n in self._parameter_names() if not n.startswith(QOS)]
         request = DescribeParameters.Request(names=names)
         described = self.call(DescribeParameters, "describe_parameters", request).descriptors
         request = GetParameters.Request(names=names)
@@ -132,6 +132,28 @@ class Client:
                 "dynamic typing": descriptor.dynamic_typing,
             }
         return table
+
+    def qos_overrides(self) -> dict[str, str]:
+        """Topic and publisher or subscription -> the policies that parameters may override."""
+        names = [n for n in self._parameter_names() if n.startswith(QOS)]
+        request = GetParameters.Request(names=names)
+        values = self.call(GetParameters, "get_parameters", request).values
+        table: dict[str, str] = {}
+        for name, value in zip(names, values, strict=True):
+            topic, entity, policy = name.removeprefix(QOS).rsplit(".", 2)
+            told = f"{policy} {rclpy.parameter.parameter_value_to_python(value)}"
+            key = f"{self.short(topic)} {entity}"
+            table[key] = f"{table[key]}, {told}" if key in table else told
+        return table
+
+    def _parameter_names(self) -> list[str]:
+        listed = self.call(ListParameters, "list_parameters", ListParameters.Request())
+        # Names of topics have no dots.
+        return sorted(
+            name
+            for name in listed.result.names
+            if not name.removeprefix(QOS).split(".")[0].endswith(OF_INSTALLATION)
+        )
 
     def graph(self) -> dict[str, Any]:
         """What the detector publishes, subscribes to and serves: types, and QoS of topics."""

@@ -260,6 +260,7 @@ def make_node(folder: Path) -> Any:
     """Parameters, topics, services and refusals of a node as it starts, and of two cameras."""
     with _node_module().detector(detector_command(), folder) as client:
         found = {"parameters": client.parameters(), "active": client.graph()}
+        found["QoS overrides"] = client.qos_overrides()
         found["refused while active"] = {
             f"{name}: {value!r}": client.set(**{name: value}) for name, value in REFUSED
         }

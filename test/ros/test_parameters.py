@@ -136,11 +136,19 @@ def test_when_each_parameter_may_change():
         return names
 
     assert changeable("active") == always
-    assert changeable("inactive") == set(defaults) - model
-    assert changeable("unconfigured") == set(defaults)
+    never = {"autostart"}
+    assert changeable("inactive") == set(defaults) - model - never
+    assert changeable("unconfigured") == set(defaults) - never
 
 
-def test_descriptors_tell_ranges():
+def test_descriptors_tell_ranges_choices_and_when_a_value_may_change():
+    defaults = read_defaults()
+    when = {
+        "always": ("", False),
+        "inactive": ("cannot change while active", False),
+        "unconfigured": ("changes only while unconfigured", False),
+        "read-only": ("", True),
+    }
     for name, spec in PARAMETERS.items():
         descriptor = spec.descriptor()
         assert descriptor.description, name
@@ -148,6 +156,12 @@ def test_descriptors_tell_ranges():
         assert bool(ranges) == (spec.kind in (int, float)), name
         for limits in ranges:
             assert (limits.from_value, limits.to_value) == (spec.minimum, spec.maximum)
+            assert limits.from_value <= defaults[name] <= limits.to_value, name
+        words, read_only = when[spec.changes]
+        assert descriptor.read_only == read_only, name
+        choices = f"one of: {', '.join(spec.choices)}" if spec.choices else ""
+        told = "; ".join(filter(None, [choices, words]))
+        assert descriptor.additional_constraints == told, name
 
 
 def test_auto_is_the_models_own_score(segmenter):
