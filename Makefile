@@ -31,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help demo segment live test test-all test-rest test-exhaustive check check-packages conventions evaluate fuzz lint format train fine-tune recipe study \
-	inspect-networks check-export colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
+	inspect-networks check-export check-launch colcon lock latest clean distclean benchmark benchmark-metrics gpu-run
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -141,6 +141,9 @@ check-export: $(VENV)/.dev ## Every network through torch.compile, torch.export,
 
 colcon: $(VENV)/.runtime ## Build as a ROS package and run an executable of it
 	@tools/check_colcon.sh
+
+check-launch: colcon $(VENV)/.dev ## Test the launch file with checkouts of ros2/launch and ros2/launch_ros [LAUNCH=folder LAUNCH_ROS=folder]
+	@tools/check_launch.sh "$(LAUNCH)" "$(LAUNCH_ROS)"
 
 lock: $(VENV)/.dev ## Renew requirements/locked/ from requirements/*.txt [ARGS=--upgrade]
 	@UV="$(abspath $(VENV))/bin/uv" tools/lock.sh $(ARGS)

@@ -88,6 +88,19 @@ def test_every_named_module_exists(page: Path):
             assert parts[-1] in definitions(holder), f"{name_of(page)} names {module}"
 
 
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_every_command_named_exists(page: Path):
+    """Targets of make, tests and scripts of the checkout, in code."""
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", page.read_text(encoding="utf-8"), re.S))
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    named = set(re.findall(r"(?:^|[`\"'&] ?)make ([a-z-]+)", code, re.M))
+    assert named <= targets, f"{name_of(page)} names unknown targets: {named - targets}"
+    files = re.findall(r"(?<![\w./-])((?:test|tools|\.ci)/[\w./-]+)", code)
+    absent = [path for path in files if not (REPOSITORY / path).exists()]
+    assert not absent, f"{name_of(page)} names {absent}"
+
+
 def headings(page: Path) -> set[str]:
     """Anchors as GitHub makes them."""
     lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)

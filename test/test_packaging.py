@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -240,17 +241,23 @@ def test_core_imports_only_what_its_requirements_bring():
         assert not foreign, f"{path} imports {foreign}, not in {files}"
 
 
-def test_readme_names_only_make_targets_that_exist():
-    readme = REPOSITORY / "README.md"
-    if not readme.is_file():
-        pytest.skip("no README.md yet")
-    text = readme.read_text()
-    makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
-    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, re.S))
-    named = set(re.findall(r"\bmake ([a-z-]+)\b", code))
-    assert {"demo", "test"} <= named
-    assert named <= targets, f"README names unknown targets: {named - targets}"
+def test_quality_declaration_answers_every_requirement():
+    """As the chart of levels in REP 2004 numbers them."""
+    counts = {1: 6, 2: 5, 3: 5, 4: 5, 5: 3, 6: 1, 7: 1}
+    roman = ("i", "ii", "iii", "iv", "v", "vi")
+    text = (REPOSITORY / "QUALITY_DECLARATION.md").read_text()
+    rows = re.findall(r"^\| ([1-7]\.[^|]*)\|", text, re.M)
+    answered = re.findall(r"\d\.[iv]+", " ".join(rows))
+    assert answered == [f"{n}.{number}" for n, count in counts.items() for number in roman[:count]]
+
+
+def test_rosdoc2_finds_its_configuration_and_what_that_names(manifest):
+    (name,) = (export.content for export in manifest.exports if export.tagname == "rosdoc2")
+    attic, config = yaml.safe_load_all((REPOSITORY / name).read_text())
+    assert attic == {"type": "rosdoc2 config", "version": 1}
+    (builder,) = config["builders"]
+    assert (REPOSITORY / config["settings"]["python_source"] / "__init__.py").is_file()
+    assert (REPOSITORY / builder["sphinx"]["user_doc_dir"] / "architecture.md").is_file()
 
 
 def test_make_help_lists_every_public_target():

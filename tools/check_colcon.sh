@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly colcon_venv=".venv-colcon"
-readonly venv="${VENV:-.venv}"
+readonly venv="$(realpath "${VENV:-.venv}")"
 readonly prefix="install/anomaly_seg_ros"
 readonly node_seconds=120 # loading torch and a model takes long on busy cores
 readonly executables="dataset_to_bag demo detector evaluate_bag evaluate_folder inspect_model"
@@ -50,7 +50,7 @@ set +u # colcon's setup files read variables that may be unset
 source install/setup.bash
 set -u
 cd / # nothing may come from the checkout
-export PATH="$root/$venv/bin:$PATH"
+export PATH="$venv/bin:$PATH"
 for name in $executables; do
   [[ "$name" == detector ]] && continue # a node runs until it is stopped
   "$root/$prefix/lib/anomaly_seg_ros/$name" --help >/dev/null || fail "$name does not start"
