@@ -112,7 +112,13 @@ def _entered(calls: dict[tuple, tuple], part: str) -> float:
 
 def _endless(stream: ViewDataset, batch_size: int, workers: int) -> Iterator[object]:
     sampler = StepSampler(batch_size, 0, 10**9)
-    return iter(DataLoader(stream, batch_size, sampler=sampler, num_workers=workers))
+    loader = DataLoader(
+        *(stream, batch_size),
+        sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # as training/data/stream.py
+    )
+    return iter(loader)
 
 
 def _take(loader: Iterator[object], count: int) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,18 @@ def test_a_resumed_stream_goes_on(capfd) -> None:
 def test_workers_change_nothing() -> None:
     alone = numbers(SampleStream(Numbered(), 2, 4, ranks()).batches(0))
     assert numbers(SampleStream(Numbered(), 2, 4, ranks(), workers=2).batches(0)) == alone
+
+
+def test_workers_share_the_data_set_whatever_python_prefers() -> None:
+    shared = Numbered()
+    shared.not_to_be_pickled = lambda: None
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # the default of Python 3.14
+    try:
+        batches = numbers(SampleStream(shared, 2, 1, ranks(), workers=1).batches(0))
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert batches == [[0, 1]]
 
 
 def test_a_batch_is_described_by_its_samples() -> None:

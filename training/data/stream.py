@@ -96,6 +96,8 @@ class SampleStream:
             batch_size=self.micro_size,
             sampler=sampler,
             num_workers=self.workers,
+            # Workers share the data set; what Python 3.14 prefers would pickle it for each.
+            multiprocessing_context="fork" if self.workers else None,
             prefetch_factor=_PREFETCH if self.workers else None,
             pin_memory=torch.cuda.is_available(),
             drop_last=True,
