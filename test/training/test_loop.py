@@ -33,6 +33,7 @@ from training.data.mixing.mixed_views import MixedBatch
 from training.engine import storage
 from training.engine.distributed import Distributed
 from training.engine.loop import LoopOptions, Trainer
+from training.engine.steps import resolved_precision
 from training.losses import build_loss
 from training.losses.base import Objective
 
@@ -491,6 +492,28 @@ class TestFullDisk:
 def test_an_unknown_precision_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="fp64"):
         trainer(tmp_path, precision="fp64")
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "expected"),
+    [
+        ("cuda", {}, "bf16"),
+        ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ("cpu", {}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_hardware_multiplies_it(
+    device: str, capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolved_precision(torch.device(device), "auto") == expected
+    assert resolved_precision(torch.device(device), "fp32") == "fp32"
+
+
+def test_auto_of_an_older_torch_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolved_precision(torch.device("cpu"), "auto") == "fp32"
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
