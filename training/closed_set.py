@@ -28,7 +28,7 @@ from training.class_bias import balance_classes
 from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
 from training.data.views import ViewDataset, view_options
-from training.engine.config import check_range
+from training.engine.config import check_range, without_folders
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.schedule import build_optimizer, steps_of
@@ -103,7 +103,8 @@ def write_model(run: Run, network: nn.Module, metadata: ModelMetadata, data: Tra
         f"validation: mIoU {matrix.mean_iou():.4f}, pixel accuracy {matrix.pixel_accuracy():.4f}"
     )
     print("  IoU " + " ".join(f"{x:.3f}" for x in np.nan_to_num(matrix.iou())))
-    metadata = replace(metadata, provenance={**metadata.provenance, "training": config})
+    told = {**metadata.provenance, "training": without_folders(config)}
+    metadata = replace(metadata, provenance=told)
     network = as_described(network, metadata)
     path = run.folder / "final.safetensors"
     # Before the calibration: should that fail, training.calibrate goes on from here.

@@ -37,6 +37,7 @@ from training.data.mixing.mixed_views import MixedViewDataset
 from training.data.mixing.mixer import build_mixer
 from training.data.stream import SampleStream
 from training.data.views import view_options
+from training.engine.config import without_folders
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.players import joined
@@ -212,7 +213,7 @@ def write_model(
         inference_size=tuple(config["inference_size"]) or metadata.inference_size,
         provenance={
             "start": {"name": metadata.name, **metadata.provenance},
-            "fine_tuning": config,
+            "fine_tuning": without_folders(config),
             "validation": best,
         },
         # Those of the start model do not apply to the new weights.

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from anomaly_seg_ros.errors import ParameterError
-from training.engine.config import CONFIGS, changed_keys, load_config, to_dataclass
+from training.engine.config import (
+    CONFIGS,
+    changed_keys,
+    load_config,
+    to_dataclass,
+    without_folders,
+)
 
 DEFAULTS = """
 steps: 100
@@ -123,6 +129,13 @@ def test_changed_keys_are_dotted() -> None:
     old = {"a": 1, "b": {"c": 2, "d": 3}}
     assert changed_keys(old, {"a": 1, "b": {"c": 5}, "e": 1}) == ["b.c", "b.d", "e"]
     assert changed_keys(old, old) == []
+
+
+def test_what_a_file_tells_of_a_configuration_has_no_folders() -> None:
+    given = {"model": "/home/me/runs/logits/final.safetensors", "size": (1, 2), "part": "all/none"}
+    told = without_folders({"data": {"drives": {"root": "/data/drives"}}, "sets": [given]})
+    assert told["data"] == {"drives": {"root": "drives"}}
+    assert told["sets"] == [{"model": "final.safetensors", "size": [1, 2], "part": "all/none"}]
 
 
 def test_options_from_nested_values() -> None:
