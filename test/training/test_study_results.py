@@ -217,8 +217,11 @@ def test_a_row_that_is_now_another_experiment_is_dropped(
     changed = copy.deepcopy(STUDY)
     changed["tables"]["losses"]["rows"]["none"].append("lr=1.0")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert list(read_results(tmp_path / "results.json")["findings"]) == ["Top-K helps"]
     assert main([*command, "--collect"]) == 0
-    assert list(read_results(tmp_path / "results.json")["tables"]["losses"]) == ["top-K"]
+    results = read_results(tmp_path / "results.json")
+    assert list(results["tables"]["losses"]) == ["top-K"]
+    assert results["findings"] == {}
 
 
 def test_what_was_measured_otherwise_is_dropped(tmp_path: Path, command: list[str]) -> None:

@@ -103,11 +103,12 @@ class Collector:
         findings = {}
         for finding in self._study.get("findings") or ():
             text = finding["finding"]
-            found = self._finding(finding) or results["findings"].get(text) or []
+            found = self._finding(finding)
+            if found is None and _same_rows(finding, results["tables"], tables):
+                found = results["findings"].get(text)
             # Those that are kept may be an older wording's.
-            if [{side: pair[side] for side in ("better", "worse")} for pair in found] == [
-                dict(pair) for pair in finding["pairs"]
-            ]:
+            sides = [{side: pair[side] for side in ("better", "worse")} for pair in found or ()]
+            if found and sides == [dict(pair) for pair in finding["pairs"]]:
                 findings[text] = found
         return {**_results(self._protocol), "tables": tables, "findings": findings}
 
@@ -172,6 +173,13 @@ class Collector:
                 }
             entries.append({"better": pair["better"], "worse": pair["worse"], "sets": by_set})
         return entries
+
+
+def _same_rows(finding: Mapping[str, Any], old: Results, new: Results) -> bool:
+    """Whether all rows that a finding compares have the entries that they had before."""
+    before, after = (tables.get(finding["table"], {}) for tables in (old, new))
+    rows = {row for pair in finding["pairs"] for row, _ in pair.values()}
+    return all(row in before and before[row] == after.get(row) for row in rows)
 
 
 def _figures(sampled: Sampled, than: Sampled | None) -> dict[str, dict[str, list[float]]]:
