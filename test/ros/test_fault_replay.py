@@ -65,7 +65,7 @@ def test_faults_of_every_kind_on_the_pictures_of_a_bag(tmp_path):
     assert results["frames"] >= 1900
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # five minutes
 @pytest.mark.timeout(1200)
 def test_a_hundred_thousand_frames(long_replay, domain, request, capsys):
     """The whole tool, with its defaults; its summary ends up in the test run's output."""
@@ -87,7 +87,7 @@ def test_a_hundred_thousand_frames(long_replay, domain, request, capsys):
     assert results["reproducibility"]["different"] == 0
 
 
-@pytest.mark.exhaustive  # part of the hundred thousand frames
+@pytest.mark.slow
 def test_the_detector_killed_and_restarted(tmp_path):
     weights = tmp_path / "small.safetensors"
     save_small_model(weights)
@@ -97,7 +97,7 @@ def test_the_detector_killed_and_restarted(tmp_path):
     assert all(results["answered_by_life"])
 
 
-@pytest.mark.exhaustive  # part of the hundred thousand frames
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_bytes(tmp_path):
     weights = tmp_path / "small.safetensors"
     save_small_model(weights)
