@@ -56,8 +56,7 @@ live: $(VENV)/.live ## The node on a bag, a video, pictures or a camera, in the 
 # Processes that share the tests; each takes up to 3 GB of memory.
 JOBS ?= 2
 FAST := -n $(JOBS) --dist loadfile -m "not slow and not thorough and not exhaustive"
-# The long replay comes first in its file, and its file first of all.
-REST := -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "(slow or thorough) and not exhaustive"
+REST := -n $(JOBS) --dist loadfile -m "(slow or thorough) and not exhaustive"
 
 test: $(VENV)/.dev ## Run the tests that every change needs, in minutes [TESTS="test/metrics -k ap"]
 	$(MESSAGES)

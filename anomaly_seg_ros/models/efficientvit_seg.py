@@ -128,7 +128,7 @@ class EfficientViTSeg(SegmentationNetwork):
 
     output_stride = 8
     size_multiple = 32
-    bf16 = False  # some points of mIoU and AP: docs/models.md
+    bf16 = False  # changes 1 to 4 % of the labels: docs/models.md
     trunk = ("backbone",)
     trainable_parts = MappingProxyType(
         {
