@@ -28,7 +28,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # test_targets.py asks the same of each
 @pytest.mark.timeout(600)
 def test_every_target_holds_for_a_moment(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
