@@ -32,7 +32,7 @@ from training.engine.config import check_range, without_folders
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.schedule import build_optimizer, steps_of
-from training.engine.steps import check_batch
+from training.engine.steps import check_batch, resolved_precision
 from training.losses.base import Objective
 from training.losses.cross_entropy import ClosedSetCrossEntropy
 from training.networks import (
@@ -126,6 +126,7 @@ def train(run: Run) -> None:
     start = build_start(config, data.taxonomy)
     check_keys(config, start)
     network, metadata = start.network, start.metadata
+    config["precision"] = resolved_precision(run.device, config["precision"], network.bf16)
     # Freezes what the forward pass does not use, such as auxiliary classifiers.
     trained = set_trainable(network, "all", batchnorm="train", frozen_parts="train")
     network.to(run.device, memory_format=torch.channels_last)

@@ -43,7 +43,7 @@ from training.engine.loop import LoopOptions, Trainer
 from training.engine.players import joined
 from training.engine.run_log import save_picture
 from training.engine.schedule import build_optimizer, steps_of
-from training.engine.steps import check_batch
+from training.engine.steps import check_batch, resolved_precision
 from training.flow.joint_density import JointDensity, build_joint_density
 from training.flow.pointwise_flow import FLOW_FILE
 from training.flow.synthetic_negatives import build_flow_negatives, samples_picture
@@ -272,6 +272,8 @@ def fine_tune(run: Run) -> None:
     loss: OpenSetLoss = build_loss(config["loss"]["name"], config["loss"]["options"])
     loss = loss.to(run.device)
     network, metadata = load_configured(config, loss, data.taxonomy)
+    # What the file and a resumed run go by.
+    config["precision"] = resolved_precision(run.device, config["precision"], network.bf16)
     loss.follow(network)
     check_head(config, network)
     check_sizes(config, network)

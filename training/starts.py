@@ -22,7 +22,7 @@ from anomaly_seg_ros.models.input_scaling import (
 )
 from anomaly_seg_ros.models.registry import build_network
 from anomaly_seg_ros.taxonomy import Taxonomy
-from training.engine.config import chosen
+from training.engine.config import chosen, without_folders
 from training.networks import head_prefix
 from training.pretrained import Loaded, is_trunk_file, load_imagenet, load_trunk, weights_of
 
@@ -93,7 +93,7 @@ def build_start(config: Mapping[str, Any], taxonomy: Taxonomy) -> Start:
         weights = weights_of(architecture, arguments)
         loaded = load_trunk(network, path, weights)
     scaling = EFFICIENTNET_LITE if architecture == "deeplab_v3plus_lite" else IMAGENET
-    provenance = {"start": {"name": start or "random weights"}}
+    provenance = {"start": {"name": without_folders(start) or "random weights"}}
     metadata = _describe(config, taxonomy, network, arguments, scaling, provenance)
     new = tuple(key for key in network.state_dict() if key not in set(loaded.kept))
     return Start(network.train(), metadata, loaded.kept, new, loaded.left_out)

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from training.data.corpora import Corpus, TrainingData
 from training.data.stream import SampleStream
 from training.data.views import ViewDataset, ViewOptions
+from training.engine.config import without_folders
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.run_log import save_picture
@@ -175,7 +176,7 @@ def train_flow(run: Run) -> None:
     if run.distributed.is_main:
         best = trainer.best_model()
         path = run.folder / "flow.safetensors"
-        save_flow(path, best, {"training": config, "best": trainer.best})
+        save_flow(path, best, {"training": without_folders(config), "best": trainer.best})
         run.say(f"wrote {path}: {trainer.best['value']:.3f} bits per dimension on held-out crops")
 
 

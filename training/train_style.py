@@ -31,6 +31,7 @@ from training.data.style.objective import Opponent, PerceptualDistance, StyleObj
 from training.engine.entry import Run, run_entry
 from training.engine.loop import LoopOptions, Trainer
 from training.engine.run_log import save_picture
+from training.engine.steps import resolved_precision
 from training.engine.storage import write_atomically
 
 # Seed of the held-out pairs, the same in every run to make runs comparable.
@@ -109,6 +110,7 @@ def train_style(run: Run) -> None:
             finite.
     """
     config = run.config
+    config["precision"] = resolved_precision(run.device, config["precision"])
     if run.distributed.world_size > 1:
         raise ParameterError("train_style: runs as one process; its networks are small")
     if config["size"] % STRIDE:

@@ -24,7 +24,6 @@ from anomaly_seg_ros.models.input_scaling import InputScaling
 from training.data.corpora import Corpus, TrainingData
 from training.data.held_out import MaskedFrame, NaturalFrames, mixed_held_out
 from training.engine.entry import Run
-from training.engine.steps import resolved_precision
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Viewer:
     def configured(cls, run: Run, metadata: ModelMetadata) -> Viewer:
         """A viewer for the validation of a run, in the training's precision."""
         size = tuple(run.config["validation"]["size"])
-        half = resolved_precision(run.device, run.config["precision"]) != "fp32"
+        half = run.config["precision"] != "fp32"
         return cls(metadata.input_scaling, run.device, size, len(metadata.classes), half)
 
     def to_input(self, image: np.ndarray) -> Tensor:

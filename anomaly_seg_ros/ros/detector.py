@@ -139,7 +139,6 @@ class Detector(LifecycleNode):
                 self._subscribe()
             for outputs in self._outputs.values():
                 outputs.publish_label_info()
-            self._tell_unused_overrides()
         except Exception as error:  # noqa: BLE001
             self._fail(f"activate failed: {in_one_line(error)}")
             return TransitionCallbackReturn.ERROR
@@ -205,9 +204,9 @@ class Detector(LifecycleNode):
 
     def _tell_unused_overrides(self) -> None:
         later = [topic for camera in self._cameras for topic in camera.range_maps.topics]
-        for name in unused_overrides(self, later) if self._enabled else ():
+        for name in unused_overrides(self, later):
             self.get_logger().warning(
-                f"parameter '{name}' is ignored: no such topic, or policy that may be overridden"
+                f"parameter '{name}' is ignored: no topic of the node takes it"
             )
 
     def _tell_transport(self) -> None:
@@ -305,6 +304,7 @@ class Detector(LifecycleNode):
     def _subscribe(self) -> None:
         for camera in self._cameras:
             camera.subscribe()
+        self._tell_unused_overrides()
 
     def _unsubscribe(self) -> None:
         for camera in self._cameras:
@@ -334,6 +334,7 @@ class Detector(LifecycleNode):
         try:
             for parameter in changed:
                 parameters.check_change(parameter.name, parameter.value, self.state)
+            # rclpy also comes here with the QoS parameters that it declares.
             if segmenter is not None and any(p.name in parameters.PARAMETERS for p in changed):
                 values = parameters.values_of(self) | {p.name: p.value for p in changed}
                 settings = parameters.resolve_settings(values, segmenter)

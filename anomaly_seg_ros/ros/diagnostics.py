@@ -25,7 +25,7 @@ from anomaly_seg_ros.ros.watchdog import (
 )
 from anomaly_seg_ros.system.memory import peak_memory
 
-# What the message asks for where no hardware stands behind a status.
+# As diagnostic_updater says it.
 _NO_HARDWARE = "none"
 
 

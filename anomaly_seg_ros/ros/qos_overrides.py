@@ -43,8 +43,7 @@ def overriding(
     kinds = [
         kind
         for kind in POLICIES
-        if kind not in of_parameters
-        or f"{PREFIX}{topic}.subscription.{kind.name.lower()}" in given
+        if kind not in of_parameters or _of_subscription(topic, kind) in given
     ]
     return QoSOverridingOptions(kinds)
 
@@ -76,6 +75,10 @@ def check_overrides(node: Node) -> None:
             )
 
 
+def _of_subscription(topic: str, policy: QoSPolicyKind) -> str:
+    return f"{PREFIX}{topic}.subscription.{policy.name.lower()}"
+
+
 def unused_overrides(node: Node, later: Collection[str]) -> list[str]:
     """Returns the QoS overrides that no publisher or subscription has read, such as misspelt ones.
 
@@ -83,9 +86,9 @@ def unused_overrides(node: Node, later: Collection[str]) -> list[str]:
         node: Has all its publishers and subscriptions, but for those of the topics ``later``.
         later: Full names of topics.
     """
+    expected = {_of_subscription(topic, policy) for topic in later for policy in POLICIES}
     return [
         name
         for name in overrides_of(node)
-        if not node.has_parameter(name)
-        and not any(name.startswith(f"{PREFIX}{topic}.subscription.") for topic in later)
+        if not node.has_parameter(name) and name not in expected
     ]

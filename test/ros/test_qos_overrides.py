@@ -91,6 +91,7 @@ def test_what_no_topic_takes_is_named(start_detector, capfd):
         "qos_overrides./detector/lables.publisher.depth",
         "qos_overrides./detector/label_info.publisher.depth",  # Nav2 counts on it
         f"{LABELS}deadline",
+        "qos_overrides./depth.subscription.dept",
     ]
     later = "qos_overrides./depth.subscription.depth"
     start_detector(**dict.fromkeys([*unused, later], 1))

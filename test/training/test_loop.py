@@ -495,20 +495,29 @@ def test_an_unknown_precision_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "capabilities", "expected"),
+    ("capabilities", "expected"),
     [
-        ("cuda", {}, "bf16"),
-        ("cpu", {"avx512_bf16": True}, "bf16"),
-        ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ("cpu", {}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({}, "fp32"),
     ],
 )
-def test_auto_is_bf16_where_the_hardware_multiplies_it(
-    device: str, capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bf16_where_the_cpu_multiplies_it_and_the_network_stands_it(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert resolved_precision(torch.device(device), "auto") == expected
-    assert resolved_precision(torch.device(device), "fp32") == "fp32"
+    cpu = torch.device("cpu")
+    assert resolved_precision(cpu, "auto") == expected
+    assert resolved_precision(cpu, "auto", network_bf16=False) == "fp32"
+    assert resolved_precision(cpu, "bf16", network_bf16=False) == "bf16"
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_on_a_gpu_is_bf16_unless_it_emulates_it(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert resolved_precision(torch.device("cuda"), "auto") == expected
 
 
 def test_auto_of_an_older_torch_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,7 @@ class LoopOptions:
         final_lr: Learning rate after the last step; groups with a lower one keep theirs.
         ema_decay: Decay of the averaged weights, which are validated and saved.
         validate_every, checkpoint_every, log_every: Intervals in steps.
-        precision: ``fp32``, ``bf16`` or ``fp16`` autocast, or ``auto``, see
-            :func:`~training.engine.steps.resolved_precision`.
+        precision: ``fp32``, ``bf16`` or ``fp16`` autocast.
         accumulate: Micro-batches per step; see the module docstring.
         clip_norm: Maximum norm of the gradient.
         seed: Seed of the random numbers drawn during steps.
@@ -93,7 +92,7 @@ class LoopOptions:
     validate_every: int = 1000
     checkpoint_every: int = 200
     log_every: int = 20
-    precision: str = "auto"
+    precision: str = "bf16"
     accumulate: int = 1
     clip_norm: float = 10.0
     seed: int = 0

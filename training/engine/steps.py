@@ -19,7 +19,7 @@ from training.engine.distributed import Distributed
 Batch = tuple[Tensor, ...]
 # Start of torch's error when a layer normalises a batch without variance.
 NO_VARIANCE = "Expected more than 1"
-_PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Those of torch.cpu.get_capabilities() with which bf16 is faster than fp32.
 _BF16_CPU = ("avx512_bf16", "amx_bf16")
 
@@ -54,33 +54,43 @@ def warming_ema(decay: float) -> Callable:
     return update
 
 
-def resolved_precision(device: torch.device, precision: str) -> str:
-    """Resolves ``auto``: bf16 on a GPU and on CPUs that multiply it (AMX, AVX512-BF16), else fp32.
+def resolved_precision(device: torch.device, precision: str, network_bf16: bool = True) -> str:
+    """Resolves ``auto``: bf16 where the hardware multiplies it, else fp32.
 
-    On other CPUs a step in bf16 takes several times as long as in fp32.
+    Elsewhere a step in bf16 takes several times as long as in fp32. OpenVINO, which the node asks,
+    would start its threads in a process that forks its workers.
+
+    Args:
+        device: Where the network is trained.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        network_bf16: See :class:`~anomaly_seg_ros.contract.SegmentationNetwork`; without, ``auto``
+            is fp32 on every CPU.
 
     Raises:
         ParameterError: The name is unknown.
     """
-    if precision not in _PRECISIONS:
-        raise ParameterError(f"precision {precision!r}, expected one of {', '.join(_PRECISIONS)}")
+    if precision not in ("auto", *_DTYPES):
+        raise ParameterError(f"precision {precision!r}, expected auto, {', '.join(_DTYPES)}")
     if precision != "auto":
         return precision
-    if device.type != "cpu":
-        return "bf16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     # Absent from older versions of torch.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if any(capabilities.get(key) for key in _BF16_CPU) else "fp32"
+    return "bf16" if network_bf16 and any(map(capabilities.get, _BF16_CPU)) else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Returns the autocast context for ``fp32`` (none), ``bf16``, ``fp16`` or ``auto``.
+    """Returns the autocast context for ``fp32`` (none), ``bf16`` or ``fp16``.
 
     Raises:
         ParameterError: The name is unknown.
     """
-    dtype = _PRECISIONS[resolved_precision(device, precision)]
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    if precision not in _DTYPES:
+        raise ParameterError(f"precision {precision!r}, expected {', '.join(_DTYPES)}")
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
 
 
 class LossWithTerms(Protocol):
