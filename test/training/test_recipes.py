@@ -459,7 +459,10 @@ def write_start(recipe: Recipe, data: Path) -> None:
 
 
 # Each has the stages of another recipe, with other numbers or another network.
-LIKE_ANOTHER = {"densehybrid_wide_resnet38_mix", "topk_ovr_wide_resnet38"}
+LIKE_ANOTHER = {
+    *("densehybrid_wide_resnet38", "densehybrid_wide_resnet38_mix"),
+    *("syn_densehybrid_wide_resnet38", "topk_ovr_wide_resnet38"),
+}
 
 
 @pytest.mark.slow
